@@ -1,0 +1,1 @@
+//! Coral's authoritative DNS server.

@@ -1,0 +1,189 @@
+//! What the application asks of the index and what it is told: the words shared by [`Dsht`](crate::Dsht), which
+//! answers them, and `DshtHandle`, which carries them.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::id::{ClusterId, Distance};
+use crate::level::Level;
+use crate::peer::{Peer, Services};
+use crate::stats::Stats;
+
+/// The longest value in bytes. A value is an address or a few; the content itself never enters the index.
+pub const MAX_VALUE_BYTES: usize = 64;
+
+/// A value stored under a key: a few bytes whose meaning this crate does not know.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Value(Box<[u8]>);
+
+impl Value {
+    /// The value with these bytes; `None` if they are more than [`MAX_VALUE_BYTES`].
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() <= MAX_VALUE_BYTES).then(|| Self(bytes.into()))
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The bytes, escaped where they are no printable ASCII.
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+/// What a get found.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// A few of the live values, in no order; empty when no level had any.
+    pub values: Vec<Value>,
+    /// The level at which the search ended: the one that had the values.
+    pub level: Option<Level>,
+    /// Each request of the lookup, in the order in which they were sent.
+    pub hops: Vec<Hop>,
+}
+
+/// One request of a lookup: for `coral lookup`, and for the simulator's count of hops.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Hop {
+    /// The level it was sent at.
+    pub level: Level,
+    /// Who was asked. The asking node itself stands here when its own store was read.
+    pub peer: Peer,
+    /// How far that node is from the key.
+    pub distance: Distance,
+    /// How long the answer took; `None` if there was none in time.
+    #[serde(with = "humantime_serde")]
+    pub rtt: Option<Duration>,
+    /// What it answered.
+    pub answer: HopAnswer,
+}
+
+/// What a node answered to one request of a lookup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+#[non_exhaustive]
+pub enum HopAnswer {
+    /// It holds values under the key.
+    Values {
+        /// How many it sent.
+        count: usize,
+    },
+    /// It holds none, but knows peers nearer to the key.
+    Nearer {
+        /// How many of them it named.
+        count: usize,
+    },
+    /// It holds none and knows nobody nearer: the end of this level.
+    Nearest,
+    /// To a put: it is full and loaded for the key, and turned the put back [C04 §4.2].
+    FullAndLoaded,
+    /// It is in another cluster at this level by now.
+    OtherCluster,
+    /// It did not answer in time.
+    TimedOut,
+}
+
+/// What a put did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// The nodes that took the value, one for each level at most.
+    pub at: Vec<(Level, Peer)>,
+    /// The put was held back, because this node has let out its share of puts for this key in this minute
+    /// (`loaded_puts_per_minute`): the values that the network has are then fresh enough.
+    pub held_back: bool,
+    /// Each request, in the order in which they were sent.
+    pub hops: Vec<Hop>,
+}
+
+/// Which neighbours are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct NodesQuery {
+    /// Members of this node's cluster at this level.
+    pub level: Level,
+    /// At most so many.
+    pub count: usize,
+    /// Near this address, where hints tell.
+    pub target: Option<IpAddr>,
+    /// Only those that offer all of these.
+    pub services: Services,
+}
+
+/// A member of one of this node's clusters, verified first-hand: it answered this node itself lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Neighbour {
+    /// Who it is.
+    pub peer: Peer,
+    /// The smoothed round-trip time to it.
+    #[serde(with = "humantime_serde")]
+    pub rtt: Duration,
+    /// How long ago it last answered.
+    #[serde(with = "humantime_serde")]
+    pub heard: Duration,
+    /// The nearest level at which it shares a cluster with this node.
+    pub level: Level,
+}
+
+/// One of this node's clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct ClusterStatus {
+    /// Its level.
+    pub level: Level,
+    /// The round-trip time within which its members are meant to be; `None` for the global level.
+    #[serde(with = "humantime_serde")]
+    pub diameter: Option<Duration>,
+    /// Its identifier.
+    pub cluster: ClusterId,
+    /// How many nodes this node believes it to have, itself included.
+    pub size: u32,
+    /// How many of them are in this node's table.
+    pub known: usize,
+}
+
+/// What a node knows of itself and its neighbours at one moment: for status pages, metrics and the simulator's checks.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Snapshot {
+    /// This node.
+    pub me: Peer,
+    /// Its clusters, from the global level up.
+    pub clusters: Vec<ClusterStatus>,
+    /// Members of its clusters, nearest first.
+    pub neighbours: Vec<Neighbour>,
+    /// Keys under which it stores values for the network.
+    pub stored_keys: usize,
+    /// Values that it stores for the network.
+    pub stored_values: usize,
+    /// Values that this node itself has published and that are alive somewhere.
+    pub published_values: usize,
+    /// Counters since its start.
+    pub stats: Stats,
+}
+
+/// A request that the application has made of a [`Dsht`](crate::Dsht): its outcome comes under the same number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OpId(pub(crate) u64);
+
+/// How a request of the application ended.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Of `get`.
+    Get(Found),
+    /// Of `put`.
+    Put(Stored),
+    /// Of `remove`: how many nodes that held the value confirmed that they dropped it.
+    Removed(usize),
+    /// Of `nodes`, those that were verified first.
+    Nodes(Vec<Neighbour>),
+    /// Of `join`: how many of the nodes it was given answered, and this node's address as they see it.
+    Joined {
+        /// First contacts that answered.
+        contacts: usize,
+        /// The source address of this node's datagrams, as the last of them saw it.
+        seen_as: Option<SocketAddr>,
+    },
+}

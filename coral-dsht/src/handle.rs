@@ -1,0 +1,119 @@
+//! [`DshtHandle`]: the index as async calls. Cloneable; behind it is a channel, and at the channel's far end the UDP
+//! driver, a map ([`crate::memory`]), or a test.
+//!
+//! [`Command`] is closed: it shows all that can be asked. A caller that gives up drops its future; the far end then
+//! finds the reply channel closed, which is no error.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::{Found, Neighbour, NodesQuery, Snapshot, Stored, Value};
+use crate::id::Key;
+use crate::level::Levels;
+
+/// A node's index, to ask. Clones ask the same one.
+#[derive(Debug, Clone)]
+pub struct DshtHandle {
+    commands: mpsc::Sender<Command>,
+}
+
+/// One request, with the channel on which its answer is awaited.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Command {
+    /// See [`DshtHandle::get`].
+    Get {
+        /// The key.
+        key: Key,
+        /// The levels to search.
+        levels: Levels,
+        /// For the answer.
+        reply: oneshot::Sender<Found>,
+    },
+    /// See [`DshtHandle::put`].
+    Put {
+        /// The key.
+        key: Key,
+        /// The value.
+        value: Value,
+        /// How long it is to live.
+        ttl: Duration,
+        /// The levels to store it at.
+        levels: Levels,
+        /// For the answer.
+        reply: oneshot::Sender<Stored>,
+    },
+    /// See [`DshtHandle::remove`].
+    Remove {
+        /// The key.
+        key: Key,
+        /// The value.
+        value: Value,
+        /// For the answer.
+        reply: oneshot::Sender<usize>,
+    },
+    /// See [`DshtHandle::nodes`].
+    Nodes {
+        /// Which ones.
+        query: NodesQuery,
+        /// For the answer.
+        reply: oneshot::Sender<Vec<Neighbour>>,
+    },
+    /// See [`DshtHandle::snapshot`].
+    Snapshot {
+        /// For the answer.
+        reply: oneshot::Sender<Snapshot>,
+    },
+}
+
+/// The node has stopped: whatever was asked was not, or not wholly, done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the index has stopped")]
+pub struct Stopped;
+
+impl DshtHandle {
+    /// A handle, and the end at which its requests come out. At most `capacity` wait there; more callers wait in line.
+    pub fn channel(capacity: usize) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, requests) = mpsc::channel(capacity);
+        (Self { commands }, requests)
+    }
+
+    /// Some of the live values under `key`, from the nearest of `levels` that has any.
+    pub async fn get(&self, key: Key, levels: Levels) -> Result<Found, Stopped> {
+        self.ask(|reply| Command::Get { key, levels, reply }).await
+    }
+
+    /// Stores `value` under `key` for `ttl`, once at each of `levels`; the same value put again is renewed.
+    pub async fn put(&self, key: Key, value: Value, ttl: Duration, levels: Levels) -> Result<Stored, Stopped> {
+        self.ask(|reply| Command::Put {
+            key,
+            value,
+            ttl,
+            levels,
+            reply,
+        })
+        .await
+    }
+
+    /// Withdraws a value that this node has put, wherever it is still alive. Returns how many nodes confirmed it.
+    pub async fn remove(&self, key: Key, value: Value) -> Result<usize, Stopped> {
+        self.ask(|reply| Command::Remove { key, value, reply }).await
+    }
+
+    /// Live members of one of this node's clusters, verified first-hand lately, nearest first. Without this node.
+    pub async fn nodes(&self, query: NodesQuery) -> Result<Vec<Neighbour>, Stopped> {
+        self.ask(|reply| Command::Nodes { query, reply }).await
+    }
+
+    /// What the node knows of itself and its neighbours: its clusters by level, its tables, its counters.
+    pub async fn snapshot(&self) -> Result<Snapshot, Stopped> {
+        self.ask(|reply| Command::Snapshot { reply }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+}

@@ -1,0 +1,151 @@
+//! A far end for tests: a map with the TTL rules of the real index, shared by any number of handles.
+//!
+//! It has no network, no levels but the global one, and no clock but tokio's, which tests pause.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::api::{ClusterStatus, Found, Neighbour, NodesQuery, Snapshot, Stored, Value};
+use crate::handle::{Command, DshtHandle};
+use crate::id::{Id, Key};
+use crate::level::Level;
+use crate::peer::Peer;
+use crate::stats::Stats;
+
+/// A network of nodes that all see one map.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryNetwork {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    values: BTreeMap<Key, BTreeMap<Value, Instant>>,
+    peers: Vec<Peer>,
+}
+
+impl MemoryNetwork {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A handle for the node `me`, answered by a task of the current tokio runtime until its last clone is dropped.
+    ///
+    /// `me` counts as a live neighbour of all the others from now on.
+    pub fn node(&self, me: Peer) -> DshtHandle {
+        let (handle, mut commands) = DshtHandle::channel(64);
+        let shared = Arc::clone(&self.shared);
+        lock(&shared).peers.push(me);
+        tokio::spawn(async move {
+            while let Some(command) = commands.recv().await {
+                lock(&shared).answer(me, command);
+            }
+            lock(&shared).peers.retain(|peer| *peer != me);
+        });
+        handle
+    }
+}
+
+/// A panic of another test's task does not tear a map that is only ever changed by whole entries.
+fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    #[expect(clippy::disallowed_methods, reason = "a far end is where the clock is read")]
+    fn answer(&mut self, me: Peer, command: Command) {
+        let now = Instant::now();
+        self.values.retain(|_, values| {
+            values.retain(|_, expires| *expires > now);
+            !values.is_empty()
+        });
+        // A caller that has given up has closed its channel: nothing is left to do then.
+        match command {
+            Command::Get { key, reply, .. } => {
+                let values: Vec<Value> = self
+                    .values
+                    .get(&key)
+                    .into_iter()
+                    .flatten()
+                    .map(|(v, _)| v.clone())
+                    .collect();
+                let level = (!values.is_empty()).then_some(Level::GLOBAL);
+                let _ = reply.send(Found {
+                    values,
+                    level,
+                    hops: Vec::new(),
+                });
+            }
+            Command::Put {
+                key, value, ttl, reply, ..
+            } => {
+                self.values.entry(key).or_default().insert(value, now + ttl);
+                let _ = reply.send(Stored {
+                    at: vec![(Level::GLOBAL, me)],
+                    ..Stored::default()
+                });
+            }
+            Command::Remove { key, value, reply } => {
+                let removed = self
+                    .values
+                    .get_mut(&key)
+                    .is_some_and(|values| values.remove(&value).is_some());
+                let _ = reply.send(usize::from(removed));
+            }
+            Command::Nodes { query, reply } => {
+                let _ = reply.send(self.neighbours(me, query));
+            }
+            Command::Snapshot { reply } => {
+                let _ = reply.send(self.snapshot(me));
+            }
+        }
+    }
+
+    fn neighbours(&self, me: Peer, query: NodesQuery) -> Vec<Neighbour> {
+        let others = self
+            .peers
+            .iter()
+            .filter(|peer| **peer != me && peer.services.contains(query.services));
+        others
+            .map(|peer| Neighbour {
+                peer: *peer,
+                rtt: RTT,
+                heard: Duration::ZERO,
+                level: Level::GLOBAL,
+            })
+            .take(query.count)
+            .collect()
+    }
+
+    fn snapshot(&self, me: Peer) -> Snapshot {
+        let everyone = NodesQuery {
+            level: Level::GLOBAL,
+            count: usize::MAX,
+            target: None,
+            services: Default::default(),
+        };
+        let cluster = ClusterStatus {
+            level: Level::GLOBAL,
+            diameter: None,
+            cluster: Id::ZERO,
+            size: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
+            known: self.peers.len(),
+        };
+        Snapshot {
+            me,
+            clusters: vec![cluster],
+            neighbours: self.neighbours(me, everyone),
+            stored_keys: self.values.len(),
+            stored_values: self.values.values().map(BTreeMap::len).sum(),
+            published_values: 0,
+            stats: Stats::default(),
+        }
+    }
+}
+
+/// What a neighbour in the map is said to be away.
+const RTT: Duration = Duration::from_millis(1);

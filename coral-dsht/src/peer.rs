@@ -1,0 +1,61 @@
+//! Who takes part: another node's id, address and services.
+
+use std::net::SocketAddr;
+use std::ops::BitOr;
+
+use crate::id::{Id, NodeId};
+
+/// What a node offers, as bits whose meaning this crate does not know.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Services(u16);
+
+impl Services {
+    /// No service; as a wish, any node.
+    pub const NONE: Self = Self(0);
+
+    /// The set with exactly these bits.
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// The set as bits.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Whether all of `wanted` are offered.
+    pub const fn contains(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+}
+
+impl BitOr for Services {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Another node, as the network names it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
+pub struct Peer {
+    /// Always [`Id::of_node`] of `addr`.
+    pub id: NodeId,
+    /// Where its DSHT listens. Its other services are found at the same IP address.
+    pub addr: SocketAddr,
+    /// What it says it offers.
+    pub services: Services,
+}
+
+impl Peer {
+    /// The peer at `addr`, with the id that follows from it.
+    pub fn new(addr: SocketAddr, services: Services) -> Self {
+        Self {
+            id: Id::of_node(addr),
+            addr,
+            services,
+        }
+    }
+}
