@@ -1,0 +1,153 @@
+//! Each constant of the papers, and ours: unit, default, source, and what a change costs.
+//!
+//! All nodes of a network should agree on `diameters`, `full_values` and `loaded_puts_per_minute`; the rest is each
+//! node's own affair.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::level::{Level, Levels, MAX_LEVELS};
+
+/// How a node takes part in the index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The diameter of each level from L1 inwards: the round-trip time within which the members of a cluster are meant
+    /// to be. Default 60 ms for L1 and 20 ms for L2 [C04 §4.5]. At most three; none means a single global level.
+    ///
+    /// A wider level gathers more nodes, and with them more cached content, but farther away.
+    #[serde(with = "diameters")]
+    pub diameters: Vec<Duration>,
+
+    /// Values under one key, each with at least half of a new one's TTL left, above which a node calls itself full:
+    /// l in [C04 §4.2]. Default 4.
+    ///
+    /// Higher gives a get more to choose from near the key, and lets puts for a popular key come nearer to it.
+    pub full_values: NonZeroU32,
+
+    /// Puts for one key, per minute, above which a node calls itself loaded: β in [C04 §4.2]. Default 12.
+    ///
+    /// Higher shortens the path of a put and heats the node closest to a popular key, which then sees up to
+    /// `loaded_puts_per_minute · ⌈log2 n⌉` puts a minute in a network of n nodes. A node also lets out at most so many
+    /// puts of its own for one key in a minute, without which that bound does not hold.
+    pub loaded_puts_per_minute: NonZeroU32,
+
+    /// The most values that a node stores under one key at one level, above which the one that ends first makes room.
+    /// Default 16. Bounds what one popular, or attacked, key costs.
+    pub values_per_key: NonZeroU32,
+
+    /// The most values that a node stores in all. Default 100,000, about 20 MB when full. New ones are refused then,
+    /// and go to the next node on the way.
+    pub stored_values: u32,
+
+    /// The longest a value lives without being renewed, whatever its owner asks for. Default one day.
+    #[serde(with = "humantime_serde")]
+    pub max_ttl: Duration,
+
+    /// Values in the answer to one get. Default 4: a reader needs a choice, not the whole list.
+    pub values_per_answer: NonZeroU32,
+
+    /// Peers in one answer. Default 4.
+    ///
+    /// More gives a lookup more ways around dead nodes, and makes answers larger than requests.
+    pub peers_per_answer: NonZeroU32,
+
+    /// Peers remembered for each power of two of distance, in each cluster. Default 8.
+    ///
+    /// More shortens lookups a little; each costs a datagram in each `keepalive`.
+    pub bucket_peers: NonZeroU32,
+
+    /// The time-out of the first request to a peer whose round-trip time is unknown. Default 400 ms.
+    ///
+    /// RFC 6298 says 1 s, for a bulk transfer; a lookup loses less by asking somebody else meanwhile.
+    #[serde(with = "humantime_serde")]
+    pub initial_rto: Duration,
+
+    /// The least time-out, however near a peer is. Default 50 ms: a busy machine answers late, too.
+    #[serde(with = "humantime_serde")]
+    pub min_rto: Duration,
+
+    /// A peer not heard for so long is pinged. Default 20 s.
+    #[serde(with = "humantime_serde")]
+    pub keepalive: Duration,
+
+    /// A peer that answered within this time counts as first-hand verified [C04 §3.1]. Default 40 s.
+    ///
+    /// Shorter keeps dead proxies out of DNS answers sooner, and pings more.
+    #[serde(with = "humantime_serde")]
+    pub verified: Duration,
+
+    /// How often a random part of each table is looked up again, to learn of nodes that came. Default 5 min, as often
+    /// as clusters are weighed [C04 §4.4]; ten times as often in the first such span.
+    #[serde(with = "humantime_serde")]
+    pub refresh: Duration,
+
+    /// Requests of the application under way at once. Default 4,096; beyond it the handle's channel makes them wait.
+    pub operations: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let count = |number| NonZeroU32::new(number).expect("the defaults are not zero");
+        Self {
+            diameters: vec![Duration::from_millis(60), Duration::from_millis(20)],
+            full_values: count(4),
+            loaded_puts_per_minute: count(12),
+            values_per_key: count(16),
+            stored_values: 100_000,
+            max_ttl: Duration::from_secs(24 * 60 * 60),
+            values_per_answer: count(4),
+            peers_per_answer: count(4),
+            bucket_peers: count(8),
+            initial_rto: Duration::from_millis(400),
+            min_rto: Duration::from_millis(50),
+            keepalive: Duration::from_secs(20),
+            verified: Duration::from_secs(40),
+            refresh: Duration::from_secs(300),
+            operations: 4096,
+        }
+    }
+}
+
+impl Config {
+    /// The levels that the network has.
+    pub fn levels(&self) -> Levels {
+        Levels::first(1 + self.diameters.len())
+    }
+
+    /// The diameter of `level`; `None` for the global level, and for one that the network has not.
+    pub fn diameter(&self, level: Level) -> Option<Duration> {
+        self.diameters.get(level.index().checked_sub(1)?).copied()
+    }
+}
+
+/// A list of spans, each as people write it, checked as it is read.
+mod diameters {
+    use serde::{Deserializer, Serializer, de, ser::SerializeSeq as _};
+
+    use super::{Deserialize, Duration, MAX_LEVELS, Serialize};
+
+    #[derive(Serialize, Deserialize)]
+    struct Span(#[serde(with = "humantime_serde")] Duration);
+
+    pub(super) fn serialize<S: Serializer>(spans: &[Duration], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut sequence = serializer.serialize_seq(Some(spans.len()))?;
+        for span in spans {
+            sequence.serialize_element(&Span(*span))?;
+        }
+        sequence.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
+        let spans: Vec<Duration> = Vec::<Span>::deserialize(deserializer)?.into_iter().map(|span| span.0).collect();
+        if spans.len() >= MAX_LEVELS {
+            return Err(de::Error::custom(format!("at most {} diameters", MAX_LEVELS - 1)));
+        }
+        if !spans.is_sorted_by(|wide, narrow| wide > narrow) {
+            return Err(de::Error::custom("each diameter must be smaller than the one before it"));
+        }
+        Ok(spans)
+    }
+}

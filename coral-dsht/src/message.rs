@@ -1,0 +1,189 @@
+//! The RPCs and the header that they all carry, as types. [`crate::wire`] turns them into bytes and back.
+//!
+//! A peer is named by its address alone: its id follows from it, so that no message can claim another one.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::api::Value;
+use crate::id::{ClusterId, Distance, Key};
+use crate::level::{Level, MAX_LEVELS};
+use crate::peer::{Peer, Services};
+
+/// One datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// What every message tells of its sender.
+    pub header: Header,
+    /// Drawn at random by whoever asks, and echoed in the answer: knowing it proves having seen the request.
+    pub request_id: u64,
+    /// The rest.
+    pub body: Body,
+}
+
+/// What every message tells of its sender: with it, ordinary RPCs keep the receiver's tables [C04 §4.1].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Header {
+    /// What the sender offers.
+    pub services: Services,
+    /// The sender's cluster at L1, L2, …; there is but one at L0.
+    pub clusters: Clusters,
+}
+
+/// What a node says of one of its clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClusterInfo {
+    /// The cluster.
+    pub id: ClusterId,
+    /// How long the sender has been in it, in whole minutes.
+    pub age_minutes: u16,
+    /// How many members the sender believes it to have.
+    pub size: u32,
+}
+
+/// A node's clusters at L1, L2, …, nothing for L0.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Clusters(Vec<ClusterInfo>);
+
+impl Clusters {
+    /// The clusters from L1 inwards; those beyond what a network can have are dropped.
+    pub fn new(mut from_l1: Vec<ClusterInfo>) -> Self {
+        from_l1.truncate(MAX_LEVELS - 1);
+        Self(from_l1)
+    }
+
+    /// From L1 inwards.
+    pub fn from_l1(&self) -> &[ClusterInfo] {
+        &self.0
+    }
+
+    /// The cluster at `level`; `None` at L0 and at a level that its node has not.
+    pub fn at(&self, level: Level) -> Option<&ClusterInfo> {
+        self.0.get(level.index().checked_sub(1)?)
+    }
+
+    /// The id of the cluster at `level`. All nodes share that of L0.
+    pub fn id_at(&self, level: Level) -> Option<ClusterId> {
+        if level == Level::GLOBAL { Some(ClusterId::ZERO) } else { self.at(level).map(|info| info.id) }
+    }
+}
+
+/// What a message asks or answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// A question, which wants an answer.
+    Request(Request),
+    /// An answer.
+    Response(Response),
+    /// The sender is leaving: forget it. Nobody answers.
+    Leave,
+}
+
+/// A request. Those with a level are served only if sender and receiver share a cluster there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Are you there, and what is my address? Answered by [`Response::Pong`].
+    Ping,
+    /// Peers nearer to `key` than you, and those around distance `aim` first. Answered by [`Response::Peers`].
+    Find {
+        /// In your cluster at this level.
+        level: Level,
+        /// What to be near to.
+        key: Key,
+        /// A quarter of the distance that the lookup has reached [C04 §4.1].
+        aim: Distance,
+    },
+    /// Values under `key`, or else peers as for `Find`. Answered by [`Response::Values`] or [`Response::Peers`].
+    Get {
+        /// In your cluster at this level.
+        level: Level,
+        /// The key.
+        key: Key,
+        /// As for `Find`.
+        aim: Distance,
+    },
+    /// The forward phase of a put: would you take a value? Answered by [`Response::Room`].
+    Put {
+        /// In your cluster at this level.
+        level: Level,
+        /// The key.
+        key: Key,
+        /// How long the value is to live.
+        ttl: Duration,
+        /// As for `Find`.
+        aim: Distance,
+    },
+    /// The reverse phase of a put: take this value. Answered by [`Response::Done`].
+    Store {
+        /// In your cluster at this level.
+        level: Level,
+        /// The key.
+        key: Key,
+        /// How long the value is to live.
+        ttl: Duration,
+        /// The value.
+        value: Value,
+    },
+    /// Drop a value that this sender had you store. Answered by [`Response::Done`].
+    Remove {
+        /// In your cluster at this level.
+        level: Level,
+        /// The key.
+        key: Key,
+        /// The value.
+        value: Value,
+    },
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// To `Ping`.
+    Pong {
+        /// Where the request came from, as the answering node saw it.
+        seen_as: SocketAddr,
+    },
+    /// To `Find`, and to `Get` where there are no values.
+    Peers(Vec<Peer>),
+    /// To `Get`.
+    Values(Vec<Value>),
+    /// To `Put`.
+    Room {
+        /// It stores l values already, all of which live at least half as long as the new one.
+        full: bool,
+        /// It has let through β puts for the key in the last minute.
+        loaded: bool,
+        /// Peers as for `Find`.
+        peers: Vec<Peer>,
+    },
+    /// To `Store` and `Remove`: whether it was done.
+    Done(bool),
+    /// To any request with a level: we share no cluster there. The header tells which one the sender is in.
+    OtherCluster,
+}
+
+impl Request {
+    /// Its name, for counters and traces.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Find { .. } => "find",
+            Self::Get { .. } => "get",
+            Self::Put { .. } => "put",
+            Self::Store { .. } => "store",
+            Self::Remove { .. } => "remove",
+        }
+    }
+
+    /// The level at which sender and receiver must share a cluster.
+    pub fn level(&self) -> Option<Level> {
+        match self {
+            Self::Ping => None,
+            Self::Find { level, .. }
+            | Self::Get { level, .. }
+            | Self::Put { level, .. }
+            | Self::Store { level, .. }
+            | Self::Remove { level, .. } => Some(*level),
+        }
+    }
+}

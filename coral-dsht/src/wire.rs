@@ -1,0 +1,455 @@
+//! Bytes to message and back.
+//!
+//! All numbers are big-endian. A datagram is at most [`MAX_DATAGRAM_BYTES`], so that it crosses the Internet in one
+//! piece; lists carry their length in one byte and are bounded by it and by the datagram.
+//!
+//! ```text
+//! version 1 | kind 1 | request id 8 | services 2 | clusters 1, each: id 20, age 2, size 4 | body
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::api::{MAX_VALUE_BYTES, Value};
+use crate::id::{Distance, ID_BYTES, Id};
+use crate::level::{Level, MAX_LEVELS};
+use crate::message::{Body, ClusterInfo, Clusters, Header, Message, Request, Response};
+use crate::peer::{Peer, Services};
+
+/// The longest datagram in bytes: what passes an IPv6 link of 1,280 bytes with room for tunnels.
+pub const MAX_DATAGRAM_BYTES: usize = 1200;
+
+/// The first byte of each datagram. Another one is a protocol that this node does not speak.
+pub const VERSION: u8 = 1;
+
+/// Why some bytes are no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Longer than [`MAX_DATAGRAM_BYTES`].
+    #[error("longer than a datagram may be")]
+    TooLong,
+    /// It ends before what it announces.
+    #[error("ends in the middle")]
+    Truncated,
+    /// Bytes are left over behind the message.
+    #[error("bytes are left over")]
+    Trailing,
+    /// The first byte is not [`VERSION`].
+    #[error("another version of the protocol, or another protocol")]
+    Version,
+    /// No such kind of message.
+    #[error("unknown kind of message")]
+    Kind,
+    /// A level, length, address family, port or flag that cannot be.
+    #[error("a field has an impossible content")]
+    Field,
+}
+
+impl DecodeError {
+    /// Its name, for counters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TooLong => "too-long",
+            Self::Truncated => "truncated",
+            Self::Trailing => "trailing",
+            Self::Version => "version",
+            Self::Kind => "kind",
+            Self::Field => "field",
+        }
+    }
+}
+
+const PING: u8 = 0;
+const FIND: u8 = 1;
+const GET: u8 = 2;
+const PUT: u8 = 3;
+const STORE: u8 = 4;
+const REMOVE: u8 = 5;
+const LEAVE: u8 = 16;
+const PONG: u8 = 32;
+const PEERS: u8 = 33;
+const VALUES: u8 = 34;
+const ROOM: u8 = 35;
+const DONE: u8 = 36;
+const OTHER_CLUSTER: u8 = 37;
+
+/// The bytes of `message`.
+///
+/// Lists that would not fit are the sender's bug, not the network's: `Config` bounds them far below the limit.
+pub fn encode(message: &Message) -> Vec<u8> {
+    let mut out = Vec::with_capacity(160);
+    out.push(VERSION);
+    out.push(kind(&message.body));
+    out.extend(message.request_id.to_be_bytes());
+    out.extend(message.header.services.bits().to_be_bytes());
+    let clusters = message.header.clusters.from_l1();
+    out.push(clusters.len() as u8);
+    for cluster in clusters {
+        out.extend(cluster.id.as_bytes());
+        out.extend(cluster.age_minutes.to_be_bytes());
+        out.extend(cluster.size.to_be_bytes());
+    }
+    match &message.body {
+        Body::Leave => {}
+        Body::Request(request) => encode_request(&mut out, request),
+        Body::Response(response) => encode_response(&mut out, response),
+    }
+    debug_assert!(out.len() <= MAX_DATAGRAM_BYTES, "{} bytes of {message:?}", out.len());
+    out
+}
+
+/// The message that `bytes` are.
+///
+/// Never panics, and allocates no more than a small multiple of `bytes.len()`.
+pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
+    if bytes.len() > MAX_DATAGRAM_BYTES {
+        return Err(DecodeError::TooLong);
+    }
+    let mut input = Reader { rest: bytes };
+    if input.u8()? != VERSION {
+        return Err(DecodeError::Version);
+    }
+    let kind = input.u8()?;
+    let request_id = input.u64()?;
+    let header = decode_header(&mut input)?;
+    let body = match kind {
+        LEAVE => Body::Leave,
+        PING..=REMOVE => Body::Request(decode_request(kind, &mut input)?),
+        PONG..=OTHER_CLUSTER => Body::Response(decode_response(kind, &mut input)?),
+        _ => return Err(DecodeError::Kind),
+    };
+    if input.rest.is_empty() { Ok(Message { header, request_id, body }) } else { Err(DecodeError::Trailing) }
+}
+
+fn kind(body: &Body) -> u8 {
+    match body {
+        Body::Leave => LEAVE,
+        Body::Request(Request::Ping) => PING,
+        Body::Request(Request::Find { .. }) => FIND,
+        Body::Request(Request::Get { .. }) => GET,
+        Body::Request(Request::Put { .. }) => PUT,
+        Body::Request(Request::Store { .. }) => STORE,
+        Body::Request(Request::Remove { .. }) => REMOVE,
+        Body::Response(Response::Pong { .. }) => PONG,
+        Body::Response(Response::Peers(_)) => PEERS,
+        Body::Response(Response::Values(_)) => VALUES,
+        Body::Response(Response::Room { .. }) => ROOM,
+        Body::Response(Response::Done(_)) => DONE,
+        Body::Response(Response::OtherCluster) => OTHER_CLUSTER,
+    }
+}
+
+fn encode_request(out: &mut Vec<u8>, request: &Request) {
+    match request {
+        Request::Ping => {}
+        Request::Find { level, key, aim } | Request::Get { level, key, aim } => {
+            out.push(level.number());
+            out.extend(key.as_bytes());
+            out.extend(aim.as_bytes());
+        }
+        Request::Put { level, key, ttl, aim } => {
+            out.push(level.number());
+            out.extend(key.as_bytes());
+            encode_ttl(out, *ttl);
+            out.extend(aim.as_bytes());
+        }
+        Request::Store { level, key, ttl, value } => {
+            out.push(level.number());
+            out.extend(key.as_bytes());
+            encode_ttl(out, *ttl);
+            encode_value(out, value);
+        }
+        Request::Remove { level, key, value } => {
+            out.push(level.number());
+            out.extend(key.as_bytes());
+            encode_value(out, value);
+        }
+    }
+}
+
+fn encode_response(out: &mut Vec<u8>, response: &Response) {
+    match response {
+        Response::Pong { seen_as } => encode_addr(out, *seen_as),
+        Response::Peers(peers) => encode_peers(out, peers),
+        Response::Values(values) => {
+            out.push(values.len() as u8);
+            for value in values {
+                encode_value(out, value);
+            }
+        }
+        Response::Room { full, loaded, peers } => {
+            out.push(u8::from(*full) | u8::from(*loaded) << 1);
+            encode_peers(out, peers);
+        }
+        Response::Done(done) => out.push(u8::from(*done)),
+        Response::OtherCluster => {}
+    }
+}
+
+/// Whole seconds, rounded up: a value must not end sooner for having crossed the network.
+fn encode_ttl(out: &mut Vec<u8>, ttl: Duration) {
+    let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+    out.extend(u32::try_from(seconds).unwrap_or(u32::MAX).to_be_bytes());
+}
+
+fn encode_value(out: &mut Vec<u8>, value: &Value) {
+    out.push(value.as_bytes().len() as u8);
+    out.extend(value.as_bytes());
+}
+
+fn encode_peers(out: &mut Vec<u8>, peers: &[Peer]) {
+    out.push(peers.len() as u8);
+    for peer in peers {
+        encode_addr(out, peer.addr);
+        out.extend(peer.services.bits().to_be_bytes());
+    }
+}
+
+fn encode_addr(out: &mut Vec<u8>, addr: SocketAddr) {
+    match addr.ip() {
+        IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend(ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.push(6);
+            out.extend(ip.octets());
+        }
+    }
+    out.extend(addr.port().to_be_bytes());
+}
+
+fn decode_header(input: &mut Reader<'_>) -> Result<Header, DecodeError> {
+    let services = Services::from_bits(input.u16()?);
+    let count = usize::from(input.u8()?);
+    if count >= MAX_LEVELS {
+        return Err(DecodeError::Field);
+    }
+    let mut clusters = Vec::with_capacity(count);
+    for _ in 0..count {
+        clusters.push(ClusterInfo { id: input.id()?, age_minutes: input.u16()?, size: input.u32()? });
+    }
+    Ok(Header { services, clusters: Clusters::new(clusters) })
+}
+
+fn decode_request(kind: u8, input: &mut Reader<'_>) -> Result<Request, DecodeError> {
+    Ok(match kind {
+        PING => Request::Ping,
+        FIND => Request::Find { level: input.level()?, key: input.id()?, aim: input.distance()? },
+        GET => Request::Get { level: input.level()?, key: input.id()?, aim: input.distance()? },
+        PUT => Request::Put { level: input.level()?, key: input.id()?, ttl: input.ttl()?, aim: input.distance()? },
+        STORE => Request::Store { level: input.level()?, key: input.id()?, ttl: input.ttl()?, value: input.value()? },
+        REMOVE => Request::Remove { level: input.level()?, key: input.id()?, value: input.value()? },
+        _ => return Err(DecodeError::Kind),
+    })
+}
+
+fn decode_response(kind: u8, input: &mut Reader<'_>) -> Result<Response, DecodeError> {
+    Ok(match kind {
+        PONG => Response::Pong { seen_as: input.addr()? },
+        PEERS => Response::Peers(input.peers()?),
+        VALUES => Response::Values(input.values()?),
+        ROOM => {
+            let flags = input.u8()?;
+            if flags > 3 {
+                return Err(DecodeError::Field);
+            }
+            Response::Room { full: flags & 1 != 0, loaded: flags & 2 != 0, peers: input.peers()? }
+        }
+        DONE => match input.u8()? {
+            0 => Response::Done(false),
+            1 => Response::Done(true),
+            _ => return Err(DecodeError::Field),
+        },
+        OTHER_CLUSTER => Response::OtherCluster,
+        _ => return Err(DecodeError::Kind),
+    })
+}
+
+/// What is left to read. Each method takes its part from the front.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(DecodeError::Truncated)?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    fn u8(&mut self) -> Result<u8, DecodeError> {
+        self.take().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Result<u16, DecodeError> {
+        self.take().map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, DecodeError> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn id(&mut self) -> Result<Id, DecodeError> {
+        self.take::<ID_BYTES>().map(Id::from_bytes)
+    }
+
+    fn distance(&mut self) -> Result<Distance, DecodeError> {
+        self.take::<ID_BYTES>().map(Distance::from_bytes)
+    }
+
+    fn level(&mut self) -> Result<Level, DecodeError> {
+        Level::new(self.u8()?).ok_or(DecodeError::Field)
+    }
+
+    fn ttl(&mut self) -> Result<Duration, DecodeError> {
+        Ok(Duration::from_secs(self.u32()?.into()))
+    }
+
+    fn value(&mut self) -> Result<Value, DecodeError> {
+        let length = usize::from(self.u8()?);
+        if length > MAX_VALUE_BYTES {
+            return Err(DecodeError::Field);
+        }
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Truncated)?;
+        self.rest = rest;
+        Value::new(bytes).ok_or(DecodeError::Field)
+    }
+
+    fn values(&mut self) -> Result<Vec<Value>, DecodeError> {
+        (0..self.u8()?).map(|_| self.value()).collect()
+    }
+
+    fn addr(&mut self) -> Result<SocketAddr, DecodeError> {
+        let ip = match self.u8()? {
+            4 => IpAddr::from(Ipv4Addr::from(self.take::<4>()?)),
+            6 => IpAddr::from(Ipv6Addr::from(self.take::<16>()?)),
+            _ => return Err(DecodeError::Field),
+        };
+        match self.u16()? {
+            0 => Err(DecodeError::Field),
+            port => Ok(SocketAddr::new(ip, port)),
+        }
+    }
+
+    fn peers(&mut self) -> Result<Vec<Peer>, DecodeError> {
+        (0..self.u8()?).map(|_| Ok(Peer::new(self.addr()?, Services::from_bits(self.u16()?)))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id() -> impl Strategy<Value = Id> {
+        any::<[u8; ID_BYTES]>().prop_map(Id::from_bytes)
+    }
+
+    fn distance() -> impl Strategy<Value = Distance> {
+        any::<[u8; ID_BYTES]>().prop_map(Distance::from_bytes)
+    }
+
+    fn level() -> impl Strategy<Value = Level> {
+        (0..MAX_LEVELS as u8).prop_map(|number| Level::new(number).unwrap())
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        vec(any::<u8>(), 0..=MAX_VALUE_BYTES).prop_map(|bytes| Value::new(&bytes).unwrap())
+    }
+
+    fn addr() -> impl Strategy<Value = SocketAddr> {
+        (any::<IpAddr>(), 1..=u16::MAX).prop_map(|(ip, port)| SocketAddr::new(ip, port))
+    }
+
+    fn peers() -> impl Strategy<Value = Vec<Peer>> {
+        vec((addr(), any::<u16>()).prop_map(|(addr, bits)| Peer::new(addr, Services::from_bits(bits))), 0..8)
+    }
+
+    fn ttl() -> impl Strategy<Value = Duration> {
+        any::<u32>().prop_map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    fn body() -> impl Strategy<Value = Body> {
+        let request = prop_oneof![
+            Just(Request::Ping),
+            (level(), id(), distance()).prop_map(|(level, key, aim)| Request::Find { level, key, aim }),
+            (level(), id(), distance()).prop_map(|(level, key, aim)| Request::Get { level, key, aim }),
+            (level(), id(), ttl(), distance()).prop_map(|(level, key, ttl, aim)| Request::Put { level, key, ttl, aim }),
+            (level(), id(), ttl(), value())
+                .prop_map(|(level, key, ttl, value)| Request::Store { level, key, ttl, value }),
+            (level(), id(), value()).prop_map(|(level, key, value)| Request::Remove { level, key, value }),
+        ];
+        let response = prop_oneof![
+            addr().prop_map(|seen_as| Response::Pong { seen_as }),
+            peers().prop_map(Response::Peers),
+            vec(value(), 0..8).prop_map(Response::Values),
+            (any::<bool>(), any::<bool>(), peers())
+                .prop_map(|(full, loaded, peers)| Response::Room { full, loaded, peers }),
+            any::<bool>().prop_map(Response::Done),
+            Just(Response::OtherCluster),
+        ];
+        prop_oneof![Just(Body::Leave), request.prop_map(Body::Request), response.prop_map(Body::Response)]
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let cluster = (id(), any::<u16>(), any::<u32>())
+            .prop_map(|(id, age_minutes, size)| ClusterInfo { id, age_minutes, size });
+        (any::<u16>(), vec(cluster, 0..MAX_LEVELS), any::<u64>(), body()).prop_map(|(bits, clusters, request_id, body)| {
+            let header = Header { services: Services::from_bits(bits), clusters: Clusters::new(clusters) };
+            Message { header, request_id, body }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_comes_back(message in message()) {
+            prop_assert_eq!(decode(&encode(&message)), Ok(message));
+        }
+
+        #[test]
+        fn every_shorter_or_longer_form_is_refused(message in message(), extra: u8) {
+            let mut bytes = encode(&message);
+            for length in 0..bytes.len() {
+                prop_assert!(decode(&bytes[..length]).is_err(), "the first {} bytes", length);
+            }
+            bytes.push(extra);
+            prop_assert_eq!(decode(&bytes), Err(DecodeError::Trailing));
+        }
+
+        #[test]
+        fn junk_is_an_error_or_means_just_itself(bytes in vec(any::<u8>(), 0..2000)) {
+            if let Ok(message) = decode(&bytes) {
+                prop_assert_eq!(encode(&message), bytes);
+            }
+        }
+
+        #[test]
+        fn junk_behind_a_good_header_is_an_error_or_means_just_itself(kind in 0u8..40, body in vec(any::<u8>(), 0..300)) {
+            let mut bytes = vec![VERSION, kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            bytes.extend(body);
+            if let Ok(message) = decode(&bytes) {
+                prop_assert_eq!(encode(&message), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_of_zero_and_an_unknown_family_are_refused() {
+        let pong = |addr: &[u8]| {
+            let mut bytes = vec![VERSION, PONG, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            bytes.extend(addr);
+            decode(&bytes).map(drop)
+        };
+        assert_eq!(pong(&[4, 127, 0, 0, 1, 1, 1]), Ok(()));
+        assert_eq!(pong(&[4, 127, 0, 0, 1, 0, 0]), Err(DecodeError::Field));
+        assert_eq!(pong(&[5, 127, 0, 0, 1, 1, 1]), Err(DecodeError::Field));
+    }
+}
