@@ -1,0 +1,130 @@
+//! What an operator may set about the DNS server. Times read like `30s`, addresses and names are not here: the caller
+//! binds the sockets and parses the suffixes.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How this node answers for the suffix zones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Addresses of proxies in one answer, at most. Default 3.
+    ///
+    /// More give a browser more to fall back on when a proxy dies within the TTL; fewer keep its requests together.
+    pub addresses: NonZeroUsize,
+    /// Proxies that a level must have for an answer to be taken from it; with fewer, the next farther level is used.
+    /// Default 2.
+    ///
+    /// Higher spreads the load of a small cluster onto distant proxies; 1 sends everybody near to its one member.
+    pub level_members: NonZeroUsize,
+    /// How long a resolver may keep addresses taken from level 0 or 1. Default 30s \[C04 §3.1\].
+    ///
+    /// Shorter gets clients off a dead proxy sooner, and costs queries in proportion.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+    /// How long a resolver may keep addresses taken from level 2 or nearer. Default 60s \[C04 §3.1\].
+    #[serde(with = "humantime_serde")]
+    pub near_ttl: Duration,
+    /// Nameservers named at the apex of a suffix zone, at most. Default 4.
+    ///
+    /// Each costs about 50 bytes of the answer with its address.
+    pub nameservers: NonZeroUsize,
+    /// How long a resolver may keep the names and addresses of nameservers. Default 300s.
+    ///
+    /// The paper has an hour; a resolver that holds only dead ones is lost for that long, hence less here.
+    #[serde(with = "humantime_serde")]
+    pub nameserver_ttl: Duration,
+    /// How long a resolver may remember that something is not there: the SOA's MINIMUM (RFC 2308 §4). Default 30s.
+    ///
+    /// It holds, for instance, for IPv6 addresses while no live proxy has one.
+    #[serde(with = "humantime_serde")]
+    pub negative_ttl: Duration,
+    /// How often the live proxies and nameservers are asked of the index. Default 1s.
+    ///
+    /// Queries never wait for it. Longer saves work on a busy index, and hands out dead proxies for longer.
+    #[serde(with = "humantime_serde")]
+    pub refresh: Duration,
+    /// Age beyond which that list is not used any more, should the index not answer; this node then names only itself.
+    /// Default 10s.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+    /// Whether names made of an IP address exist, such as `192.0.2.1.nyud.net`. Default false.
+    ///
+    /// The proxy refuses such URLs by default, too.
+    pub ip_literals: bool,
+    /// The largest answer over UDP in bytes, however much the client would take. Default 1232 (DNS flag day 2020);
+    /// what is under 512 counts as 512 (RFC 6891 §6.2.3).
+    ///
+    /// More risks fragments, which are lost or forged; less sends resolvers to TCP.
+    pub udp_payload: u16,
+    /// TCP connections open at once; further ones are closed at once. Default 256.
+    ///
+    /// Each costs a file descriptor and at most about 8 KiB.
+    pub tcp_connections: NonZeroUsize,
+    /// How long a TCP connection may take to bring a whole query, and to take a whole answer. Default 10s.
+    ///
+    /// RFC 7766 §6.2.3 asks for a few seconds at least.
+    #[serde(with = "humantime_serde")]
+    pub tcp_idle: Duration,
+    /// Measuring how far clients are; `None` leaves every client at level 0, that is, anywhere. Default on.
+    pub probe: Option<ProbeConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            addresses: const { NonZeroUsize::new(3).unwrap() },
+            level_members: const { NonZeroUsize::new(2).unwrap() },
+            ttl: Duration::from_secs(30),
+            near_ttl: Duration::from_secs(60),
+            nameservers: const { NonZeroUsize::new(4).unwrap() },
+            nameserver_ttl: Duration::from_secs(300),
+            negative_ttl: Duration::from_secs(30),
+            refresh: Duration::from_secs(1),
+            max_age: Duration::from_secs(10),
+            ip_literals: false,
+            udp_payload: 1232,
+            tcp_connections: const { NonZeroUsize::new(256).unwrap() },
+            tcp_idle: Duration::from_secs(10),
+            probe: Some(ProbeConfig::default()),
+        }
+    }
+}
+
+/// How the round-trip time to a client is measured: by ICMP echo \[C04 §3.1\].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbeConfig {
+    /// Echo requests in one measurement; the least round-trip time counts. Default 3.
+    ///
+    /// Delays on the way only ever add, so more give a truer figure, for as many packets.
+    pub echoes: u16,
+    /// How long to wait for each echo. Default 1s.
+    ///
+    /// Anything beyond the diameter of level 1 means level 0 all the same; the rest is for the curious.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How long a measurement of a prefix (/24, /48) is used, an unanswered one too. Default 10m.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+    /// Prefixes remembered, at most; the oldest give way. Default 65536, at about 100 bytes each.
+    pub capacity: NonZeroUsize,
+    /// Measurements under way at once; further clients wait for their next query. Default 64.
+    ///
+    /// It bounds what forged source addresses can make this node send: about `at_once · echoes` packets a `timeout`.
+    pub at_once: NonZeroUsize,
+}
+
+impl Default for ProbeConfig {
+    fn default() -> Self {
+        Self {
+            echoes: 3,
+            timeout: Duration::from_secs(1),
+            ttl: Duration::from_secs(600),
+            capacity: const { NonZeroUsize::new(65_536).unwrap() },
+            at_once: const { NonZeroUsize::new(64).unwrap() },
+        }
+    }
+}
