@@ -1,0 +1,293 @@
+//! Sizes, times and limits of the proxy. Every value has a default that suits a volunteer's small machine.
+//!
+//! Spans are written like `20s`, sizes like `256 MiB`. Nothing here is read twice: a running proxy keeps what it got.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::url::Site;
+
+/// The settings of a proxy: the section `[proxy]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where HTTP is served. Default `0.0.0.0:8080`; `None` starts no proxy. The node binds it and passes the socket in.
+    pub listen: Option<SocketAddr>,
+    /// Host names of the operator's own, each with its origin, which may be private. Default none.
+    pub sites: Vec<Site>,
+    /// Whether four numeric labels before a suffix may name an IPv4 address as origin. Default false [C04 §3.2].
+    ///
+    /// Private addresses stay refused. Names can be moved by their owner when abused, addresses cannot.
+    pub allow_addresses: bool,
+    /// Memory for whole objects. Default 64 MiB.
+    ///
+    /// Buffers of transfers under way come on top: at most `memory_object_limit` for each.
+    pub memory: ByteSize,
+    /// Objects above this go to disk while they arrive, or are passed on without being stored. Default 1 MiB.
+    pub memory_object_limit: ByteSize,
+    /// How long requests under way may take to finish once the node is told to stop. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    /// The disk tier.
+    pub disk: Disk,
+    /// What clients may do.
+    pub client: Client,
+    /// How origins are asked.
+    pub origin: OriginLimits,
+    /// How other nodes are asked.
+    pub peer: PeerLimits,
+    /// How long responses stay fresh.
+    pub freshness: Freshness,
+    /// How this node tells others what it has.
+    pub reference: Reference,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
+            sites: Vec::new(),
+            allow_addresses: false,
+            memory: ByteSize::mib(64),
+            memory_object_limit: ByteSize::mib(1),
+            drain: Duration::from_secs(10),
+            disk: Disk::default(),
+            client: Client::default(),
+            origin: OriginLimits::default(),
+            peer: PeerLimits::default(),
+            freshness: Freshness::default(),
+            reference: Reference::default(),
+        }
+    }
+}
+
+/// The disk tier: the section `[proxy.disk]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Disk {
+    /// A directory for objects above `memory_object_limit`. Default `None`: such objects pass through unstored.
+    ///
+    /// Files there have no name, so that nothing is left behind however the process ends; nor does a restart find them.
+    pub path: Option<PathBuf>,
+    /// The most that whole objects take there. Default 4 GiB. Transfers under way come on top.
+    pub capacity: ByteSize,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            path: None,
+            capacity: ByteSize::gib(4),
+        }
+    }
+}
+
+/// What clients may do: the section `[proxy.client]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Client {
+    /// How long a connection may take for the head of a request, and may idle between requests. Default 15 s.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// How long a connection may take no byte of what is sent to it. Default 30 s.
+    ///
+    /// Longer is kinder to bad links; a stalled reader of an object that is not stored holds up the others of it.
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
+    /// Bytes of a request's head. Default 16 KiB; more gets 431. At least 8 KiB.
+    pub max_header: ByteSize,
+    /// Header fields of a request. Default 64; more get 431.
+    pub max_headers: NonZeroUsize,
+    /// Connections at one time. Default 1024; more wait in the kernel's queue.
+    pub max_connections: NonZeroUsize,
+    /// Connections of one client address at one time. Default 256; more are closed at once.
+    pub max_connections_per_address: NonZeroU32,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(30),
+            max_header: ByteSize::kib(16),
+            max_headers: NonZeroUsize::new(64).expect("64 is not zero"),
+            max_connections: NonZeroUsize::new(1024).expect("1024 is not zero"),
+            max_connections_per_address: NonZeroU32::new(256).expect("256 is not zero"),
+        }
+    }
+}
+
+/// How origins are asked: the section `[proxy.origin]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OriginLimits {
+    /// How long name resolution and connecting may take together. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long the head of the response may take, connecting included. Default 20 s.
+    #[serde(with = "humantime_serde")]
+    pub first_byte_timeout: Duration,
+    /// How long the body may pause. Default 20 s.
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
+    /// Bytes of a response's header fields. Default 64 KiB; more gets 502.
+    pub max_header: ByteSize,
+    /// Bytes of a response's body. Default 4 GiB; more gets 502, or breaks the transfer off.
+    pub max_body: ByteSize,
+    /// How long an origin that failed is not asked again for the same URL. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub negative_ttl: Duration,
+    /// What may still be missing of a body that nobody reads any more for the fetch to be finished. Default 16 MiB.
+    ///
+    /// Higher serves the next visitor; lower spares the origin what was asked for and not wanted.
+    pub finish_unread: ByteSize,
+}
+
+impl Default for OriginLimits {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            first_byte_timeout: Duration::from_secs(20),
+            stall_timeout: Duration::from_secs(20),
+            max_header: ByteSize::kib(64),
+            max_body: ByteSize::gib(4),
+            negative_ttl: Duration::from_secs(5),
+            finish_unread: ByteSize::mib(16),
+        }
+    }
+}
+
+/// How other nodes are asked: the section `[proxy.peer]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeerLimits {
+    /// How long the index may take to say who has an object. Default 2 s; then the origin is asked.
+    #[serde(with = "humantime_serde")]
+    pub index_timeout: Duration,
+    /// How long connecting to a node may take. Default 1 s.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long a node may take for the head of its response, connecting included. Default 3 s.
+    #[serde(with = "humantime_serde")]
+    pub first_byte_timeout: Duration,
+    /// How long a node's body may pause. Default 20 s: it may itself wait for a slow origin.
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
+    /// Nodes to ask before the origin is. Default 3.
+    pub attempts: usize,
+    /// How long a node that failed is not asked. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub set_aside: Duration,
+}
+
+impl Default for PeerLimits {
+    fn default() -> Self {
+        Self {
+            index_timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(1),
+            first_byte_timeout: Duration::from_secs(3),
+            stall_timeout: Duration::from_secs(20),
+            attempts: 3,
+            set_aside: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How long responses stay fresh: the section `[proxy.freshness]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Freshness {
+    /// The lifetime of a response that says nothing at all. Default 12 h [CoralCDN wiki].
+    #[serde(with = "humantime_serde")]
+    pub default: Duration,
+    /// The part of its age, by Last-Modified, that a response stays fresh, in per cent. Default 10 (RFC 9111 §4.2.2).
+    pub heuristic_percent: u32,
+    /// The most that this part comes to. Default 12 h.
+    #[serde(with = "humantime_serde")]
+    pub heuristic_limit: Duration,
+    /// How long an expired copy is served while the origin fails. Default 24 h [C10].
+    #[serde(with = "humantime_serde")]
+    pub stale_if_error: Duration,
+}
+
+impl Default for Freshness {
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(60 * 60);
+        Self {
+            default: 12 * HOUR,
+            heuristic_percent: 10,
+            heuristic_limit: 12 * HOUR,
+            stale_if_error: 24 * HOUR,
+        }
+    }
+}
+
+/// How this node tells others what it has: the section `[proxy.reference]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reference {
+    /// How long a reference lives while the object is being fetched. Default 20 s, renewed until done [C04 §4.2].
+    #[serde(with = "humantime_serde")]
+    pub fetching_ttl: Duration,
+    /// How long it lives once the object is whole. Default 1 h, renewed while cached and fresh [C04 §4.2].
+    #[serde(with = "humantime_serde")]
+    pub complete_ttl: Duration,
+    /// How long the head of an origin's response waits for the first reference to be stored. Default 1 s.
+    ///
+    /// Both run at once, so this mostly costs nothing; without it the next visitor of another node, seconds or
+    /// milliseconds later, would go to the origin as well.
+    #[serde(with = "humantime_serde")]
+    pub wait: Duration,
+    /// How long withdrawing all references may take when the node stops. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub withdraw: Duration,
+}
+
+impl Default for Reference {
+    fn default() -> Self {
+        Self {
+            fetching_ttl: Duration::from_secs(20),
+            complete_ttl: Duration::from_secs(60 * 60),
+            wait: Duration::from_secs(1),
+            withdraw: Duration::from_secs(5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        toml::from_str::<Config>(text).unwrap_err().message().to_owned()
+    }
+
+    #[test]
+    fn an_empty_section_is_the_default() {
+        assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut config = Config::default();
+        config
+            .sites
+            .push(Site::new("WWW.x.com.", "http://127.0.0.1:8000").unwrap());
+        config.disk.path = Some("cache".into());
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<Config>(&text).unwrap(), config, "{text}");
+    }
+
+    #[test]
+    fn a_wrong_key_or_site_is_named() {
+        assert!(error("memroy = \"1 MiB\"").contains("memroy"));
+        assert!(error("[[sites]]\nhost = \"a..b\"\norigin = \"http://a\"").contains("host name"));
+        assert!(error("[[sites]]\nhost = \"a.b\"\norigin = \"ftp://a\"").contains("http and https"));
+        assert!(error("[[sites]]\nhost = \"a.b\"\norigin = \"http://a/path\"").contains("host and port"));
+    }
+}
