@@ -1,20 +1,43 @@
-//! Sockets: UDP and TCP, from the first query to the drain.
+//! Sockets: UDP and TCP (RFC 7766), from the first query to the drain.
+//!
+//! Each UDP socket is read by one task that answers as it reads: working out an answer never waits, so nothing piles up
+//! but in the kernel's buffer, which is bounded. TCP connections are bounded in number, and each has one query in hand at
+//! a time and a deadline for it. hickory's own server loop spawns a task for each datagram, has no limit of connections,
+//! and neither shows nor counts what it cannot parse; so the loops are ours, and [`crate::handler`] uses the rest of it.
 
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coral_dsht::{DshtHandle, Peer};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout};
 
+use crate::candidates::Candidates;
 use crate::config::Config;
 use crate::error::DnsError;
+use crate::handler::{Handler, MAX_QUERY_BYTES, Transport};
 use crate::metrics::Metrics;
 use crate::name::Suffix;
+use crate::probe::echo::Echo;
+use crate::probe::{self, Prober};
+
+/// How long connections may take, once the server is told to stop, to bring what they have begun to an end.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Datagrams that had arrived before the stop and are still answered, for each socket.
+const LAST_DATAGRAMS: usize = 1024;
 
 /// What the server answers on. All are bound by the caller.
 #[derive(Debug)]
 pub struct Sockets {
-    /// Each is read by one task of its own.
+    /// Each is read by one task of its own. Bind the addresses one by one rather than the wildcard where a machine has
+    /// several, so that answers leave from the address that was asked.
     pub udp: Vec<UdpSocket>,
     /// `None` answers over UDP alone, which is enough for a test and too little for a resolver.
     pub tcp: Option<TcpListener>,
@@ -30,6 +53,9 @@ pub struct Server {
     metrics: Metrics,
 }
 
+/// A task of the server has ended, for good or not.
+type Ended = Result<Result<(), DnsError>, JoinError>;
+
 impl Server {
     /// A server for the zones `suffixes`, which names itself, `me.addr.ip()`, for what `me.services` has.
     pub fn new(config: Arc<Config>, suffixes: Vec<Suffix>, me: Peer, dsht: DshtHandle, metrics: Metrics) -> Self {
@@ -42,14 +68,278 @@ impl Server {
         }
     }
 
-    /// Answers until `shutdown` is done, then finishes what was begun.
+    /// Answers until `shutdown` is done, then finishes what has arrived. Dropping the future stops it at once.
+    ///
+    /// An error means that it has stopped, and closed its sockets.
     pub async fn run(self, sockets: Sockets, shutdown: impl Future<Output = ()> + Send) -> Result<(), DnsError> {
         if self.suffixes.is_empty() {
             return Err(DnsError::NoSuffix);
         }
-        tracing::debug!(me = %self.me.addr, zones = ?self.suffixes, config = ?self.config, "serving names");
-        shutdown.await;
-        drop((sockets, self.dsht, self.metrics));
+        if sockets.udp.is_empty() && sockets.tcp.is_none() {
+            return Err(DnsError::NoSocket);
+        }
+        // Tasks of the background end with this future, whichever way it ends.
+        let mut background = JoinSet::new();
+        let candidates = self.start_candidates(&mut background).await;
+        let prober = self.start_prober(&mut background);
+        let handler = Arc::new(Handler::new(
+            Arc::clone(&self.config),
+            self.suffixes.clone(),
+            self.me,
+            candidates,
+            prober,
+            self.metrics.clone(),
+            entropy()?,
+        ));
+
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        for socket in sockets.udp {
+            tasks.spawn(serve_udp(
+                socket,
+                Arc::clone(&handler),
+                self.metrics.clone(),
+                stopped.clone(),
+            ));
+        }
+        if let Some(listener) = sockets.tcp {
+            let tcp = Tcp {
+                handler,
+                config: Arc::clone(&self.config),
+                metrics: self.metrics.clone(),
+                stopped,
+            };
+            tasks.spawn(tcp.serve(listener));
+        }
+        tracing::info!(zones = ?self.suffixes, me = %self.me.addr.ip(), "serving names");
+
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            Some(ended) = tasks.join_next() => flatten(ended),
+        };
+        stop.send_replace(true);
+        while let Some(ended) = tasks.join_next().await {
+            if outcome.is_ok() {
+                flatten(ended)?;
+            }
+        }
+        outcome
+    }
+
+    /// Learns who is alive before the first query, unless the index is too slow for that, and from then on.
+    async fn start_candidates(&self, background: &mut JoinSet<()>) -> Candidates {
+        let candidates = Candidates::new(self.me, self.config.max_age, Instant::now());
+        // Whether it has stopped or is slow, the task will find out.
+        let _ = timeout(self.config.refresh, candidates.refresh(&self.dsht, &self.metrics)).await;
+        let (dsht, config) = (self.dsht.clone(), Arc::clone(&self.config));
+        background.spawn(candidates.clone().keep_fresh(dsht, config, self.metrics.clone()));
+        candidates
+    }
+
+    fn start_prober(&self, background: &mut JoinSet<()>) -> Option<Prober> {
+        let config = self.config.probe.as_ref()?;
+        match Echo::new(config) {
+            Ok(echo) => {
+                let (prober, task) = probe::new(config, echo, self.metrics.clone());
+                background.spawn(task.run());
+                Some(prober)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "clients cannot be measured, so all are taken for distant ones");
+                None
+            }
+        }
+    }
+}
+
+fn entropy() -> Result<[u8; 32], DnsError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|_| DnsError::NoEntropy)?;
+    Ok(seed)
+}
+
+fn flatten(ended: Ended) -> Result<(), DnsError> {
+    ended.unwrap_or(Err(DnsError::Panicked))
+}
+
+async fn serve_udp(
+    socket: UdpSocket,
+    handler: Arc<Handler>,
+    metrics: Metrics,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(), DnsError> {
+    let mut buffer = vec![0; MAX_QUERY_BYTES];
+    loop {
+        let received = tokio::select! {
+            received = socket.recv_from(&mut buffer) => received,
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+        };
+        match received {
+            Ok((length, from)) => {
+                if let Some(answer) = respond(&handler, &metrics, from, Transport::Udp, &buffer[..length]) {
+                    send(&socket, &handler, &answer, from).await;
+                }
+            }
+            Err(error) if is_passing(&error) => handler.dropped("receive"),
+            Err(source) => {
+                return Err(DnsError::Socket {
+                    transport: "udp",
+                    source,
+                });
+            }
+        }
+    }
+    for _ in 0..LAST_DATAGRAMS {
+        let Ok((length, from)) = socket.try_recv_from(&mut buffer) else {
+            break;
+        };
+        if let Some(answer) = respond(&handler, &metrics, from, Transport::Udp, &buffer[..length]) {
+            send(&socket, &handler, &answer, from).await;
+        }
+    }
+    Ok(())
+}
+
+async fn send(socket: &UdpSocket, handler: &Handler, answer: &[u8], to: SocketAddr) {
+    // The asker will ask again.
+    if socket.send_to(answer, to).await.is_err() {
+        handler.dropped("send");
+    }
+}
+
+fn respond(
+    handler: &Handler,
+    metrics: &Metrics,
+    from: SocketAddr,
+    transport: Transport,
+    query: &[u8],
+) -> Option<Vec<u8>> {
+    let start = Instant::now();
+    let answer = handler.respond(start, from, transport, query);
+    metrics.seconds.observe(start.elapsed().as_secs_f64());
+    answer
+}
+
+/// Whether a socket can go on after this error: those of single datagrams and connections come up at the next call.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted};
+    use io::ErrorKind::{NetworkUnreachable, WouldBlock};
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkUnreachable
+            | WouldBlock
+    )
+}
+
+/// What the TCP side shares between its connections.
+#[derive(Debug, Clone)]
+struct Tcp {
+    handler: Arc<Handler>,
+    config: Arc<Config>,
+    metrics: Metrics,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Tcp {
+    async fn serve(mut self, listener: TcpListener) -> Result<(), DnsError> {
+        let room = Arc::new(Semaphore::new(self.config.tcp_connections.get()));
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
+                _ = self.stopped.wait_for(|stopped| *stopped) => break,
+            };
+            match accepted {
+                Ok((stream, from)) => match Arc::clone(&room).try_acquire_owned() {
+                    Ok(place) => {
+                        let tcp = self.clone();
+                        connections.spawn(async move {
+                            tcp.metrics.tcp_connections.inc();
+                            tcp.connection(stream, from).await;
+                            tcp.metrics.tcp_connections.dec();
+                            drop(place);
+                        });
+                    }
+                    // A client that is turned away at once can go to another nameserver; in the backlog it would wait.
+                    Err(_) => self.handler.dropped("connections"),
+                },
+                Err(error) if is_passing(&error) => self.handler.dropped("accept"),
+                Err(error) if is_exhausted(&error) => {
+                    self.handler.dropped("accept");
+                    // Out of file descriptors: until one of ours is closed, or others may have closed theirs.
+                    let _ = timeout(Duration::from_millis(100), connections.join_next()).await;
+                }
+                Err(source) => {
+                    return Err(DnsError::Socket {
+                        transport: "tcp",
+                        source,
+                    });
+                }
+            }
+        }
+        drop(listener);
+        // What is not done by then is cut off when the set is dropped.
+        let _ = timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
         Ok(())
     }
+
+    /// One connection, query by query, until the client ends it, breaks the rules, or is too slow.
+    async fn connection(&self, mut stream: TcpStream, from: SocketAddr) {
+        let mut stopped = self.stopped.clone();
+        let mut buffer = Vec::new();
+        loop {
+            let mut first = [0];
+            let begun = tokio::select! {
+                // In this order, so that a query that has arrived is still answered after the stop.
+                biased;
+                read = timeout(self.config.tcp_idle, stream.read(&mut first)) => matches!(read, Ok(Ok(1))),
+                _ = stopped.wait_for(|stopped| *stopped) => false,
+            };
+            if !begun {
+                return;
+            }
+            let exchange = self.exchange(&mut stream, from, first[0], &mut buffer);
+            if !matches!(timeout(self.config.tcp_idle, exchange).await, Ok(Ok(true))) {
+                return;
+            }
+        }
+    }
+
+    /// Reads the query whose length begins with `first` (RFC 1035 §4.2.2) and answers it. False ends the connection.
+    async fn exchange(
+        &self,
+        stream: &mut TcpStream,
+        from: SocketAddr,
+        first: u8,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        let length = usize::from(u16::from_be_bytes([first, stream.read_u8().await?]));
+        if length > MAX_QUERY_BYTES {
+            self.handler.dropped("long");
+            return Ok(false);
+        }
+        buffer.resize(length, 0);
+        stream.read_exact(buffer).await?;
+        let Some(answer) = respond(&self.handler, &self.metrics, from, Transport::Tcp, buffer) else {
+            return Ok(false);
+        };
+        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+        // In one write, so that it is one segment (RFC 7766 §8).
+        let mut framed = Vec::with_capacity(answer.len() + 2);
+        framed.extend_from_slice(&length.to_be_bytes());
+        framed.extend_from_slice(&answer);
+        stream.write_all(&framed).await?;
+        Ok(true)
+    }
+}
+
+/// Whether the process or the system is out of file descriptors or memory for now: `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
 }

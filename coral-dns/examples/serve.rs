@@ -1,0 +1,49 @@
+//! A nameserver by itself, with made-up neighbours: `cargo run -p coral-dns --example serve -- 127.0.0.1:5300`, and then
+//! `dig @127.0.0.1 -p 5300 www.example.com.nyud.net`. Ctrl-C ends it and prints what it counted.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use coral_dns::{Config, Metrics, NAMESERVER, PROXY, Server, Sockets};
+use coral_dsht::Peer;
+use coral_dsht::memory::MemoryNetwork;
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, UdpSocket};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:5300".to_owned());
+    let network = MemoryNetwork::new();
+    let peer =
+        |addr: &str| -> Result<Peer, Box<dyn Error>> { Ok(Peer::new(addr.parse::<SocketAddr>()?, PROXY | NAMESERVER)) };
+    let me = peer("192.0.2.1:4000")?;
+    let dsht = network.node(me);
+    let _neighbours = [
+        network.node(peer("192.0.2.2:4000")?),
+        network.node(peer("192.0.2.3:4000")?),
+        network.node(peer("[2001:db8::4]:4000")?),
+    ];
+
+    let mut registry = Registry::default();
+    let server = Server::new(
+        Arc::new(Config::default()),
+        vec!["nyud.net".parse()?],
+        me,
+        dsht,
+        Metrics::register(&mut registry),
+    );
+    let sockets = Sockets {
+        udp: vec![UdpSocket::bind(&listen).await?],
+        tcp: Some(TcpListener::bind(&listen).await?),
+    };
+    let stop = async {
+        // Without a handler for it there is no other end than a kill.
+        let _ = tokio::signal::ctrl_c().await;
+    };
+    server.run(sockets, stop).await?;
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    println!("{text}");
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! Who can be named in an answer: the live proxies of each level and the live nameservers, through [`DshtHandle`].
+//!
+//! The index hands out only nodes that it has itself heard from lately, so a dead one stays here for a refresh at most.
+//! One task asks, every [`Config::refresh`]; queries read what it found last and never wait for the index. What has
+//! become too old is not read any more: the node then knows only itself.
+
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use coral_dsht::{DshtHandle, Level, NodesQuery, Peer, Services, Stopped};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::config::Config;
+use crate::metrics::{LevelLabels, Metrics};
+use crate::{NAMESERVER, PROXY};
+
+/// Members asked for at each level: many more than an answer holds, so that the load spreads.
+const MEMBERS: usize = 64;
+
+/// The live nodes that this one may name, itself included.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// This node's levels, the nearest first.
+    pub levels: Vec<LevelTable>,
+    /// Addresses of nameservers, each once.
+    pub nameservers: Vec<IpAddr>,
+}
+
+/// One level.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LevelTable {
+    /// Which.
+    pub level: Level,
+    /// The round-trip time within which its members are; `None` for the global one.
+    pub diameter: Option<Duration>,
+    /// Addresses of proxies, each once.
+    pub proxies: Vec<IpAddr>,
+}
+
+impl Table {
+    /// What a node knows that knows only itself.
+    pub fn alone(me: Peer) -> Self {
+        Self {
+            levels: vec![LevelTable {
+                level: Level::GLOBAL,
+                diameter: None,
+                proxies: with_myself(me, PROXY, []),
+            }],
+            nameservers: with_myself(me, NAMESERVER, []),
+        }
+    }
+}
+
+/// The last table, with its age. Clones show the same one.
+#[derive(Debug, Clone)]
+pub struct Candidates {
+    me: Peer,
+    max_age: Duration,
+    alone: Arc<Table>,
+    latest: Arc<RwLock<(Instant, Arc<Table>)>>,
+}
+
+impl Candidates {
+    /// Those of the node `me`, which knows nobody else yet.
+    pub fn new(me: Peer, max_age: Duration, now: Instant) -> Self {
+        let alone = Arc::new(Table::alone(me));
+        Self {
+            me,
+            max_age,
+            latest: Arc::new(RwLock::new((now, Arc::clone(&alone)))),
+            alone,
+        }
+    }
+
+    /// The table to answer from at `now`.
+    pub fn table(&self, now: Instant) -> Arc<Table> {
+        // The lock is held for a copy of a pointer, and nothing under it can panic.
+        let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(latest.0) <= self.max_age {
+            Arc::clone(&latest.1)
+        } else {
+            Arc::clone(&self.alone)
+        }
+    }
+
+    fn set(&self, now: Instant, table: Table) {
+        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = (now, Arc::new(table));
+    }
+
+    /// Asks the index once, for at most as long as an old table may be used.
+    pub async fn refresh(&self, dsht: &DshtHandle, metrics: &Metrics) -> Result<(), Stopped> {
+        let asked = Instant::now();
+        let Ok(table) = tokio::time::timeout(self.max_age, ask(self.me, dsht)).await else {
+            tracing::debug!("the index did not say in time who is alive");
+            return Ok(());
+        };
+        let table = table?;
+        for level in &table.levels {
+            let labels = LevelLabels {
+                level: u32::from(level.level.number()),
+            };
+            let count = i64::try_from(level.proxies.len()).unwrap_or(i64::MAX);
+            metrics.candidates.get_or_create(&labels).set(count);
+        }
+        // Its age counts from before the question: the index may have answered early and been read late.
+        self.set(asked, table);
+        Ok(())
+    }
+
+    /// Asks the index again and again, until it has stopped.
+    pub async fn keep_fresh(self, dsht: DshtHandle, config: Arc<Config>, metrics: Metrics) {
+        // An interval of zero would never let anything else run.
+        let mut ticks = tokio::time::interval(config.refresh.max(Duration::from_millis(10)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        loop {
+            ticks.tick().await;
+            if let Err(stopped) = self.refresh(&dsht, &metrics).await {
+                tracing::warn!(%stopped, "names are answered with this node alone from now on");
+                return;
+            }
+        }
+    }
+}
+
+async fn ask(me: Peer, dsht: &DshtHandle) -> Result<Table, Stopped> {
+    let members = |level, services| {
+        dsht.nodes(NodesQuery {
+            level,
+            count: MEMBERS,
+            target: None,
+            services,
+        })
+    };
+    let mut levels = Vec::new();
+    for cluster in dsht.snapshot().await?.clusters {
+        let proxies = members(cluster.level, PROXY).await?;
+        levels.push(LevelTable {
+            level: cluster.level,
+            diameter: cluster.diameter,
+            proxies: with_myself(me, PROXY, proxies.iter().map(|neighbour| neighbour.peer.addr.ip())),
+        });
+    }
+    levels.sort_by_key(|level| std::cmp::Reverse(level.level));
+    let nameservers = members(Level::GLOBAL, NAMESERVER).await?;
+    Ok(Table {
+        levels,
+        nameservers: with_myself(
+            me,
+            NAMESERVER,
+            nameservers.iter().map(|neighbour| neighbour.peer.addr.ip()),
+        ),
+    })
+}
+
+/// The addresses at which `service` is found, this node's among them if it offers it: each once, and none that nobody
+/// could connect to.
+fn with_myself(me: Peer, service: Services, others: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let myself = me.services.contains(service).then_some(me.addr.ip());
+    let mut addresses: Vec<IpAddr> = myself
+        .into_iter()
+        .chain(others)
+        .map(|ip| ip.to_canonical())
+        .filter(|ip| crate::proximity::is_unicast(*ip))
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use coral_dsht::memory::MemoryNetwork;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    fn peer(addr: &str, services: Services) -> Peer {
+        Peer::new(addr.parse().unwrap(), services)
+    }
+
+    fn metrics() -> Metrics {
+        Metrics::register(&mut Registry::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_address_comes_once_and_only_for_what_it_offers() {
+        let network = MemoryNetwork::new();
+        let me = peer("192.0.2.1:4000", PROXY | NAMESERVER);
+        let handle = network.node(me);
+        let _proxy = network.node(peer("192.0.2.2:4000", PROXY));
+        let _twin = network.node(peer("192.0.2.2:4001", PROXY));
+        let _nameserver = network.node(peer("192.0.2.3:4000", NAMESERVER));
+        let _nowhere = network.node(peer("0.0.0.0:4000", PROXY | NAMESERVER));
+        let candidates = Candidates::new(me, Duration::from_secs(10), Instant::now());
+        candidates.refresh(&handle, &metrics()).await.unwrap();
+        let table = candidates.table(Instant::now());
+        let ips = |text: &str| text.split(' ').map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
+        assert_eq!(table.levels[0].proxies, ips("192.0.2.1 192.0.2.2"));
+        assert_eq!(table.nameservers, ips("192.0.2.1 192.0.2.3"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_index_that_does_not_answer_leaves_the_node_with_itself() {
+        let me = peer("192.0.2.1:4000", PROXY);
+        let network = MemoryNetwork::new();
+        let handle = network.node(me);
+        let _other = network.node(peer("192.0.2.2:4000", PROXY));
+        let candidates = Candidates::new(me, Duration::from_secs(10), Instant::now());
+        candidates.refresh(&handle, &metrics()).await.unwrap();
+        assert_eq!(candidates.table(Instant::now()).levels[0].proxies.len(), 2);
+
+        let (silent, _unread) = DshtHandle::channel(1);
+        candidates.refresh(&silent, &metrics()).await.unwrap();
+        assert_eq!(candidates.table(Instant::now()).levels[0].proxies.len(), 2);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(*candidates.table(Instant::now()), Table::alone(me));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_task_ends_with_the_index() {
+        let (stopped, requests) = DshtHandle::channel(1);
+        drop(requests);
+        let candidates = Candidates::new(peer("192.0.2.1:4000", PROXY), Duration::from_secs(10), Instant::now());
+        candidates.keep_fresh(stopped, Arc::default(), metrics()).await;
+    }
+}
