@@ -107,7 +107,8 @@ pub struct NodesQuery {
     pub level: Level,
     /// At most so many.
     pub count: usize,
-    /// Near this address, where hints tell.
+    /// Members on this address's own network (its /24 or /48) come first, the others by their round-trip time to this
+    /// node.
     pub target: Option<IpAddr>,
     /// Only those that offer all of these.
     pub services: Services,
@@ -179,10 +180,10 @@ pub enum Outcome {
     Removed(usize),
     /// Of `nodes`, those that were verified first.
     Nodes(Vec<Neighbour>),
-    /// Of `join`: how many of the nodes it was given answered, and this node's address as they see it.
+    /// Of `join`.
     Joined {
-        /// First contacts that answered.
-        contacts: usize,
+        /// The first of the given nodes that answered; `None` if none did.
+        contact: Option<Peer>,
         /// The source address of this node's datagrams, as the last of them saw it.
         seen_as: Option<SocketAddr>,
     },

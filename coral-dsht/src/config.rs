@@ -141,12 +141,17 @@ mod diameters {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
-        let spans: Vec<Duration> = Vec::<Span>::deserialize(deserializer)?.into_iter().map(|span| span.0).collect();
+        let spans: Vec<Duration> = Vec::<Span>::deserialize(deserializer)?
+            .into_iter()
+            .map(|span| span.0)
+            .collect();
         if spans.len() >= MAX_LEVELS {
             return Err(de::Error::custom(format!("at most {} diameters", MAX_LEVELS - 1)));
         }
         if !spans.is_sorted_by(|wide, narrow| wide > narrow) {
-            return Err(de::Error::custom("each diameter must be smaller than the one before it"));
+            return Err(de::Error::custom(
+                "each diameter must be smaller than the one before it",
+            ));
         }
         Ok(spans)
     }

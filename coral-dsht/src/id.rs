@@ -53,7 +53,7 @@ impl Id {
     }
 
     /// The id that a node at `addr` has, and may only have [C04 §2.3].
-    pub fn of_node(addr: SocketAddr) -> NodeId {
+    pub fn of_node(addr: SocketAddr) -> Self {
         let port = addr.port().to_be_bytes();
         match addr.ip().to_canonical() {
             IpAddr::V4(ip) => Self::hash(&[b"node", &ip.octets(), &port]),

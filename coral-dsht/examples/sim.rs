@@ -1,0 +1,79 @@
+//! A simulated network: how many hops a get takes, and how hot the hottest node gets.
+//!
+//! ```text
+//! cargo run --profile sim -p coral-dsht --features sim --example sim -- --nodes 1000 --seed 42
+//! ```
+
+use std::time::Duration;
+
+use coral_dsht::sim::{Simulation, check};
+use coral_dsht::{Config, Id, Level, Levels, Value};
+
+fn main() -> Result<(), String> {
+    let (mut nodes, mut seed) = (200, 42);
+    let mut args = std::env::args().skip(1);
+    while let Some(flag) = args.next() {
+        let number: u64 = args
+            .next()
+            .and_then(|text| text.parse().ok())
+            .ok_or(format!("{flag} wants a number"))?;
+        match flag.as_str() {
+            "--nodes" if number > 1 => nodes = usize::try_from(number).map_err(|error| error.to_string())?,
+            "--seed" => seed = number,
+            _ => {
+                return Err(format!(
+                    "unknown or impossible: {flag} {number}; there are --nodes N and --seed S"
+                ));
+            }
+        }
+    }
+    let mut sim = Simulation::new(seed, Config::default());
+    sim.join(nodes);
+    println!(
+        "{nodes} nodes, seed {seed}: {:.3} know the node nearest to them",
+        check::know_their_nearest(&mut sim)
+    );
+
+    let (mut hops, mut found) = (0, 0);
+    for number in 0..GETS {
+        let key = Id::hash(&[&number.to_be_bytes()]);
+        let value = Value::new(&number.to_be_bytes()).ok_or("eight bytes fit")?;
+        let (from, to) = (sim.random(nodes), sim.random(nodes));
+        sim.put(from, key, value, Duration::from_secs(3600));
+        let got = sim.get(to, key);
+        found += got.values.len();
+        hops += got.hops.len();
+    }
+    println!(
+        "gets: {found} of {GETS} found, {:.2} hops in the mean over all levels",
+        hops as f64 / GETS as f64
+    );
+
+    let key = Id::hash(&[b"hot"]);
+    let nearest = check::nearest(&sim, &key).ok_or("everybody is alive")?;
+    let puts = |sim: &Simulation| sim.node(nearest).stats().requests.get("put").copied().unwrap_or(0);
+    let before = puts(&sim);
+    for second in 0..MINUTES * 60 {
+        for number in 0..nodes {
+            let value = Value::new(&number.to_be_bytes()).ok_or("eight bytes fit")?;
+            let now = sim.now();
+            sim.act(number, |dsht| {
+                dsht.put(now, key, value, Duration::from_secs(3600), Levels::only(Level::GLOBAL))
+            });
+        }
+        sim.run_for(Duration::from_secs(1));
+        if second == 0 {
+            println!("every node now puts one key once a second, for {MINUTES} minutes");
+        }
+    }
+    let bound = 12 * (nodes as f64).log2().ceil() as u64;
+    println!(
+        "puts a minute at the node nearest to the key: {} (β·⌈log2 n⌉ = {bound})",
+        (puts(&sim) - before) / MINUTES
+    );
+    println!("{} events, trace {}", sim.trace().events(), sim.trace().hash());
+    Ok(())
+}
+
+const GETS: u64 = 200;
+const MINUTES: u64 = 3;

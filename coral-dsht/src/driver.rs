@@ -1,0 +1,186 @@
+//! The real far end of a [`DshtHandle`]: a UDP socket, the clock, entropy, and one task that owns the [`Dsht`].
+//!
+//! It uses the state machine as any stranger would, and decides nothing itself.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
+use tracing::{debug, info, warn};
+
+use crate::api::{Found, Neighbour, OpId, Outcome, Stored};
+use crate::config::Config;
+use crate::dsht::{Dsht, Output};
+use crate::handle::{Command, DshtHandle};
+use crate::peer::Peer;
+use crate::time::Instant;
+use crate::wire::MAX_DATAGRAM_BYTES;
+
+/// A node of the index on a UDP socket, to be run as one task.
+#[derive(Debug)]
+pub struct Driver {
+    dsht: Dsht,
+    socket: UdpSocket,
+    commands: mpsc::Receiver<Command>,
+    waiting: BTreeMap<OpId, Reply>,
+    epoch: tokio::time::Instant,
+}
+
+/// Who waits for the outcome of an operation.
+#[derive(Debug)]
+enum Reply {
+    Get(oneshot::Sender<Found>),
+    Put(oneshot::Sender<Stored>),
+    Remove(oneshot::Sender<usize>),
+    Nodes(oneshot::Sender<Vec<Neighbour>>),
+}
+
+impl Driver {
+    /// The node `me` on `socket`, which others must reach at `me.addr`, and the handle to ask it by.
+    ///
+    /// Fails if the operating system has no entropy to give.
+    #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
+    pub fn new(socket: UdpSocket, me: Peer, config: Arc<Config>) -> io::Result<(DshtHandle, Self)> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(io::Error::other)?;
+        let (handle, commands) = DshtHandle::channel(WAITING_COMMANDS);
+        let epoch = tokio::time::Instant::now();
+        let dsht = Dsht::new(config, me, seed, Instant::START);
+        Ok((
+            handle,
+            Self {
+                dsht,
+                socket,
+                commands,
+                waiting: BTreeMap::new(),
+                epoch,
+            },
+        ))
+    }
+
+    /// Joins by any of `seeds` and serves until `shutdown`, or until the last handle is gone; then says goodbye to those
+    /// who know this node. Requests that are still under way then get [`Stopped`](crate::Stopped).
+    ///
+    /// Seeds that do not answer are tried again, and again whenever this node knows nobody.
+    pub async fn run(mut self, seeds: Vec<SocketAddr>, shutdown: impl Future<Output = ()> + Send) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut buffer = [0; MAX_DATAGRAM_BYTES + 1];
+        let joining = (!seeds.is_empty()).then(|| self.dsht.join(self.now(), &seeds));
+        loop {
+            self.drain(joining).await;
+            let due = self.epoch + Duration::from_micros(self.dsht.poll_timeout().as_micros());
+            tokio::select! {
+                () = &mut shutdown => break,
+                received = self.socket.recv_from(&mut buffer) => match received {
+                    Ok((length, from)) => self.receive(from, &buffer[..length]),
+                    // Linux reports an earlier datagram's unreachable port here; the time-outs deal with that peer.
+                    Err(error) => debug!(%error, "receiving failed"),
+                },
+                command = self.commands.recv(), if !self.dsht.is_busy() => match command {
+                    Some(command) => self.command(command),
+                    None => break,
+                },
+                () = sleep_until(due) => self.dsht.handle_timeout(self.now()),
+            }
+        }
+        self.dsht.leave();
+        self.drain(joining).await;
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
+    fn now(&self) -> Instant {
+        Instant::START + tokio::time::Instant::now().duration_since(self.epoch)
+    }
+
+    /// Takes in this datagram and those that wait behind it, up to a bound, so that a burst costs one round of the loop.
+    fn receive(&mut self, from: SocketAddr, bytes: &[u8]) {
+        self.dsht.handle_datagram(self.now(), from, bytes);
+        let mut buffer = [0; MAX_DATAGRAM_BYTES + 1];
+        for _ in 1..DATAGRAMS_AT_ONCE {
+            let Ok((length, from)) = self.socket.try_recv_from(&mut buffer) else {
+                break;
+            };
+            self.dsht.handle_datagram(self.now(), from, &buffer[..length]);
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = self.now();
+        let (op, reply) = match command {
+            Command::Get { key, levels, reply } => (self.dsht.get(now, key, levels), Reply::Get(reply)),
+            Command::Put {
+                key,
+                value,
+                ttl,
+                levels,
+                reply,
+            } => (self.dsht.put(now, key, value, ttl, levels), Reply::Put(reply)),
+            Command::Remove { key, value, reply } => (self.dsht.remove(now, key, value), Reply::Remove(reply)),
+            Command::Nodes { query, reply } => (self.dsht.nodes(now, query), Reply::Nodes(reply)),
+            Command::Snapshot { reply } => {
+                // Whoever asked may have given up meanwhile.
+                let _ = reply.send(self.dsht.snapshot(now));
+                return;
+            }
+        };
+        self.waiting.insert(op, reply);
+    }
+
+    /// Sends what there is to send and answers what has ended.
+    async fn drain(&mut self, joining: Option<OpId>) {
+        while let Some(output) = self.dsht.poll_output() {
+            match output {
+                Output::Send { to, bytes } => {
+                    // A full socket buffer or a missing route is a lost datagram, which the protocol lives with.
+                    if let Err(error) = self.socket.send_to(&bytes, to).await {
+                        debug!(%error, %to, "sending failed");
+                    }
+                }
+                Output::Done {
+                    op,
+                    outcome: Outcome::Joined { contact, seen_as },
+                } if Some(op) == joining => {
+                    self.joined(contact, seen_as);
+                }
+                Output::Done { op, outcome } => {
+                    if let Some(reply) = self.waiting.remove(&op) {
+                        answer(reply, outcome);
+                    }
+                }
+            }
+        }
+    }
+
+    fn joined(&self, contact: Option<Peer>, seen_as: Option<SocketAddr>) {
+        let me = self.dsht.me().addr;
+        match contact {
+            Some(contact) => info!(contact = %contact.addr, "joined the network"),
+            None => warn!("no first contact has answered; trying again"),
+        }
+        if let Some(seen_as) = seen_as.filter(|seen_as| *seen_as != me) {
+            warn!(%me, %seen_as, "others see this node at another address than it announces: they cannot reach it");
+        }
+    }
+}
+
+/// A caller that has given up has closed its channel, which is no error.
+fn answer(reply: Reply, outcome: Outcome) {
+    match (reply, outcome) {
+        (Reply::Get(reply), Outcome::Get(found)) => drop(reply.send(found)),
+        (Reply::Put(reply), Outcome::Put(stored)) => drop(reply.send(stored)),
+        (Reply::Remove(reply), Outcome::Removed(count)) => drop(reply.send(count)),
+        (Reply::Nodes(reply), Outcome::Nodes(nodes)) => drop(reply.send(nodes)),
+        (reply, outcome) => debug_assert!(false, "{outcome:?} for {reply:?}"),
+    }
+}
+
+/// Requests of the application that wait to be taken up; more callers wait in line.
+const WAITING_COMMANDS: usize = 1024;
+/// Datagrams taken in between two rounds of sending.
+const DATAGRAMS_AT_ONCE: usize = 64;

@@ -1,0 +1,739 @@
+//! [`Dsht`]: one node's part in the index, as a state machine without I/O.
+//!
+//! It takes datagrams, the passing of time and the application's requests in, and gives datagrams and outcomes out. Its
+//! methods come in four families: `handle_*` is the world speaking; [`join`](Dsht::join), [`get`](Dsht::get),
+//! [`put`](Dsht::put), [`remove`](Dsht::remove), [`nodes`](Dsht::nodes) and [`leave`](Dsht::leave) the application;
+//! `poll_*` gives the answers; the rest are getters. Output is queued: draining it late is slow, never wrong.
+//!
+//! The parts in `dsht/` each own one idea and no clock, queue or other part. What they need for a call is [`Lent`] to
+//! them; the decisions are taken here.
+
+mod cluster;
+mod get;
+mod join;
+mod lookup;
+mod nodes;
+mod put;
+mod refresh;
+mod remove;
+mod routing;
+mod rpc;
+mod rtt;
+mod serve;
+mod store;
+mod walk;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_chacha::ChaCha12Rng;
+use rand_core::{Rng as _, SeedableRng as _};
+
+use crate::api::{ClusterStatus, MAX_VALUE_BYTES, NodesQuery, OpId, Outcome, Snapshot, Stored, Value};
+use crate::config::Config;
+use crate::id::{Distance, ID_BYTES, Id, Key, NodeId};
+use crate::level::{Level, Levels};
+use crate::message::{Body, Clusters, Header, Message, Request, Response};
+use crate::peer::Peer;
+use crate::stats::Stats;
+use crate::time::Instant;
+use crate::wire;
+
+use cluster::Membership;
+use get::Get;
+use join::Join;
+use lookup::Lookup;
+use nodes::{Nodes, neighbour, shares};
+use put::Put;
+use refresh::Refresh;
+use remove::{Published, Remove};
+use routing::Routing;
+use rpc::{Expired, Owner, Pending, Rpcs};
+use store::{Meter, Store};
+use walk::Walk;
+
+/// One node of the index.
+#[derive(Debug)]
+pub struct Dsht {
+    config: Arc<Config>,
+    me: Peer,
+    rng: ChaCha12Rng,
+    membership: Membership,
+    /// What the header says: `membership`, with the sizes that the tables tell.
+    clusters: Clusters,
+    routing: Routing,
+    store: Store,
+    published: Published,
+    own_puts: BTreeMap<Key, Meter>,
+    rpcs: Rpcs,
+    /// Who is being pinged for the tables' sake.
+    verifying: BTreeSet<NodeId>,
+    ops: BTreeMap<OpId, Running>,
+    next_op: u64,
+    contacts: Vec<SocketAddr>,
+    next_maintenance: Instant,
+    next_refresh: Instant,
+    started: Instant,
+    outputs: VecDeque<Output>,
+    stats: Stats,
+}
+
+/// What a [`Dsht`] wants done.
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// Send a datagram.
+    Send {
+        /// Where to.
+        to: SocketAddr,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// A request of the application has ended.
+    Done {
+        /// Which one.
+        op: OpId,
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// What a part is lent for one call.
+struct Lent<'a> {
+    now: Instant,
+    config: &'a Config,
+    me: Peer,
+    clusters: &'a Clusters,
+    routing: &'a Routing,
+    store: &'a mut Store,
+    rng: &'a mut ChaCha12Rng,
+}
+
+/// What a request under way wants next.
+enum Next<T> {
+    /// Ask this peer.
+    Ask(Peer, Request),
+    /// Wait for answers.
+    Wait,
+    /// It has ended so.
+    Done(T),
+}
+
+/// A request under way.
+#[derive(Debug)]
+enum Op {
+    Get(Get),
+    Put(Put),
+    Remove(Remove),
+    Nodes(Nodes),
+    Join(Join),
+    Refresh(Refresh),
+}
+
+#[derive(Debug)]
+struct Running {
+    op: Op,
+    /// Whether the application waits for the outcome, or the node does it for itself.
+    reported: bool,
+}
+
+impl Dsht {
+    /// The node `me`, alone. `seed` decides every random choice and must be secret on a real network: request ids are
+    /// drawn from it. Later instants never go back.
+    pub fn new(config: Arc<Config>, me: Peer, seed: [u8; 32], now: Instant) -> Self {
+        let mut rng = ChaCha12Rng::from_seed(seed);
+        let membership = Membership::new(&config, now, || random_id(&mut rng));
+        let mut dsht = Self {
+            clusters: Clusters::default(),
+            routing: Routing::new(me.id, config.bucket_peers.get() as usize),
+            store: Store::default(),
+            published: Published::default(),
+            own_puts: BTreeMap::new(),
+            rpcs: Rpcs::default(),
+            verifying: BTreeSet::new(),
+            ops: BTreeMap::new(),
+            next_op: 0,
+            contacts: Vec::new(),
+            next_maintenance: now + config.keepalive / MAINTENANCE_PER_KEEPALIVE,
+            next_refresh: now + config.refresh / YOUNG_REFRESHES,
+            started: now,
+            outputs: VecDeque::new(),
+            stats: Stats::default(),
+            config,
+            me,
+            rng,
+            membership,
+        };
+        dsht.announce(now);
+        dsht
+    }
+
+    /// A datagram has come from `from`. Whatever is in it, this does not fail: junk is counted and dropped.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
+        self.stats.datagrams_received += 1;
+        self.stats.bytes_received += bytes.len() as u64;
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        match wire::decode(bytes) {
+            Err(error) => self.drop_datagram(error.name()),
+            Ok(_) if from == self.me.addr => self.drop_datagram("own"),
+            Ok(message) => {
+                let peer = Peer::new(from, message.header.services);
+                match message.body {
+                    Body::Request(request) => self.serve(now, peer, &message.header, message.request_id, request),
+                    Body::Response(response) => match self.rpcs.finish(message.request_id, from) {
+                        Some(pending) => self.answered(now, peer, &message.header, pending, response),
+                        None => self.drop_datagram("unasked"),
+                    },
+                    // Anybody can write a peer's address on a datagram: see for ourselves whether it has gone.
+                    Body::Leave => self.verify_known(now, &peer.id),
+                }
+            }
+        }
+    }
+
+    /// Time has passed, perhaps beyond [`poll_timeout`](Self::poll_timeout).
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(expired) = self.rpcs.expire(now) {
+            match expired {
+                Expired::Slow(id, pending) => self.repeat(now, id, pending),
+                Expired::Failed(pending) => self.gave_up(now, &pending),
+            }
+        }
+        if now >= self.next_maintenance {
+            self.next_maintenance = now + self.config.keepalive / MAINTENANCE_PER_KEEPALIVE;
+            self.maintain(now);
+        }
+    }
+
+    /// Joins the network by any of `contacts`, which are also tried again whenever this node knows nobody.
+    pub fn join(&mut self, now: Instant, contacts: &[SocketAddr]) -> OpId {
+        self.contacts = contacts.to_vec();
+        let join = Join::new(self.me, contacts);
+        self.start(now, Op::Join(join), true)
+    }
+
+    /// Some of the live values under `key`, from the nearest of `levels` that has any: [`Outcome::Get`].
+    pub fn get(&mut self, now: Instant, key: Key, levels: Levels) -> OpId {
+        match Walk::new(Lookup::new(self.me.id, key), levels.and(self.config.levels())) {
+            Some(walk) => self.start(now, Op::Get(Get::new(walk)), true),
+            None => self.done(Outcome::Get(Default::default())),
+        }
+    }
+
+    /// Stores `value` under `key` for `ttl`, once at each of `levels`: [`Outcome::Put`]. Put again, it is renewed.
+    ///
+    /// Held back if this node has let out β puts for the key in the past minute: without that the load on the node
+    /// nearest to a popular key would grow with the rate of its puts.
+    pub fn put(&mut self, now: Instant, key: Key, value: Value, ttl: Duration, levels: Levels) -> OpId {
+        if !self
+            .own_puts
+            .entry(key)
+            .or_insert_with(|| Meter::new(now))
+            .take(&self.config, now)
+        {
+            self.stats.puts_held_back += 1;
+            return self.done(Outcome::Put(Stored {
+                held_back: true,
+                ..Stored::default()
+            }));
+        }
+        match Walk::new(Lookup::new(self.me.id, key), levels.and(self.config.levels())) {
+            Some(walk) => self.start(now, Op::Put(Put::new(walk, value, ttl)), true),
+            None => self.done(Outcome::Put(Stored::default())),
+        }
+    }
+
+    /// Withdraws a value that this node has put, wherever it may still live: [`Outcome::Removed`].
+    ///
+    /// A put of it that is still under way ends where it stands.
+    pub fn remove(&mut self, now: Instant, key: Key, value: Value) -> OpId {
+        let entry = (key, value);
+        let is_same = |op: &Op| matches!(op, Op::Put(put) if put.entry() == (entry.0, &entry.1));
+        let same: Vec<OpId> = self
+            .ops
+            .iter()
+            .filter(|(_, running)| is_same(&running.op))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in same {
+            if let Some(Running {
+                op: Op::Put(mut put),
+                reported,
+            }) = self.ops.remove(&id)
+            {
+                self.note_published(now, &put, put.holders());
+                self.finish(id, reported, Outcome::Put(put.abandon()));
+            }
+        }
+        let holders = self.published.withdraw(now, &entry);
+        self.start(now, Op::Remove(Remove::new(entry.0, entry.1, holders)), true)
+    }
+
+    /// Live members of one of this node's clusters, verified first-hand lately: [`Outcome::Nodes`].
+    pub fn nodes(&mut self, now: Instant, query: NodesQuery) -> OpId {
+        self.start(now, Op::Nodes(Nodes::new(query)), true)
+    }
+
+    /// Says goodbye to everybody who knows this node. The caller drops it when the output is drained.
+    pub fn leave(&mut self) {
+        let known: Vec<SocketAddr> = self.routing.all().map(|known| known.peer.addr).collect();
+        for addr in known {
+            self.send(addr, 0, Body::Leave);
+        }
+    }
+
+    /// What is to be done next, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn poll_timeout(&self) -> Instant {
+        let maintenance = self.next_maintenance;
+        self.rpcs
+            .next_deadline()
+            .map_or(maintenance, |deadline| deadline.min(maintenance))
+    }
+
+    /// Whether so many requests are under way that new ones should wait.
+    pub fn is_busy(&self) -> bool {
+        self.ops.len() >= self.config.operations as usize
+    }
+
+    /// Who this node is.
+    pub fn me(&self) -> Peer {
+        self.me
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// What this node knows of itself and its neighbours at `now`.
+    pub fn snapshot(&mut self, now: Instant) -> Snapshot {
+        let lent = self.lent(now);
+        let mut neighbours: Vec<_> = lent.routing.all().filter_map(|known| neighbour(&lent, known)).collect();
+        neighbours.sort_by_key(|near| (near.rtt, near.peer.id));
+        let levels: Vec<Level> = self.config.levels().nearest_first().collect();
+        let cluster = |level: Level| ClusterStatus {
+            level,
+            diameter: self.config.diameter(level),
+            cluster: self.clusters.id_at(level).unwrap_or_default(),
+            size: self.routing.size(level),
+            known: self.routing.members(level).count(),
+        };
+        Snapshot {
+            me: self.me,
+            clusters: levels.into_iter().rev().map(cluster).collect(),
+            neighbours,
+            stored_keys: self.store.keys(),
+            stored_values: self.store.len(),
+            published_values: self.published.len(),
+            stats: self.stats.clone(),
+        }
+    }
+
+    /// Answers a request, and takes an interest in whoever sent it.
+    fn serve(&mut self, now: Instant, peer: Peer, header: &Header, request_id: u64, request: Request) {
+        *self.stats.requests.entry(request.name()).or_default() += 1;
+        let response = match request.level() {
+            Some(level) if !self.shares(&header.clusters, level) => Response::OtherCluster,
+            _ => serve::serve(&mut self.lent(now), peer, request),
+        };
+        if matches!(
+            response,
+            Response::Room {
+                full: true,
+                loaded: true,
+                ..
+            }
+        ) {
+            self.stats.puts_turned_back += 1;
+        }
+        self.send(peer.addr, request_id, Body::Response(response));
+        // What a request says of its sender is hearsay until the sender answers: the address may be made up.
+        match self.routing.get(&peer.id) {
+            Some(known)
+                if known
+                    .clusters
+                    .from_l1()
+                    .iter()
+                    .map(|info| info.id)
+                    .eq(ids(&header.clusters)) => {}
+            Some(_) => self.verify(now, peer),
+            None if self
+                .routing
+                .has_room_for(peer.id, |level| self.shares(&header.clusters, level)) =>
+            {
+                self.verify(now, peer);
+            }
+            None => {}
+        }
+    }
+
+    /// An answer has come to a request of ours.
+    fn answered(&mut self, now: Instant, peer: Peer, header: &Header, pending: Pending, response: Response) {
+        let rtt = now.saturating_since(pending.sent);
+        let sample = (!pending.repeated).then_some(rtt);
+        self.follow(now, sample, &header.clusters);
+        let (config, mine) = (&self.config, &self.clusters);
+        let shared = |level| config.levels().contains(level) && shares(mine, &header.clusters, level);
+        self.routing.heard(now, peer, sample, &header.clusters, shared);
+        self.announce(now);
+        if let (Some(level), Response::Peers(peers) | Response::Room { peers, .. }) =
+            (pending.request.level(), &response)
+        {
+            self.meet(now, level, peers);
+        }
+        match pending.owner {
+            Owner::Tables => {
+                self.verifying.remove(&peer.id);
+            }
+            Owner::Op(id) => self.advance(now, id, |op, lent| {
+                let level = pending.request.level();
+                match (op, level) {
+                    (Op::Get(get), Some(level)) => get.answered(lent, level, &peer, rtt, response),
+                    (Op::Put(put), Some(level)) => put.answered(lent, level, &peer, rtt, response),
+                    (Op::Refresh(refresh), Some(level)) => refresh.answered(lent, level, &peer, rtt, &response),
+                    (Op::Join(join), level) => join.answered(lent, level, &peer, rtt, &response),
+                    (Op::Remove(remove), _) => remove.settled(response == Response::Done(true)),
+                    (Op::Nodes(nodes), _) => nodes.settled(&peer),
+                    (Op::Get(_) | Op::Put(_) | Op::Refresh(_), None) => {}
+                }
+            }),
+        }
+    }
+
+    /// The time-out of a request has passed for the first time, or again: send it once more.
+    fn repeat(&mut self, now: Instant, id: u64, pending: Pending) {
+        self.send(pending.to.addr, id, Body::Request(pending.request));
+        if let Owner::Op(op) = pending.owner {
+            let peer = pending.to;
+            self.advance(now, op, |op, _| match op {
+                Op::Get(get) => get.walk().slow(&peer),
+                Op::Put(put) => put.slow(&peer),
+                Op::Refresh(refresh) => refresh.slow(&peer),
+                Op::Join(join) => join.slow(&peer),
+                Op::Remove(_) | Op::Nodes(_) => {}
+            });
+        }
+    }
+
+    /// A peer has not answered at all: forget it.
+    fn gave_up(&mut self, now: Instant, pending: &Pending) {
+        let peer = pending.to;
+        self.stats.timeouts += 1;
+        self.routing.remove(&peer.id);
+        self.announce(now);
+        match pending.owner {
+            Owner::Tables => {
+                self.verifying.remove(&peer.id);
+            }
+            Owner::Op(id) => self.advance(now, id, |op, lent| {
+                let level = pending.request.level();
+                match (op, level) {
+                    (Op::Get(get), Some(level)) => get.walk().failed(lent, level, &peer, None),
+                    (Op::Put(put), Some(level)) => put.failed(lent, level, &peer, None),
+                    (Op::Refresh(refresh), Some(level)) => refresh.failed(lent, level, &peer),
+                    (Op::Join(join), level) => join.failed(lent, level, &peer),
+                    (Op::Remove(remove), _) => remove.settled(false),
+                    (Op::Nodes(nodes), _) => nodes.settled(&peer),
+                    (Op::Get(_) | Op::Put(_) | Op::Refresh(_), None) => {}
+                }
+            }),
+        }
+    }
+
+    /// Moves to a better cluster that a peer is in, and makes the old neighbours learn of it.
+    fn follow(&mut self, now: Instant, rtt: Option<Duration>, theirs: &Clusters) {
+        let Some(rtt) = rtt else { return };
+        let routing = &self.routing;
+        let moved = self
+            .membership
+            .weigh(&self.config, now, rtt, theirs, |level| routing.size(level));
+        for level in moved {
+            self.announce(now);
+            let mine = &self.clusters;
+            self.routing.rebuild(level, |theirs| shares(mine, theirs, level));
+            self.refresh(now, level);
+            let diameter = self.config.diameter(level).unwrap_or_default();
+            let near = |rtt: Option<Duration>| rtt.is_some_and(|rtt| rtt < diameter);
+            let old: Vec<Peer> = self
+                .routing
+                .all()
+                .filter(|known| near(known.rtt.smoothed()))
+                .map(|known| known.peer)
+                .collect();
+            for peer in old.into_iter().take(MAX_TOLD) {
+                self.verify(now, peer);
+            }
+        }
+        self.announce(now);
+    }
+
+    /// Peers that somebody told us of: those that the tables have room for are asked whether they are there.
+    fn meet(&mut self, now: Instant, level: Level, peers: &[Peer]) {
+        for peer in peers {
+            if self.routing.has_room_for(peer.id, |other| other == level) {
+                self.verify(now, *peer);
+            }
+        }
+    }
+
+    fn verify_known(&mut self, now: Instant, id: &NodeId) {
+        if let Some(known) = self.routing.get(id) {
+            let peer = known.peer;
+            self.verify(now, peer);
+        }
+    }
+
+    /// Pings `peer` for the tables' sake, unless that is being done, or so much of it that a flood must be behind it.
+    fn verify(&mut self, now: Instant, peer: Peer) {
+        if self.verifying.len() < MAX_VERIFYING && peer.id != self.me.id && self.verifying.insert(peer.id) {
+            self.ask(now, peer, Request::Ping, Owner::Tables);
+        }
+    }
+
+    /// What has to be done from time to time.
+    fn maintain(&mut self, now: Instant) {
+        self.store.sweep(now);
+        self.published.sweep(now);
+        self.own_puts.retain(|_, meter| !meter.is_idle(now));
+        self.announce(now);
+        let mut quiet: Vec<(Instant, Peer)> = self
+            .routing
+            .all()
+            .filter(|known| now.saturating_since(known.heard) >= self.config.keepalive)
+            .map(|known| (known.heard, known.peer))
+            .collect();
+        quiet.sort_by_key(|(heard, peer)| (*heard, peer.id));
+        for (_, peer) in quiet.into_iter().take(MAX_PINGS) {
+            self.verify(now, peer);
+        }
+        let is_alone = self.routing.members(Level::GLOBAL).next().is_none();
+        if is_alone && !self.contacts.is_empty() && !self.ops.values().any(|running| matches!(running.op, Op::Join(_)))
+        {
+            let join = Join::new(self.me, &self.contacts);
+            self.start(now, Op::Join(join), false);
+        }
+        if now >= self.next_refresh {
+            let is_young = now.saturating_since(self.started) < self.config.refresh;
+            self.next_refresh = now + self.config.refresh / if is_young { YOUNG_REFRESHES } else { 1 };
+            for level in self.config.levels().nearest_first() {
+                self.refresh(now, level);
+            }
+        }
+    }
+
+    /// Fills the tables of `level` anew, unless that is under way.
+    fn refresh(&mut self, now: Instant, level: Level) {
+        let same = |running: &Running| matches!(&running.op, Op::Refresh(other) if other.level() == level);
+        if self.ops.values().any(same) {
+            return;
+        }
+        let depth = self
+            .routing
+            .depth(level)
+            .min(self.routing.size(level).ilog2() as usize + 2);
+        let me = self.me.id;
+        let in_buckets: Vec<Key> = (0..depth)
+            .map(|bucket| me.at_distance(&random_distance(&mut self.rng, bucket)))
+            .collect();
+        let targets = std::iter::once(me).chain(in_buckets);
+        self.start(now, Op::Refresh(Refresh::new(level, targets)), false);
+    }
+
+    /// Begins `op`, which may end at once.
+    fn start(&mut self, now: Instant, op: Op, reported: bool) -> OpId {
+        let id = self.new_op();
+        self.ops.insert(id, Running { op, reported });
+        self.advance(now, id, |_, _| {});
+        id
+    }
+
+    /// Tells an operation of an event, and does what it wants next.
+    fn advance(&mut self, now: Instant, id: OpId, event: impl FnOnce(&mut Op, &Lent<'_>)) {
+        // It may have ended: then this is an answer that came too late to matter.
+        let Some(mut running) = self.ops.remove(&id) else {
+            return;
+        };
+        event(&mut running.op, &self.lent(now));
+        loop {
+            let mut lent = self.lent(now);
+            let next = match &mut running.op {
+                Op::Get(get) => get.next(&mut lent).map(Outcome::Get),
+                Op::Put(put) => put.next(&mut lent).map(Outcome::Put),
+                Op::Remove(remove) => remove.next(&mut lent).map(Outcome::Removed),
+                Op::Nodes(nodes) => nodes.next(&mut lent).map(Outcome::Nodes),
+                Op::Join(join) => join.next(&mut lent),
+                Op::Refresh(refresh) => match refresh.next(&mut lent) {
+                    Next::Ask(peer, request) => Next::Ask(peer, request),
+                    Next::Wait => Next::Wait,
+                    Next::Done(()) => return,
+                },
+            };
+            match next {
+                Next::Ask(peer, request) => self.ask(now, peer, request, Owner::Op(id)),
+                Next::Wait => {
+                    self.ops.insert(id, running);
+                    return;
+                }
+                Next::Done(outcome) => {
+                    self.ended(now, &running.op, &outcome);
+                    self.finish(id, running.reported, outcome);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Counts what an operation has come to, and acts on it.
+    fn ended(&mut self, now: Instant, op: &Op, outcome: &Outcome) {
+        match (op, outcome) {
+            (_, Outcome::Get(found)) => match found.level {
+                Some(level) => *self.stats.gets_found.entry(level.number()).or_default() += 1,
+                None => self.stats.gets_empty += 1,
+            },
+            (Op::Put(put), Outcome::Put(stored)) => {
+                self.note_published(now, put, stored.at.clone());
+                let counter = if stored.at.is_empty() {
+                    &mut self.stats.puts_failed
+                } else {
+                    &mut self.stats.puts_stored
+                };
+                *counter += 1;
+            }
+            (_, Outcome::Joined { contact: Some(_), .. }) => self.refresh(now, Level::GLOBAL),
+            _ => {}
+        }
+    }
+
+    fn note_published(&mut self, now: Instant, put: &Put, holders: Vec<(Level, Peer)>) {
+        let (key, value) = put.entry();
+        // A little longer than it lives there: the request was under way for a while.
+        let expires = now + put.ttl().min(self.config.max_ttl) + Duration::from_secs(1);
+        for (level, peer) in holders {
+            self.published.stored((key, value.clone()), level, peer, expires);
+        }
+    }
+
+    fn new_op(&mut self) -> OpId {
+        self.next_op += 1;
+        OpId(self.next_op)
+    }
+
+    /// An operation that has ended before it began.
+    fn done(&mut self, outcome: Outcome) -> OpId {
+        let op = self.new_op();
+        self.finish(op, true, outcome);
+        op
+    }
+
+    fn finish(&mut self, op: OpId, reported: bool, outcome: Outcome) {
+        if reported {
+            self.outputs.push_back(Output::Done { op, outcome });
+        }
+    }
+
+    fn ask(&mut self, now: Instant, to: Peer, request: Request, owner: Owner) {
+        let id = self.rng.next_u64();
+        let (rtt, repeats) = match self.routing.get(&to.id) {
+            Some(known) => (known.rtt, REPEATS_KNOWN),
+            None => (Default::default(), REPEATS_UNKNOWN),
+        };
+        let timeout = rtt.timeout(self.config.initial_rto, self.config.min_rto);
+        self.rpcs.start(now, id, (to, request.clone(), owner), timeout, repeats);
+        self.send(to.addr, id, Body::Request(request));
+    }
+
+    fn send(&mut self, to: SocketAddr, request_id: u64, body: Body) {
+        let header = Header {
+            services: self.me.services,
+            clusters: self.clusters.clone(),
+        };
+        let bytes = wire::encode(&Message {
+            header,
+            request_id,
+            body,
+        });
+        self.stats.datagrams_sent += 1;
+        self.stats.bytes_sent += bytes.len() as u64;
+        self.outputs.push_back(Output::Send { to, bytes });
+    }
+
+    fn announce(&mut self, now: Instant) {
+        let routing = &self.routing;
+        self.clusters = self.membership.announce(now, |level| routing.size(level));
+    }
+
+    fn shares(&self, theirs: &Clusters, level: Level) -> bool {
+        self.config.levels().contains(level) && shares(&self.clusters, theirs, level)
+    }
+
+    fn drop_datagram(&mut self, why: &'static str) {
+        *self.stats.dropped.entry(why).or_default() += 1;
+    }
+
+    fn lent(&mut self, now: Instant) -> Lent<'_> {
+        Lent {
+            now,
+            config: &self.config,
+            me: self.me,
+            clusters: &self.clusters,
+            routing: &self.routing,
+            store: &mut self.store,
+            rng: &mut self.rng,
+        }
+    }
+}
+
+impl<T> Next<T> {
+    fn map<U>(self, wrap: impl FnOnce(T) -> U) -> Next<U> {
+        match self {
+            Self::Ask(peer, request) => Next::Ask(peer, request),
+            Self::Wait => Next::Wait,
+            Self::Done(outcome) => Next::Done(wrap(outcome)),
+        }
+    }
+}
+
+fn ids(clusters: &Clusters) -> impl Iterator<Item = Id> + '_ {
+    clusters.from_l1().iter().map(|info| info.id)
+}
+
+fn random_id(rng: &mut ChaCha12Rng) -> Id {
+    let mut bytes = [0; ID_BYTES];
+    rng.fill_bytes(&mut bytes);
+    Id::from_bytes(bytes)
+}
+
+/// A random distance of a peer in bucket `bucket`: one with that many leading zeros.
+fn random_distance(rng: &mut ChaCha12Rng, bucket: usize) -> Distance {
+    let mut bytes = *random_id(rng).as_bytes();
+    let (byte, bit) = (bucket / 8, bucket % 8);
+    bytes[..byte].fill(0);
+    bytes[byte] = (bytes[byte] & (0xff >> bit)) | (0x80 >> bit);
+    Distance::from_bytes(bytes)
+}
+
+/// How often a request to a known peer is sent again before the peer is forgotten.
+const REPEATS_KNOWN: u32 = 2;
+/// The same for a peer that has never answered: it need not exist.
+const REPEATS_UNKNOWN: u32 = 1;
+/// Pings for the tables' sake that are under way at once, whoever sends us requests from whatever addresses.
+const MAX_VERIFYING: usize = 64;
+/// Quiet peers pinged in one round of maintenance.
+const MAX_PINGS: usize = 32;
+/// Near peers told at once of a move to another cluster; the others learn of it by and by.
+const MAX_TOLD: usize = 16;
+/// Rounds of maintenance in each `keepalive`.
+const MAINTENANCE_PER_KEEPALIVE: u32 = 4;
+/// How many times as often a node refreshes its tables in its first `refresh` span.
+const YOUNG_REFRESHES: u32 = 10;
+
+const _: () = assert!(
+    MAX_VALUE_BYTES < wire::MAX_DATAGRAM_BYTES / 16,
+    "an answer holds several values"
+);

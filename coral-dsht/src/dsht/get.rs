@@ -1,0 +1,98 @@
+//! One get: the first values on the way to the key, from the nearest level that has any [C04 §4.1, §4.3].
+
+use std::time::Duration;
+
+use crate::api::{Found, HopAnswer, Value};
+use crate::dsht::serve::some_of;
+use crate::dsht::walk::{Step, Walk};
+use crate::dsht::{Lent, Next};
+use crate::level::Level;
+use crate::message::{Request, Response};
+use crate::peer::Peer;
+
+/// A get under way.
+#[derive(Debug)]
+pub(crate) struct Get {
+    walk: Walk,
+    values: Vec<Value>,
+}
+
+impl Get {
+    pub(crate) fn new(walk: Walk) -> Self {
+        Self {
+            walk,
+            values: Vec::new(),
+        }
+    }
+
+    /// What to do next.
+    pub(crate) fn next(&mut self, lent: &mut Lent<'_>) -> Next<Found> {
+        loop {
+            if !self.values.is_empty() {
+                return Next::Done(self.found());
+            }
+            match self.walk.step(lent) {
+                Step::Enter => self.look_at_own_store(lent),
+                Step::Ask(peer, aim) => {
+                    return Next::Ask(
+                        peer,
+                        Request::Get {
+                            level: self.walk.level(),
+                            key: self.walk.key(),
+                            aim,
+                        },
+                    );
+                }
+                Step::Wait => return Next::Wait,
+                Step::End if self.walk.climb() => {}
+                Step::End => return Next::Done(self.found()),
+            }
+        }
+    }
+
+    /// `peer` has answered.
+    pub(crate) fn answered(&mut self, lent: &Lent<'_>, level: Level, peer: &Peer, rtt: Duration, response: Response) {
+        match response {
+            Response::Values(values) => {
+                self.walk
+                    .answered(level, peer, rtt, HopAnswer::Values { count: values.len() }, &[]);
+                // A late answer of a nearer level is as welcome as any.
+                self.values.extend(values);
+            }
+            Response::Peers(peers) => self.walk.answered(level, peer, rtt, nearer(&peers), &peers),
+            _ => self.walk.failed(lent, level, peer, Some(rtt)),
+        }
+    }
+
+    /// See [`Walk::slow`] and [`Walk::failed`].
+    pub(crate) fn walk(&mut self) -> &mut Walk {
+        &mut self.walk
+    }
+
+    fn look_at_own_store(&mut self, lent: &mut Lent<'_>) {
+        let values = lent.store.values(lent.now, self.walk.level(), &self.walk.key());
+        let values = some_of(lent.rng, values, lent.config.values_per_answer.get() as usize);
+        if !values.is_empty() {
+            self.walk.log_own(&lent.me, HopAnswer::Values { count: values.len() });
+            self.values = values;
+        }
+    }
+
+    fn found(&mut self) -> Found {
+        let level = (!self.values.is_empty()).then_some(self.walk.level());
+        Found {
+            values: std::mem::take(&mut self.values),
+            level,
+            hops: self.walk.take_hops(),
+        }
+    }
+}
+
+/// How an answer that names peers reads in the log.
+pub(crate) fn nearer(peers: &[Peer]) -> HopAnswer {
+    if peers.is_empty() {
+        HopAnswer::Nearest
+    } else {
+        HopAnswer::Nearer { count: peers.len() }
+    }
+}

@@ -1,0 +1,311 @@
+//! One lookup: towards a key, halving the distance with each hop, and on to the next level from where it stands
+//! [C04 §4.1, §4.3].
+//!
+//! A `Lookup` is told what peers answered and says whom to ask next; it knows no clock, no socket and no table.
+//! What is asked of them (peers, values, room) is its owner's affair.
+
+use std::collections::BTreeMap;
+
+use crate::id::{Distance, Key, NodeId};
+use crate::peer::Peer;
+
+/// The most requests that one level of a lookup sends, however many ever nearer peers it is told of: a hundred thousand
+/// nodes take eight, and a liar must not hold us longer.
+const MAX_REQUESTS: u32 = 48;
+
+/// Where a lookup stands.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    me: NodeId,
+    key: Key,
+    /// The distance of the nearest node that has answered, the searching one included.
+    reached: Distance,
+    /// That node; `None` for the searching one itself.
+    reached_peer: Option<Peer>,
+    /// A level has just begun at `reached_peer`: ask it before all others.
+    resume: bool,
+    candidates: BTreeMap<NodeId, Candidate>,
+    requests: u32,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    peer: Peer,
+    distance: Distance,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Untried,
+    Asked,
+    Answered,
+    Failed,
+}
+
+impl Lookup {
+    /// A lookup for `key` by the node `me`, which has no peer to begin with.
+    pub(crate) fn new(me: NodeId, key: Key) -> Self {
+        Self {
+            me,
+            key,
+            reached: me.distance(&key),
+            reached_peer: None,
+            resume: false,
+            candidates: BTreeMap::new(),
+            requests: 0,
+        }
+    }
+
+    /// A lookup for the neighbourhood of `key`, wherever `me` is itself: as if it had started from the far end.
+    ///
+    /// A node looks so for its own neighbours, to whom nobody is nearer than it is.
+    pub(crate) fn exploring(me: NodeId, key: Key) -> Self {
+        Self {
+            reached: Distance::MAX,
+            ..Self::new(me, key)
+        }
+    }
+
+    /// What is looked for.
+    pub(crate) fn key(&self) -> Key {
+        self.key
+    }
+
+    /// Goes on in a wider level, from the point reached: the node there is asked first, and no hop is wasted
+    /// [C04 §4.3]. Peers that failed in the nearer level are not asked again.
+    pub(crate) fn climb(&mut self) {
+        self.candidates.retain(|_, candidate| candidate.state == State::Failed);
+        self.resume = self.reached_peer.is_some();
+        self.requests = 0;
+    }
+
+    /// Takes in peers from this node's table or an answer. Only those nearer than the point reached are of use.
+    pub(crate) fn learn(&mut self, peers: impl IntoIterator<Item = Peer>) {
+        for peer in peers {
+            let distance = peer.id.distance(&self.key);
+            if distance < self.reached && peer.id != self.me {
+                self.candidates.entry(peer.id).or_insert(Candidate {
+                    peer,
+                    distance,
+                    state: State::Untried,
+                });
+            }
+        }
+    }
+
+    /// Whom to ask next, and the distance around which it should know peers: a quarter of the distance reached.
+    ///
+    /// The next one is the known peer whose distance is closest to half of that reached. Jumping to the closest one
+    /// instead would send everybody who looks for a popular key to the same few nodes (tree saturation). Of two that are
+    /// equally close to the half, the nearer one is asked. `None` while answers are awaited, or at the end.
+    pub(crate) fn next(&mut self) -> Option<(Peer, Distance)> {
+        let half = self.reached.halved();
+        let aim = half.halved();
+        if let Some(peer) = self.reached_peer.filter(|_| std::mem::take(&mut self.resume)) {
+            self.candidates.insert(
+                peer.id,
+                Candidate {
+                    peer,
+                    distance: self.reached,
+                    state: State::Asked,
+                },
+            );
+            return Some((peer, aim));
+        }
+        if self.requests >= MAX_REQUESTS {
+            return None;
+        }
+        let reached = self.reached;
+        let next = self
+            .candidates
+            .values_mut()
+            .filter(|candidate| candidate.state == State::Untried && candidate.distance < reached)
+            .min_by_key(|candidate| (candidate.distance.abs_diff(&half), candidate.distance))?;
+        next.state = State::Asked;
+        self.requests += 1;
+        Some((next.peer, aim))
+    }
+
+    /// `peer` has answered: the lookup stands there, if it is the nearest so far.
+    pub(crate) fn answered(&mut self, peer: &Peer) {
+        if let Some(candidate) = self.candidates.get_mut(&peer.id) {
+            candidate.state = State::Answered;
+            if candidate.distance < self.reached {
+                self.reached = candidate.distance;
+                self.reached_peer = Some(*peer);
+            }
+        }
+    }
+
+    /// `peer` does not answer, or is of no use at this level.
+    ///
+    /// Returns `true` if a level was to begin at that very peer: then it begins at the searching node instead, which
+    /// should let the lookup [`learn`](Self::learn) all that it knows at this level.
+    pub(crate) fn failed(&mut self, peer: &Peer) -> bool {
+        if let Some(candidate) = self.candidates.get_mut(&peer.id) {
+            candidate.state = State::Failed;
+        }
+        let lost = self.is_resumed_at(peer);
+        if lost {
+            self.reached = self.me.distance(&self.key);
+            self.reached_peer = None;
+        }
+        lost
+    }
+
+    /// Whether an answer is awaited that could still bring the lookup nearer, or restart its level.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.candidates.values().any(|candidate| {
+            candidate.state == State::Asked
+                && (candidate.distance < self.reached || self.is_resumed_at(&candidate.peer))
+        })
+    }
+
+    fn is_resumed_at(&self, peer: &Peer) -> bool {
+        self.reached_peer.is_some_and(|reached| reached.id == peer.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::id::{ID_BYTES, Id};
+    use crate::peer::Services;
+
+    /// The paper numbers its nodes with four bits.
+    fn id(number: u8) -> Id {
+        let mut bytes = [0; ID_BYTES];
+        bytes[ID_BYTES - 1] = number;
+        Id::from_bytes(bytes)
+    }
+
+    fn peer(number: u8) -> Peer {
+        let addr = ([192, 0, 2, number], 1).into();
+        Peer {
+            id: id(number),
+            addr,
+            services: Services::NONE,
+        }
+    }
+
+    fn number(peer: &Peer) -> u8 {
+        peer.id.as_bytes()[ID_BYTES - 1]
+    }
+
+    /// Runs a lookup in which `knows` says of each node whom it knows; a node that is not listed is dead.
+    fn check(key: u8, from: u8, knows: &[(u8, &[u8])], expect: Expect) {
+        let whom = |node: u8| knows.iter().find(|(other, _)| *other == node).map(|(_, known)| *known);
+        let mut lookup = Lookup::new(id(from), id(key));
+        lookup.learn(whom(from).unwrap().iter().map(|known| peer(*known)));
+        let mut steps = Vec::new();
+        while let Some((next, aim)) = lookup.next() {
+            let aim = aim.as_bytes()[ID_BYTES - 1];
+            steps.push(format!("ask {} for peers around {aim}", number(&next)));
+            match whom(number(&next)) {
+                Some(known) => {
+                    lookup.answered(&next);
+                    lookup.learn(known.iter().map(|known| peer(*known)));
+                }
+                None => assert!(!lookup.failed(&next)),
+            }
+        }
+        steps.push(format!("reached {}", lookup.reached_peer.as_ref().map_or(from, number)));
+        expect.assert_eq(&steps.join("\n"));
+    }
+
+    /// [C04 fig. 3]: nodes {4,5,7,0,2,3,13,14}; 14 looks for key 4.
+    const FIGURE_3: &[(u8, &[u8])] = &[
+        (14, &[0, 2, 3, 13]),
+        (0, &[5, 7, 2, 3, 14]),
+        (5, &[4, 7, 0]),
+        (4, &[5, 7, 0]),
+    ];
+
+    #[test]
+    fn a_lookup_halves_the_distance_as_in_figure_3() {
+        check(
+            4,
+            14,
+            FIGURE_3,
+            expect![[r#"
+                ask 0 for peers around 2
+                ask 5 for peers around 1
+                ask 4 for peers around 0
+                reached 4"#]],
+        );
+    }
+
+    #[test]
+    fn a_dead_node_is_passed_by() {
+        let without_5: Vec<_> = FIGURE_3
+            .iter()
+            .copied()
+            .filter(|(node, _)| *node != 5)
+            .chain([(7, &[4][..])])
+            .collect();
+        check(
+            4,
+            14,
+            &without_5,
+            expect![[r#"
+                ask 0 for peers around 2
+                ask 5 for peers around 1
+                ask 7 for peers around 1
+                ask 4 for peers around 0
+                reached 4"#]],
+        );
+    }
+
+    #[test]
+    fn the_nearest_node_asks_nobody() {
+        check(4, 4, FIGURE_3, expect!["reached 4"]);
+    }
+
+    #[test]
+    fn a_wider_level_begins_at_the_point_reached() {
+        let mut lookup = Lookup::new(id(14), id(4));
+        lookup.learn([peer(7)]);
+        assert_eq!(lookup.next().map(|(next, _)| number(&next)), Some(7));
+        assert!(lookup.is_waiting());
+        lookup.answered(&peer(7));
+        assert!(lookup.next().is_none() && !lookup.is_waiting());
+
+        lookup.climb();
+        // 0 is farther than 7 already is: of no use.
+        lookup.learn([peer(0), peer(5)]);
+        assert_eq!(lookup.next().map(|(next, _)| number(&next)), Some(7));
+        assert!(lookup.is_waiting());
+        lookup.answered(&peer(7));
+        assert_eq!(lookup.next().map(|(next, _)| number(&next)), Some(5));
+    }
+
+    #[test]
+    fn a_level_whose_first_node_is_lost_begins_anew() {
+        let mut lookup = Lookup::new(id(14), id(4));
+        lookup.learn([peer(7)]);
+        lookup.next();
+        lookup.answered(&peer(7));
+        lookup.climb();
+        lookup.next();
+        assert!(lookup.failed(&peer(7)));
+        lookup.learn([peer(0), peer(7)]);
+        assert_eq!(lookup.next().map(|(next, _)| number(&next)), Some(0));
+    }
+
+    #[test]
+    fn a_liar_is_not_followed_for_ever() {
+        let mut lookup = Lookup::new(id(255), id(0));
+        let mut asked = 0;
+        for nearer in (1..255).rev() {
+            lookup.learn([peer(nearer)]);
+            if let Some((next, _)) = lookup.next() {
+                lookup.answered(&next);
+                asked += 1;
+            }
+        }
+        assert_eq!(asked, MAX_REQUESTS);
+    }
+}

@@ -1,0 +1,91 @@
+//! Filling the tables of one level: looking for this node's own neighbourhood, then for a random id in each bucket
+//! [K02 §2.3].
+//!
+//! The lookups keep no result: whoever answers them enters the tables, as after any answer.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::dsht::get::nearer;
+use crate::dsht::lookup::Lookup;
+use crate::dsht::walk::{Step, Walk};
+use crate::dsht::{Lent, Next};
+use crate::id::Key;
+use crate::level::{Level, Levels};
+use crate::message::{Request, Response};
+use crate::peer::Peer;
+
+/// A series of lookups at one level.
+#[derive(Debug)]
+pub(crate) struct Refresh {
+    level: Level,
+    targets: VecDeque<Key>,
+    walk: Option<Walk>,
+}
+
+impl Refresh {
+    /// Looks for each of `targets` at `level`, one after the other.
+    pub(crate) fn new(level: Level, targets: impl IntoIterator<Item = Key>) -> Self {
+        Self {
+            level,
+            targets: targets.into_iter().collect(),
+            walk: None,
+        }
+    }
+
+    /// The level it fills.
+    pub(crate) fn level(&self) -> Level {
+        self.level
+    }
+
+    /// What to do next.
+    pub(crate) fn next(&mut self, lent: &mut Lent<'_>) -> Next<()> {
+        loop {
+            let Some(walk) = &mut self.walk else {
+                let Some(target) = self.targets.pop_front() else {
+                    return Next::Done(());
+                };
+                self.walk = Walk::new(Lookup::exploring(lent.me.id, target), Levels::only(self.level));
+                continue;
+            };
+            match walk.step(lent) {
+                Step::Enter => {}
+                Step::Ask(peer, aim) => {
+                    return Next::Ask(
+                        peer,
+                        Request::Find {
+                            level: self.level,
+                            key: walk.key(),
+                            aim,
+                        },
+                    );
+                }
+                Step::Wait => return Next::Wait,
+                Step::End => self.walk = None,
+            }
+        }
+    }
+
+    /// `peer` has answered.
+    pub(crate) fn answered(&mut self, lent: &Lent<'_>, level: Level, peer: &Peer, rtt: Duration, response: &Response) {
+        let Some(walk) = &mut self.walk else { return };
+        match response {
+            Response::Peers(peers) => walk.answered(level, peer, rtt, nearer(peers), peers),
+            _ => walk.failed(lent, level, peer, Some(rtt)),
+        }
+    }
+
+    /// See [`Walk::slow`].
+    pub(crate) fn slow(&mut self, peer: &Peer) {
+        if let Some(walk) = &mut self.walk {
+            walk.slow(peer);
+        }
+    }
+
+    /// See [`Walk::failed`].
+    pub(crate) fn failed(&mut self, lent: &Lent<'_>, level: Level, peer: &Peer) {
+        if let Some(walk) = &mut self.walk {
+            walk.failed(lent, level, peer, None);
+        }
+    }
+}

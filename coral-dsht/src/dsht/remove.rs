@@ -1,0 +1,116 @@
+//! Withdrawing a value: everybody who was given it and may still hold it is asked to drop it.
+//!
+//! Who that is, this node remembers itself ([`Published`]): renewals may have gone to other nodes than the first put.
+
+use std::collections::BTreeMap;
+
+use crate::api::Value;
+use crate::dsht::{Lent, Next};
+use crate::id::Key;
+use crate::level::Level;
+use crate::message::Request;
+use crate::peer::Peer;
+use crate::time::Instant;
+
+/// A withdrawal under way.
+#[derive(Debug)]
+pub(crate) struct Remove {
+    key: Key,
+    value: Value,
+    holders: Vec<(Level, Peer)>,
+    waiting: usize,
+    confirmed: usize,
+}
+
+impl Remove {
+    pub(crate) fn new(key: Key, value: Value, holders: Vec<(Level, Peer)>) -> Self {
+        Self {
+            key,
+            value,
+            holders,
+            waiting: 0,
+            confirmed: 0,
+        }
+    }
+
+    /// What to do next: all are asked at once.
+    pub(crate) fn next(&mut self, lent: &mut Lent<'_>) -> Next<usize> {
+        while let Some((level, peer)) = self.holders.pop() {
+            if peer.id == lent.me.id {
+                let removed = lent.store.remove(level, &self.key, &self.value, lent.me.addr.ip());
+                self.confirmed += usize::from(removed);
+            } else {
+                self.waiting += 1;
+                return Next::Ask(
+                    peer,
+                    Request::Remove {
+                        level,
+                        key: self.key,
+                        value: self.value.clone(),
+                    },
+                );
+            }
+        }
+        if self.waiting == 0 {
+            Next::Done(self.confirmed)
+        } else {
+            Next::Wait
+        }
+    }
+
+    /// One of them has answered whether it dropped the value, or has been given up.
+    pub(crate) fn settled(&mut self, removed: bool) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.confirmed += usize::from(removed);
+    }
+}
+
+/// Where the values that this node has put are alive.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    holders: BTreeMap<(Key, Value), Vec<Holder>>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    level: Level,
+    peer: Peer,
+    expires: Instant,
+}
+
+impl Published {
+    /// `peer` has taken a value, for as long as `expires`.
+    pub(crate) fn stored(&mut self, entry: (Key, Value), level: Level, peer: Peer, expires: Instant) {
+        let holders = self.holders.entry(entry).or_default();
+        match holders
+            .iter_mut()
+            .find(|holder| holder.level == level && holder.peer.id == peer.id)
+        {
+            Some(holder) => holder.expires = expires,
+            None => holders.push(Holder { level, peer, expires }),
+        }
+    }
+
+    /// Forgets a value, and tells who may still hold it.
+    pub(crate) fn withdraw(&mut self, now: Instant, entry: &(Key, Value)) -> Vec<(Level, Peer)> {
+        let holders = self.holders.remove(entry).unwrap_or_default();
+        holders
+            .into_iter()
+            .filter(|holder| holder.expires > now)
+            .map(|holder| (holder.level, holder.peer))
+            .collect()
+    }
+
+    /// Forgets what has ended by `now`.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.holders.retain(|_, holders| {
+            holders.retain(|holder| holder.expires > now);
+            !holders.is_empty()
+        });
+    }
+
+    /// Values that are alive somewhere.
+    pub(crate) fn len(&self) -> usize {
+        self.holders.len()
+    }
+}

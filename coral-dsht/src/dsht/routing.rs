@@ -1,0 +1,330 @@
+//! Whom this node knows: the peers that have answered it, and for each cluster the buckets that hold them
+//! [C04 §4.1, K02].
+//!
+//! Only first-hand knowledge enters a bucket: a peer that we were told of is not trusted until it has answered us
+//! [NT05]. Which peers to ask or drop, and when, is decided by the caller.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::dsht::rtt::Rtt;
+use crate::id::{Distance, ID_BYTES, Key, NodeId};
+use crate::level::{Level, MAX_LEVELS};
+use crate::message::Clusters;
+use crate::peer::Peer;
+use crate::time::Instant;
+
+/// The tables of one node: a peer once, however many clusters it shares with us.
+#[derive(Debug)]
+pub(crate) struct Routing {
+    me: NodeId,
+    bucket_peers: usize,
+    known: BTreeMap<NodeId, Known>,
+    tables: [Table; MAX_LEVELS],
+}
+
+/// A peer that has answered us.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) peer: Peer,
+    pub(crate) rtt: Rtt,
+    /// When it last answered.
+    pub(crate) heard: Instant,
+    /// The clusters it was in then.
+    pub(crate) clusters: Clusters,
+}
+
+/// The members of one cluster that this node knows, by the power of two of their distance from it.
+#[derive(Debug, Default)]
+struct Table {
+    /// Bucket i holds peers whose distance has i leading zeros. Grows as near peers come.
+    buckets: Vec<Vec<NodeId>>,
+}
+
+impl Routing {
+    /// Empty tables for `me`.
+    pub(crate) fn new(me: NodeId, bucket_peers: usize) -> Self {
+        Self {
+            me,
+            bucket_peers,
+            known: BTreeMap::new(),
+            tables: Default::default(),
+        }
+    }
+
+    /// Takes in an answer of `peer`: it is alive, and in these clusters, of which `shared` says those that are ours.
+    pub(crate) fn heard(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        rtt: Option<Duration>,
+        clusters: &Clusters,
+        shared: impl Fn(Level) -> bool,
+    ) {
+        if peer.id == self.me {
+            return;
+        }
+        let known = self.known.entry(peer.id).or_insert_with(|| Known {
+            peer,
+            rtt: Rtt::default(),
+            heard: now,
+            clusters: Clusters::default(),
+        });
+        known.peer = peer;
+        known.heard = now;
+        if let Some(rtt) = rtt {
+            known.rtt.sample(rtt);
+        }
+        if known.clusters != *clusters {
+            known.clusters = clusters.clone();
+        }
+        self.place(peer.id, shared);
+    }
+
+    /// Whether `peer` would enter a bucket, should it answer: then it is worth a ping.
+    pub(crate) fn has_room_for(&self, id: NodeId, shared: impl Fn(Level) -> bool) -> bool {
+        id != self.me
+            && !self.known.contains_key(&id)
+            && levels().any(|level| {
+                let bucket = self.bucket(level, &id);
+                shared(level) && bucket.is_none_or(|bucket| bucket.len() < self.bucket_peers)
+            })
+    }
+
+    /// What is known of `id`, if it has answered.
+    pub(crate) fn get(&self, id: &NodeId) -> Option<&Known> {
+        self.known.get(id)
+    }
+
+    /// Forgets `id`.
+    pub(crate) fn remove(&mut self, id: &NodeId) -> Option<Known> {
+        for table in &mut self.tables {
+            table.remove(&self.me, id);
+        }
+        self.known.remove(id)
+    }
+
+    /// This node is in another cluster at `level` now, whose members `shared` tells.
+    pub(crate) fn rebuild(&mut self, level: Level, shared: impl Fn(&Clusters) -> bool) {
+        self.tables[level.index()] = Table::default();
+        let members: Vec<NodeId> = self
+            .known
+            .values()
+            .filter(|known| shared(&known.clusters))
+            .map(|known| known.peer.id)
+            .collect();
+        for id in members {
+            self.tables[level.index()].insert(&self.me, id, self.bucket_peers);
+        }
+        self.drop_unplaced();
+    }
+
+    /// Everybody known at `level`.
+    pub(crate) fn members(&self, level: Level) -> impl Iterator<Item = &Known> {
+        self.tables[level.index()]
+            .buckets
+            .iter()
+            .flatten()
+            .filter_map(|id| self.known.get(id))
+    }
+
+    /// Everybody known.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Known> {
+        self.known.values()
+    }
+
+    /// At most `count` members of `level` nearer to `key` than this node, those around distance `aim` first.
+    ///
+    /// The nearest of all is among them: where the distance to halve has become small, it is what is looked for.
+    pub(crate) fn nearer(&self, level: Level, key: &Key, aim: &Distance, count: usize) -> Vec<Peer> {
+        let mine = self.me.distance(key);
+        let mut nearer: Vec<(Distance, Peer)> = self
+            .members(level)
+            .map(|known| (known.peer.id.distance(key), known.peer))
+            .filter(|(distance, _)| *distance < mine)
+            .collect();
+        nearer.sort_by_key(|(distance, _)| (distance.abs_diff(aim), *distance));
+        if nearer.len() > count && count > 0 {
+            let nearest = nearer
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, (distance, _))| *distance)
+                .map(|(index, _)| index);
+            if let Some(index) = nearest.filter(|index| *index >= count) {
+                nearer.swap(count - 1, index);
+            }
+            nearer.truncate(count);
+        }
+        nearer.into_iter().map(|(_, peer)| peer).collect()
+    }
+
+    /// How many nodes the cluster at `level` seems to have, this one included.
+    ///
+    /// Exact while no bucket is full. Beyond that, ids are random: where the buckets nearer than the first i together
+    /// hold c peers, there are about c · 2^i nodes.
+    pub(crate) fn size(&self, level: Level) -> u32 {
+        let buckets = &self.tables[level.index()].buckets;
+        let Some(last_full) = buckets.iter().rposition(|bucket| bucket.len() >= self.bucket_peers) else {
+            return 1 + buckets.iter().map(Vec::len).sum::<usize>() as u32;
+        };
+        let beyond: usize = 1 + buckets[last_full + 1..].iter().map(Vec::len).sum::<usize>();
+        u32::try_from(beyond << (last_full + 1).min(40)).unwrap_or(u32::MAX)
+    }
+
+    /// One past the deepest bucket in use at `level`.
+    pub(crate) fn depth(&self, level: Level) -> usize {
+        self.tables[level.index()].buckets.len()
+    }
+
+    /// Puts a known peer into, or takes it out of, each table.
+    fn place(&mut self, id: NodeId, shared: impl Fn(Level) -> bool) {
+        for level in levels() {
+            let table = &mut self.tables[level.index()];
+            if shared(level) {
+                table.insert(&self.me, id, self.bucket_peers);
+            } else {
+                table.remove(&self.me, &id);
+            }
+        }
+        if !self.is_placed(&id) {
+            self.known.remove(&id);
+        }
+    }
+
+    fn is_placed(&self, id: &NodeId) -> bool {
+        levels().any(|level| self.bucket(level, id).is_some_and(|bucket| bucket.contains(id)))
+    }
+
+    fn drop_unplaced(&mut self) {
+        let unplaced: Vec<NodeId> = self.known.keys().filter(|id| !self.is_placed(id)).copied().collect();
+        for id in unplaced {
+            self.known.remove(&id);
+        }
+    }
+
+    fn bucket(&self, level: Level, id: &NodeId) -> Option<&Vec<NodeId>> {
+        self.tables[level.index()].buckets.get(bucket_index(&self.me, id))
+    }
+}
+
+impl Table {
+    /// A full bucket keeps what it has: who has long been there will likely stay [K02 §2.1].
+    fn insert(&mut self, me: &NodeId, id: NodeId, bucket_peers: usize) {
+        let index = bucket_index(me, &id);
+        if self.buckets.len() <= index {
+            self.buckets.resize_with(index + 1, Vec::new);
+        }
+        let bucket = &mut self.buckets[index];
+        if bucket.len() < bucket_peers && !bucket.contains(&id) {
+            bucket.push(id);
+        }
+    }
+
+    fn remove(&mut self, me: &NodeId, id: &NodeId) {
+        if let Some(bucket) = self.buckets.get_mut(bucket_index(me, id)) {
+            bucket.retain(|other| other != id);
+        }
+        while self.buckets.last().is_some_and(Vec::is_empty) {
+            self.buckets.pop();
+        }
+    }
+}
+
+fn bucket_index(me: &NodeId, id: &NodeId) -> usize {
+    me.distance(id).leading_zeros().min(8 * ID_BYTES - 1)
+}
+
+fn levels() -> impl Iterator<Item = Level> {
+    (0..MAX_LEVELS as u8).filter_map(Level::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Id;
+    use crate::peer::Services;
+
+    const LEVEL_1: Level = Level::new(1).expect("there is a level 1");
+
+    fn peer(number: u16) -> Peer {
+        Peer::new(
+            ([10, 0, (number >> 8) as u8, number as u8], 4000).into(),
+            Services::NONE,
+        )
+    }
+
+    /// The tables of node 0 after it has heard the nodes 1 to `count`, all of which share its global cluster.
+    fn routing_of(count: u16) -> Routing {
+        let mut routing = Routing::new(peer(0).id, 8);
+        for number in 1..=count {
+            routing.heard(Instant::START, peer(number), None, &Clusters::default(), |level| {
+                level == Level::GLOBAL
+            });
+        }
+        routing
+    }
+
+    #[test]
+    fn a_bucket_keeps_its_first_peers() {
+        let routing = routing_of(1000);
+        assert!(routing.tables[0].buckets.iter().all(|bucket| bucket.len() <= 8));
+        assert!(routing.get(&peer(1).id).is_some());
+        assert_eq!(routing.members(Level::GLOBAL).count(), routing.known.len());
+        assert_eq!(routing.members(LEVEL_1).count(), 0);
+    }
+
+    #[test]
+    fn the_size_is_exact_for_few_and_near_for_many() {
+        for few in [0, 1, 5] {
+            assert_eq!(routing_of(few).size(Level::GLOBAL), u32::from(few) + 1);
+        }
+        for many in [100u16, 1000, 10_000] {
+            let size = f64::from(routing_of(many).size(Level::GLOBAL));
+            assert!(
+                (0.3..3.0).contains(&(size / f64::from(many))),
+                "{many} nodes seem {size}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_holds_only_nearer_peers_and_the_nearest() {
+        let routing = routing_of(500);
+        for number in 0..50u16 {
+            let key = Id::hash(&[&number.to_be_bytes()]);
+            let mine = peer(0).id.distance(&key);
+            let answer = routing.nearer(Level::GLOBAL, &key, &mine.halved().halved(), 4);
+            assert!(answer.len() <= 4);
+            assert!(answer.iter().all(|peer| peer.id.distance(&key) < mine));
+            let nearest = routing
+                .members(Level::GLOBAL)
+                .map(|known| known.peer)
+                .min_by_key(|peer| peer.id.distance(&key));
+            let nearest = nearest.filter(|peer| peer.id.distance(&key) < mine);
+            assert!(nearest.is_none_or(|nearest| answer.contains(&nearest)));
+        }
+    }
+
+    #[test]
+    fn a_peer_that_leaves_a_cluster_leaves_its_table() {
+        let mut routing = routing_of(3);
+        routing.heard(Instant::START, peer(1), None, &Clusters::default(), |level| {
+            level <= LEVEL_1
+        });
+        assert_eq!(routing.members(LEVEL_1).count(), 1);
+        routing.heard(Instant::START, peer(1), None, &Clusters::default(), |level| {
+            level == Level::GLOBAL
+        });
+        assert_eq!(routing.members(LEVEL_1).count(), 0);
+        assert!(routing.get(&peer(1).id).is_some());
+        routing.remove(&peer(1).id);
+        assert!(routing.get(&peer(1).id).is_none());
+        assert_eq!(routing.members(Level::GLOBAL).count(), 2);
+    }
+
+    #[test]
+    fn an_idle_node_is_small() {
+        assert!(size_of::<Routing>() < 512);
+        assert_eq!(routing_of(0).depth(Level::GLOBAL), 0);
+    }
+}

@@ -1,0 +1,164 @@
+//! Requests in flight: unguessable ids, repeats and time-outs.
+//!
+//! A request is sent again, with the same id, when its time-out passes, each time after twice as long. Already the
+//! first of them tells its owner that the peer is *slow*, so that a lookup asks somebody else meanwhile; the last one
+//! that it has *failed*. So a dead peer costs a lookup one time-out, and a lost datagram costs no peer its place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::api::OpId;
+use crate::message::Request;
+use crate::peer::Peer;
+use crate::time::Instant;
+
+/// What waits for an answer, by its id.
+#[derive(Debug, Default)]
+pub(crate) struct Rpcs {
+    pending: BTreeMap<u64, Pending>,
+    deadlines: BTreeSet<(Instant, u64)>,
+}
+
+/// One request without an answer so far.
+#[derive(Debug, Clone)]
+pub(crate) struct Pending {
+    pub(crate) to: Peer,
+    pub(crate) request: Request,
+    pub(crate) owner: Owner,
+    /// When it was first sent.
+    pub(crate) sent: Instant,
+    /// How often it may still be sent again.
+    pub(crate) repeats: u32,
+    /// Whether it has been sent again: its round trip then measures nothing (RFC 6298 §3).
+    pub(crate) repeated: bool,
+    timeout: Duration,
+    deadline: Instant,
+}
+
+/// Who wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// A request of the application, or one of the node's own lookups.
+    Op(OpId),
+    /// Nobody in particular: a ping to see whether a peer is alive, and where.
+    Tables,
+}
+
+/// A time-out has passed.
+#[derive(Debug)]
+pub(crate) enum Expired {
+    /// Send the request again, under this id; its owner may ask somebody else meanwhile.
+    Slow(u64, Pending),
+    /// It was the last one.
+    Failed(Pending),
+}
+
+impl Rpcs {
+    /// Notes that a request has been sent at `now` under `id`, which must be fresh, and waits `timeout` for an answer.
+    pub(crate) fn start(
+        &mut self,
+        now: Instant,
+        id: u64,
+        (to, request, owner): (Peer, Request, Owner),
+        timeout: Duration,
+        repeats: u32,
+    ) {
+        let deadline = now + timeout;
+        let pending = Pending {
+            to,
+            request,
+            owner,
+            sent: now,
+            repeats,
+            repeated: false,
+            timeout,
+            deadline,
+        };
+        self.deadlines.insert((deadline, id));
+        self.pending.insert(id, pending);
+    }
+
+    /// The request that an answer with `id` from `from` belongs to; `None` if nobody asked that address.
+    pub(crate) fn finish(&mut self, id: u64, from: SocketAddr) -> Option<Pending> {
+        if self.pending.get(&id)?.to.addr != from {
+            return None;
+        }
+        let pending = self.pending.remove(&id)?;
+        self.deadlines.remove(&(pending.deadline, id));
+        Some(pending)
+    }
+
+    /// The next request whose time-out has passed by `now`, if any.
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<Expired> {
+        let (deadline, id) = self
+            .deadlines
+            .first()
+            .copied()
+            .filter(|(deadline, _)| *deadline <= now)?;
+        self.deadlines.remove(&(deadline, id));
+        let pending = self
+            .pending
+            .get_mut(&id)
+            .expect("a deadline belongs to a pending request");
+        if pending.repeats == 0 {
+            return self.pending.remove(&id).map(Expired::Failed);
+        }
+        pending.repeats -= 1;
+        pending.repeated = true;
+        pending.timeout *= 2;
+        pending.deadline = now + pending.timeout;
+        self.deadlines.insert((pending.deadline, id));
+        Some(Expired::Slow(id, pending.clone()))
+    }
+
+    /// When the next time-out passes.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::Services;
+
+    fn at(millis: u64) -> Instant {
+        Instant::START + Duration::from_millis(millis)
+    }
+
+    /// One ping, sent at the start with a time-out of 100 ms and one repeat.
+    fn one_ping() -> (Rpcs, Peer) {
+        let to = Peer::new(([192, 0, 2, 1], 4000).into(), Services::NONE);
+        let mut rpcs = Rpcs::default();
+        rpcs.start(
+            at(0),
+            7,
+            (to, Request::Ping, Owner::Tables),
+            Duration::from_millis(100),
+            1,
+        );
+        (rpcs, to)
+    }
+
+    #[test]
+    fn an_answer_counts_once_and_only_from_whom_was_asked() {
+        let (mut rpcs, to) = one_ping();
+        assert!(rpcs.finish(8, to.addr).is_none());
+        assert!(rpcs.finish(7, ([192, 0, 2, 2], 4000).into()).is_none());
+        assert!(rpcs.finish(7, to.addr).is_some_and(|pending| !pending.repeated));
+        assert!(rpcs.finish(7, to.addr).is_none());
+        assert!(rpcs.pending.is_empty() && rpcs.next_deadline().is_none());
+    }
+
+    #[test]
+    fn a_silent_peer_is_slow_first_and_failed_after_twice_as_long() {
+        let (mut rpcs, _) = one_ping();
+        assert!(rpcs.expire(at(99)).is_none());
+        assert!(matches!(rpcs.expire(at(100)), Some(Expired::Slow(7, pending)) if pending.repeated));
+        assert_eq!(rpcs.next_deadline(), Some(at(300)));
+        assert!(rpcs.expire(at(299)).is_none());
+        assert!(matches!(rpcs.expire(at(300)), Some(Expired::Failed(_))));
+        assert!(rpcs.pending.is_empty() && rpcs.next_deadline().is_none());
+    }
+}

@@ -1,0 +1,53 @@
+//! Answering the requests of others, whom the caller has found to share a cluster with this node.
+//!
+//! An answer is never much longer than its request, whoever wrote which address on it: a few peers or a few short
+//! values.
+
+use rand_chacha::ChaCha12Rng;
+use rand_core::Rng as _;
+
+use crate::api::Value;
+use crate::dsht::Lent;
+use crate::message::{Request, Response};
+use crate::peer::Peer;
+
+/// The answer to `request`, sent by `peer`.
+pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, request: Request) -> Response {
+    let count = lent.config.peers_per_answer.get() as usize;
+    match request {
+        Request::Ping => Response::Pong { seen_as: peer.addr },
+        Request::Find { level, key, aim } => Response::Peers(lent.routing.nearer(level, &key, &aim, count)),
+        Request::Get { level, key, aim } => {
+            let values = lent.store.values(lent.now, level, &key);
+            if values.is_empty() {
+                Response::Peers(lent.routing.nearer(level, &key, &aim, count))
+            } else {
+                Response::Values(some_of(lent.rng, values, lent.config.values_per_answer.get() as usize))
+            }
+        }
+        Request::Put { level, key, ttl, aim } => {
+            let full = lent.store.is_full(lent.config, lent.now, level, &key, ttl);
+            let loaded = lent.store.count_put(lent.config, lent.now, level, key);
+            Response::Room {
+                full,
+                loaded,
+                peers: lent.routing.nearer(level, &key, &aim, count),
+            }
+        }
+        Request::Store { level, key, ttl, value } => {
+            let owner = peer.addr.ip();
+            Response::Done(lent.store.put(lent.config, lent.now, (level, key), (value, ttl), owner))
+        }
+        Request::Remove { level, key, value } => Response::Done(lent.store.remove(level, &key, &value, peer.addr.ip())),
+    }
+}
+
+/// At most `count` of `values`, each as likely as any other: readers spread over all holders.
+pub(super) fn some_of(rng: &mut ChaCha12Rng, mut values: Vec<Value>, count: usize) -> Vec<Value> {
+    for index in 0..count.min(values.len()) {
+        let other = index + (rng.next_u64() % (values.len() - index) as u64) as usize;
+        values.swap(index, other);
+    }
+    values.truncate(count);
+    values
+}

@@ -1,0 +1,161 @@
+//! A lookup under way: one level after the other, one fresh request at a time, and a log of its hops.
+//!
+//! [`Get`](super::get::Get), [`Put`](super::put::Put) and [`Refresh`](super::refresh::Refresh) all walk; what they ask on
+//! the way, and when they have had enough, is theirs.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::api::{Hop, HopAnswer};
+use crate::dsht::Lent;
+use crate::dsht::lookup::Lookup;
+use crate::id::{Distance, Key, NodeId};
+use crate::level::{Level, Levels};
+use crate::peer::Peer;
+
+/// A lookup and where in the levels it is.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    lookup: Lookup,
+    levels: Levels,
+    level: Level,
+    entered: bool,
+    /// Whom it waits for and who is in time. While there is one, nobody else is asked.
+    fresh: BTreeSet<NodeId>,
+    hops: Vec<Hop>,
+}
+
+/// What a walk wants next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Look at this node's own store: a level begins.
+    Enter,
+    /// Ask this peer for what is wanted, and for peers around this distance.
+    Ask(Peer, Distance),
+    /// Wait for answers.
+    Wait,
+    /// Nobody nearer is known at this level.
+    End,
+}
+
+impl Walk {
+    /// A walk towards `key` through `levels`, the nearest first. `None` if there is no level.
+    pub(crate) fn new(lookup: Lookup, levels: Levels) -> Option<Self> {
+        let level = levels.nearest()?;
+        Some(Self {
+            lookup,
+            levels,
+            level,
+            entered: false,
+            fresh: BTreeSet::new(),
+            hops: Vec::new(),
+        })
+    }
+
+    /// What it is for.
+    pub(crate) fn key(&self) -> Key {
+        self.lookup.key()
+    }
+
+    /// The level it is at.
+    pub(crate) fn level(&self) -> Level {
+        self.level
+    }
+
+    /// What to do next. After [`Step::Ask`] the peer counts as asked.
+    pub(crate) fn step(&mut self, lent: &Lent<'_>) -> Step {
+        if !self.entered {
+            self.entered = true;
+            self.learn_own(lent);
+            return Step::Enter;
+        }
+        if !self.fresh.is_empty() {
+            return Step::Wait;
+        }
+        match self.lookup.next() {
+            Some((peer, aim)) => {
+                self.fresh.insert(peer.id);
+                Step::Ask(peer, aim)
+            }
+            None if self.lookup.is_waiting() => Step::Wait,
+            None => Step::End,
+        }
+    }
+
+    /// Goes on at the next wider level; `false` if there is none.
+    pub(crate) fn climb(&mut self) -> bool {
+        let Some(level) = self.levels.next_farther(self.level) else {
+            return false;
+        };
+        self.level = level;
+        self.lookup.climb();
+        self.fresh.clear();
+        self.entered = false;
+        true
+    }
+
+    /// Takes in an answer of `peer`, which took `rtt` and named `nearer` peers. Late ones of another level are ignored.
+    pub(crate) fn answered(&mut self, level: Level, peer: &Peer, rtt: Duration, answer: HopAnswer, nearer: &[Peer]) {
+        if level != self.level {
+            return;
+        }
+        self.log(peer, Some(rtt), answer);
+        self.lookup.answered(peer);
+        self.lookup.learn(nearer.iter().take(MAX_PEERS_TAKEN).copied());
+        self.fresh.remove(&peer.id);
+    }
+
+    /// `peer` is late: somebody else may be asked meanwhile.
+    pub(crate) fn slow(&mut self, peer: &Peer) {
+        self.fresh.remove(&peer.id);
+    }
+
+    /// `peer` did not answer at all, or shares no cluster with us at this level any more.
+    pub(crate) fn failed(&mut self, lent: &Lent<'_>, level: Level, peer: &Peer, rtt: Option<Duration>) {
+        if level != self.level {
+            return;
+        }
+        self.log(
+            peer,
+            rtt,
+            if rtt.is_some() {
+                HopAnswer::OtherCluster
+            } else {
+                HopAnswer::TimedOut
+            },
+        );
+        self.fresh.remove(&peer.id);
+        if self.lookup.failed(peer) {
+            self.learn_own(lent);
+        }
+    }
+
+    /// Notes a hop that took no request: this node's own store.
+    pub(crate) fn log_own(&mut self, me: &Peer, answer: HopAnswer) {
+        self.log(me, Some(Duration::ZERO), answer);
+    }
+
+    /// The hops so far, out of the walk.
+    pub(crate) fn take_hops(&mut self) -> Vec<Hop> {
+        std::mem::take(&mut self.hops)
+    }
+
+    fn log(&mut self, peer: &Peer, rtt: Option<Duration>, answer: HopAnswer) {
+        let distance = peer.id.distance(&self.lookup.key());
+        self.hops.push(Hop {
+            level: self.level,
+            peer: *peer,
+            distance,
+            rtt,
+            answer,
+        });
+    }
+
+    fn learn_own(&mut self, lent: &Lent<'_>) {
+        self.lookup
+            .learn(lent.routing.members(self.level).map(|known| known.peer));
+    }
+}
+
+/// Peers of one answer that are looked at: an honest one has a handful.
+const MAX_PEERS_TAKEN: usize = 16;

@@ -1,0 +1,328 @@
+//! Many nodes in one process, on virtual time: the very state machine that runs on sockets, with the datagrams that it
+//! would send.
+//!
+//! Everything hangs on one seed, so that a run can be replayed byte for byte: the same seed gives the same
+//! [`Trace`] hash. Latencies come from [`latency`], losses and delays from [`link`]; what must hold over all nodes at
+//! once is checked by [`check`].
+//!
+//! ```
+//! use coral_dsht::sim::Simulation;
+//! use coral_dsht::{Config, Id, Levels, Outcome, Value};
+//! use std::time::Duration;
+//!
+//! let mut sim = Simulation::new(42, Config::default());
+//! sim.join(20);
+//! let (key, value) = (Id::hash(&[b"http://www.example.com/"]), Value::new(b"node 3").unwrap());
+//! sim.put(3, key, value.clone(), Duration::from_secs(3600));
+//! let found = sim.get(17, key);
+//! assert_eq!(found.values, [value]);
+//! ```
+
+pub mod check;
+pub mod latency;
+pub mod link;
+pub mod trace;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_chacha::ChaCha12Rng;
+use rand_core::{Rng as _, SeedableRng as _};
+
+use crate::api::{Found, OpId, Outcome, Stored, Value};
+use crate::config::Config;
+use crate::dsht::{Dsht, Output};
+use crate::id::Key;
+use crate::level::Levels;
+use crate::peer::{Peer, Services};
+use crate::time::Instant;
+
+use latency::Map;
+use link::Link;
+use trace::Trace;
+
+/// A network of nodes, numbered from 0 in the order in which they came.
+#[derive(Debug)]
+pub struct Simulation {
+    config: Arc<Config>,
+    rng: ChaCha12Rng,
+    now: Instant,
+    nodes: Vec<Node>,
+    by_addr: BTreeMap<SocketAddr, usize>,
+    events: BinaryHeap<Reverse<Event>>,
+    sequence: u64,
+    outcomes: BTreeMap<(usize, OpId), Outcome>,
+    map: Map,
+    link: Link,
+    trace: Trace,
+}
+
+#[derive(Debug)]
+struct Node {
+    dsht: Dsht,
+    alive: bool,
+    /// When its earliest timer event is in the heap.
+    timer: Option<Instant>,
+}
+
+/// Ordered by time, then by the order in which they were made: ties keep their order.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Event {
+    due: Instant,
+    sequence: u64,
+    what: What,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Datagram { from: usize, to: usize, bytes: Vec<u8> },
+    Timer { node: usize },
+}
+
+impl Simulation {
+    /// An empty network on a synthetic map, over links without faults.
+    pub fn new(seed: u64, config: Config) -> Self {
+        let mut rng = ChaCha12Rng::seed_from_u64(seed);
+        let map = Map::synthetic(rng.next_u64());
+        Self {
+            config: Arc::new(config),
+            rng,
+            now: Instant::START,
+            nodes: Vec::new(),
+            by_addr: BTreeMap::new(),
+            events: BinaryHeap::new(),
+            sequence: 0,
+            outcomes: BTreeMap::new(),
+            map,
+            link: Link::default(),
+            trace: Trace::default(),
+        }
+    }
+
+    /// What the links do from now on.
+    pub fn set_link(&mut self, link: Link) {
+        self.link = link;
+    }
+
+    /// Adds a node that knows nobody; its number.
+    pub fn add_node(&mut self) -> usize {
+        let number = self.nodes.len();
+        let octets = u32::try_from(number)
+            .expect("a simulation has fewer nodes than IPv4 addresses")
+            .to_be_bytes();
+        let addr = SocketAddr::from(([10, octets[1], octets[2], octets[3]], PORT));
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let dsht = Dsht::new(
+            Arc::clone(&self.config),
+            Peer::new(addr, Services::NONE),
+            seed,
+            self.now,
+        );
+        self.by_addr.insert(addr, number);
+        self.map.place();
+        self.nodes.push(Node {
+            dsht,
+            alive: true,
+            timer: None,
+        });
+        self.schedule(number);
+        number
+    }
+
+    /// Adds `count` nodes, each of which joins by a random earlier one, 100 ms after the one before it; then lets the
+    /// network settle for a minute.
+    pub fn join(&mut self, count: usize) {
+        for _ in 0..count {
+            let number = self.add_node();
+            if number > 0 {
+                let contact = self.random(number);
+                let contact = self.nodes[contact].dsht.me().addr;
+                let now = self.now;
+                self.act(number, |dsht| dsht.join(now, &[contact]));
+            }
+            self.run_for(Duration::from_millis(100));
+        }
+        self.run_for(Duration::from_secs(60));
+    }
+
+    /// Stops a node without a word: its datagrams are lost from now on.
+    pub fn kill(&mut self, number: usize) {
+        self.nodes[number].alive = false;
+        self.trace.event(self.now, "kill", number, &[]);
+    }
+
+    /// Lets a node say goodbye and stop.
+    pub fn leave(&mut self, number: usize) {
+        self.act(number, Dsht::leave);
+        self.kill(number);
+    }
+
+    /// Puts at every level from node `number`, and runs until it is done.
+    pub fn put(&mut self, number: usize, key: Key, value: Value, ttl: Duration) -> Stored {
+        let now = self.now;
+        let op = self.act(number, |dsht| dsht.put(now, key, value, ttl, Levels::ALL));
+        match self.run_until_done(number, op) {
+            Outcome::Put(stored) => stored,
+            other => unreachable!("the outcome of a put is {other:?}"),
+        }
+    }
+
+    /// Gets from every level at node `number`, and runs until it is done.
+    pub fn get(&mut self, number: usize, key: Key) -> Found {
+        let now = self.now;
+        let op = self.act(number, |dsht| dsht.get(now, key, Levels::ALL));
+        match self.run_until_done(number, op) {
+            Outcome::Get(found) => found,
+            other => unreachable!("the outcome of a get is {other:?}"),
+        }
+    }
+
+    /// Withdraws a value that node `number` has put, and runs until it is done: how many confirmed.
+    pub fn remove(&mut self, number: usize, key: Key, value: Value) -> usize {
+        let now = self.now;
+        let op = self.act(number, |dsht| dsht.remove(now, key, value));
+        match self.run_until_done(number, op) {
+            Outcome::Removed(count) => count,
+            other => unreachable!("the outcome of a removal is {other:?}"),
+        }
+    }
+
+    /// Asks node `number` to do something, without running on.
+    pub fn act<T>(&mut self, number: usize, action: impl FnOnce(&mut Dsht) -> T) -> T {
+        let result = action(&mut self.nodes[number].dsht);
+        self.drain(number);
+        result
+    }
+
+    /// Runs for `span` of virtual time.
+    pub fn run_for(&mut self, span: Duration) {
+        let end = self.now + span;
+        while self.step(end) {}
+        self.now = end;
+    }
+
+    /// The virtual time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The node with this number.
+    pub fn node(&self, number: usize) -> &Dsht {
+        &self.nodes[number].dsht
+    }
+
+    /// All nodes that are alive, with their numbers.
+    pub fn alive(&self) -> impl Iterator<Item = (usize, &Dsht)> {
+        self.nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.alive)
+            .map(|(number, node)| (number, &node.dsht))
+    }
+
+    /// The round-trip time between two nodes, as the map has it.
+    pub fn rtt(&self, a: usize, b: usize) -> Duration {
+        self.map.rtt(a, b)
+    }
+
+    /// What happened so far, as one number: equal for two runs of one seed.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// A random number below `bound`, from the simulation's seed.
+    pub fn random(&mut self, bound: usize) -> usize {
+        (self.rng.next_u64() % bound as u64) as usize
+    }
+
+    fn run_until_done(&mut self, number: usize, op: OpId) -> Outcome {
+        let end = self.now + LONGEST_OPERATION;
+        loop {
+            if let Some(outcome) = self.outcomes.remove(&(number, op)) {
+                return outcome;
+            }
+            assert!(
+                self.step(end),
+                "an operation of node {number} takes more than {LONGEST_OPERATION:?}"
+            );
+        }
+    }
+
+    /// Lets the next event happen, if it is due by `end`.
+    fn step(&mut self, end: Instant) -> bool {
+        if self.events.peek().is_none_or(|Reverse(event)| event.due > end) {
+            return false;
+        }
+        let Some(Reverse(event)) = self.events.pop() else {
+            return false;
+        };
+        self.now = event.due;
+        match event.what {
+            What::Datagram { from, to, bytes } if self.nodes[to].alive => {
+                self.trace.event(self.now, "datagram", to, &bytes);
+                let from = self.nodes[from].dsht.me().addr;
+                self.nodes[to].dsht.handle_datagram(self.now, from, &bytes);
+                self.drain(to);
+            }
+            What::Timer { node } if self.nodes[node].alive && self.nodes[node].timer == Some(event.due) => {
+                self.nodes[node].timer = None;
+                self.nodes[node].dsht.handle_timeout(self.now);
+                self.drain(node);
+            }
+            What::Datagram { .. } | What::Timer { .. } => {}
+        }
+        true
+    }
+
+    fn drain(&mut self, number: usize) {
+        while let Some(output) = self.nodes[number].dsht.poll_output() {
+            match output {
+                Output::Send { to, bytes } => {
+                    if let Some(to) = self.by_addr.get(&to).copied() {
+                        let one_way = self.map.rtt(number, to) / 2;
+                        for delay in self.link.carry(&mut self.rng, one_way) {
+                            self.push(
+                                self.now + delay,
+                                What::Datagram {
+                                    from: number,
+                                    to,
+                                    bytes: bytes.clone(),
+                                },
+                            );
+                        }
+                    }
+                }
+                Output::Done { op, outcome } => {
+                    self.outcomes.insert((number, op), outcome);
+                }
+            }
+        }
+        self.schedule(number);
+    }
+
+    fn schedule(&mut self, number: usize) {
+        let due = self.nodes[number].dsht.poll_timeout();
+        if self.nodes[number].timer.is_none_or(|timer| timer > due) {
+            self.nodes[number].timer = Some(due);
+            self.push(due, What::Timer { node: number });
+        }
+    }
+
+    fn push(&mut self, due: Instant, what: What) {
+        self.sequence += 1;
+        self.events.push(Reverse(Event {
+            due,
+            sequence: self.sequence,
+            what,
+        }));
+    }
+}
+
+/// The port of every simulated node.
+const PORT: u16 = 4000;
+/// No operation may take longer, whatever the faults.
+const LONGEST_OPERATION: Duration = Duration::from_secs(60);

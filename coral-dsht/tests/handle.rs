@@ -1,0 +1,162 @@
+//! One suite, every far end of a handle: the map, and two nodes on real loopback sockets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coral_dsht::memory::MemoryNetwork;
+use coral_dsht::{Config, Driver, DshtHandle, Id, Level, Levels, NodesQuery, Peer, Services, Stopped, Value};
+use tokio::net::UdpSocket;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const WEB: Services = Services::from_bits(1);
+
+fn value(text: &str) -> Value {
+    Value::new(text.as_bytes()).unwrap()
+}
+
+/// What every far end must do, with two nodes of one network that know each other; `b` offers WEB.
+async fn suite(a: &DshtHandle, b: &DshtHandle) {
+    let key = Id::hash(&[b"key"]);
+    assert!(a.get(key, Levels::ALL).await.unwrap().values.is_empty());
+
+    let stored = a.put(key, value("a"), HOUR, Levels::ALL).await.unwrap();
+    assert!(!stored.at.is_empty() && !stored.held_back);
+    let found = b.get(key, Levels::ALL).await.unwrap();
+    assert_eq!(found.values, [value("a")]);
+    assert!(found.level.is_some());
+
+    b.put(key, value("b"), HOUR, Levels::ALL).await.unwrap();
+    let mut found = a.get(key, Levels::ALL).await.unwrap().values;
+    found.sort();
+    assert_eq!(found, [value("a"), value("b")]);
+
+    assert!(a.remove(key, value("a")).await.unwrap() > 0);
+    assert_eq!(b.get(key, Levels::ALL).await.unwrap().values, [value("b")]);
+    assert_eq!(a.remove(key, value("never put")).await.unwrap(), 0);
+
+    let query = NodesQuery {
+        level: Level::GLOBAL,
+        count: 5,
+        target: None,
+        services: WEB,
+    };
+    let near = a.nodes(query).await.unwrap();
+    assert_eq!(
+        near.iter().map(|near| near.peer).collect::<Vec<_>>(),
+        [b.snapshot().await.unwrap().me]
+    );
+    assert!(b.nodes(query).await.unwrap().is_empty());
+    let unknown = NodesQuery {
+        services: Services::from_bits(0x80),
+        ..query
+    };
+    assert!(a.nodes(unknown).await.unwrap().is_empty());
+}
+
+/// A node on loopback: its handle, its address, and the means to stop it.
+struct Node {
+    handle: DshtHandle,
+    me: Peer,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+async fn node(services: Services, seeds: Vec<SocketAddr>) -> Node {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let me = Peer::new(socket.local_addr().unwrap(), services);
+    let (handle, driver) = Driver::new(socket, me, Arc::new(Config::default())).unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(driver.run(seeds, async move { drop(stopped.await) }));
+    Node { handle, me, stop, task }
+}
+
+/// Until `handle` has `count` verified neighbours.
+async fn neighbours(handle: &DshtHandle, count: usize) {
+    let everybody = NodesQuery {
+        level: Level::GLOBAL,
+        count: 100,
+        target: None,
+        services: Services::NONE,
+    };
+    let known = async {
+        while handle.nodes(everybody).await.unwrap().len() != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), known)
+        .await
+        .expect("neighbours are known in time");
+}
+
+#[tokio::test]
+async fn the_map_does_what_the_index_does() {
+    let network = MemoryNetwork::new();
+    let a = network.node(Peer::new(([127, 0, 0, 1], 1).into(), Services::NONE));
+    let b = network.node(Peer::new(([127, 0, 0, 2], 1).into(), WEB));
+    suite(&a, &b).await;
+}
+
+#[tokio::test]
+async fn real_sockets_do_what_the_index_does() {
+    let a = node(Services::NONE, Vec::new()).await;
+    let b = node(WEB, vec![a.me.addr]).await;
+    neighbours(&a.handle, 1).await;
+    neighbours(&b.handle, 1).await;
+    suite(&a.handle, &b.handle).await;
+}
+
+#[tokio::test]
+async fn a_node_that_stops_is_forgotten_and_its_handle_says_so() {
+    let a = node(Services::NONE, Vec::new()).await;
+    let b = node(WEB, vec![a.me.addr]).await;
+    neighbours(&a.handle, 1).await;
+    b.stop.send(()).unwrap();
+    b.task.await.unwrap();
+    assert_eq!(b.handle.snapshot().await.unwrap_err(), Stopped);
+    neighbours(&a.handle, 0).await;
+}
+
+#[tokio::test]
+async fn junk_does_no_harm_and_is_counted() {
+    let a = node(Services::NONE, Vec::new()).await;
+    let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for length in [0, 1, 13, 100, 1200, 1201, 9000] {
+        stranger.send_to(&vec![0x42; length], a.me.addr).await.unwrap();
+        stranger.send_to(&vec![0x01; length], a.me.addr).await.unwrap();
+    }
+    let counted = async {
+        while a.handle.snapshot().await.unwrap().stats.dropped.values().sum::<u64>() < 14 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), counted)
+        .await
+        .expect("all junk is counted");
+    let b = node(WEB, vec![a.me.addr]).await;
+    neighbours(&a.handle, 1).await;
+    neighbours(&b.handle, 1).await;
+    suite(&a.handle, &b.handle).await;
+}
+
+#[tokio::test]
+async fn seeds_that_come_later_are_found() {
+    let late = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let addr = late.local_addr().unwrap();
+    drop(late);
+    let config = Arc::new(Config {
+        keepalive: Duration::from_millis(200),
+        ..Config::default()
+    });
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let me = Peer::new(socket.local_addr().unwrap(), Services::NONE);
+    let (early, driver) = Driver::new(socket, me, Arc::clone(&config)).unwrap();
+    tokio::spawn(driver.run(vec![addr], std::future::pending()));
+    neighbours(&early, 0).await;
+    let socket = UdpSocket::bind(addr).await.unwrap();
+    let (_handle, driver) = Driver::new(socket, Peer::new(addr, WEB), config).unwrap();
+    tokio::spawn(driver.run(Vec::new(), std::future::pending()));
+    neighbours(&early, 1).await;
+}
