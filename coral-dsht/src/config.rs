@@ -43,13 +43,13 @@ pub struct Config {
     pub stored_values: u32,
 
     /// The longest a value lives without being renewed, whatever its owner asks for. Default one day.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "span")]
     pub max_ttl: Duration,
 
-    /// Values in the answer to one get. Default 4: a reader needs a choice, not the whole list.
+    /// Values in the answer to one get. Default 4, at most 8: a reader needs a choice, not the whole list.
     pub values_per_answer: NonZeroU32,
 
-    /// Peers in one answer. Default 4.
+    /// Peers in one answer. Default 4, at most 16.
     ///
     /// More gives a lookup more ways around dead nodes, and makes answers larger than requests.
     pub peers_per_answer: NonZeroU32,
@@ -62,26 +62,26 @@ pub struct Config {
     /// The time-out of the first request to a peer whose round-trip time is unknown. Default 400 ms.
     ///
     /// RFC 6298 says 1 s, for a bulk transfer; a lookup loses less by asking somebody else meanwhile.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "span")]
     pub initial_rto: Duration,
 
     /// The least time-out, however near a peer is. Default 50 ms: a busy machine answers late, too.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "span")]
     pub min_rto: Duration,
 
     /// A peer not heard for so long is pinged. Default 20 s.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "span")]
     pub keepalive: Duration,
 
     /// A peer that answered within this time counts as first-hand verified [C04 §3.1]. Default 40 s.
     ///
     /// Shorter keeps dead proxies out of DNS answers sooner, and pings more.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "span")]
     pub verified: Duration,
 
     /// How often a random part of each table is looked up again, to learn of nodes that came. Default 5 min, as often
     /// as clusters are weighed [C04 §4.4]; ten times as often in the first such span.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "span")]
     pub refresh: Duration,
 
     /// Requests of the application under way at once. Default 4,096; beyond it the handle's channel makes them wait.
@@ -117,9 +117,44 @@ impl Config {
         Levels::first(1 + self.diameters.len())
     }
 
+    /// `values_per_answer`, such that any answer fits into a datagram.
+    pub(crate) fn values_in_answer(&self) -> usize {
+        self.values_per_answer.get().min(8) as usize
+    }
+
+    /// `peers_per_answer`, such that any answer fits into a datagram.
+    pub(crate) fn peers_in_answer(&self) -> usize {
+        self.peers_per_answer.get().min(16) as usize
+    }
+
+    /// The time between two rounds of maintenance. Never zero, however the configuration was made.
+    pub(crate) fn maintenance(&self) -> Duration {
+        (self.keepalive / 4).max(Duration::from_millis(1))
+    }
+
     /// The diameter of `level`; `None` for the global level, and for one that the network has not.
     pub fn diameter(&self, level: Level) -> Option<Duration> {
         self.diameters.get(level.index().checked_sub(1)?).copied()
+    }
+}
+
+/// A span as people write it, such as `20s`. Zero has no meaning anywhere here.
+mod span {
+    use serde::{Deserializer, Serializer, de};
+
+    use super::Duration;
+
+    pub(super) fn serialize<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        humantime_serde::serialize(span, serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let span: Duration = humantime_serde::deserialize(deserializer)?;
+        if span < Duration::from_millis(1) {
+            Err(de::Error::custom("at least 1ms"))
+        } else {
+            Ok(span)
+        }
     }
 }
 

@@ -155,7 +155,7 @@ impl Dsht {
             ops: BTreeMap::new(),
             next_op: 0,
             contacts: Vec::new(),
-            next_maintenance: now + config.keepalive / MAINTENANCE_PER_KEEPALIVE,
+            next_maintenance: now + config.maintenance(),
             next_refresh: now + config.refresh / YOUNG_REFRESHES,
             started: now,
             outputs: VecDeque::new(),
@@ -201,7 +201,7 @@ impl Dsht {
             }
         }
         if now >= self.next_maintenance {
-            self.next_maintenance = now + self.config.keepalive / MAINTENANCE_PER_KEEPALIVE;
+            self.next_maintenance = now + self.config.maintenance();
             self.maintain(now);
         }
     }
@@ -728,8 +728,6 @@ const MAX_VERIFYING: usize = 64;
 const MAX_PINGS: usize = 32;
 /// Near peers told at once of a move to another cluster; the others learn of it by and by.
 const MAX_TOLD: usize = 16;
-/// Rounds of maintenance in each `keepalive`.
-const MAINTENANCE_PER_KEEPALIVE: u32 = 4;
 /// How many times as often a node refreshes its tables in its first `refresh` span.
 const YOUNG_REFRESHES: u32 = 10;
 

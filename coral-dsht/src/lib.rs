@@ -71,6 +71,8 @@
 pub mod api;
 pub mod config;
 pub mod dsht;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod id;
 pub mod level;
 pub mod message;

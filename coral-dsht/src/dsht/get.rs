@@ -71,7 +71,7 @@ impl Get {
 
     fn look_at_own_store(&mut self, lent: &mut Lent<'_>) {
         let values = lent.store.values(lent.now, self.walk.level(), &self.walk.key());
-        let values = some_of(lent.rng, values, lent.config.values_per_answer.get() as usize);
+        let values = some_of(lent.rng, values, lent.config.values_in_answer());
         if !values.is_empty() {
             self.walk.log_own(&lent.me, HopAnswer::Values { count: values.len() });
             self.values = values;

@@ -13,7 +13,7 @@ use crate::peer::Peer;
 
 /// The answer to `request`, sent by `peer`.
 pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, request: Request) -> Response {
-    let count = lent.config.peers_per_answer.get() as usize;
+    let count = lent.config.peers_in_answer();
     match request {
         Request::Ping => Response::Pong { seen_as: peer.addr },
         Request::Find { level, key, aim } => Response::Peers(lent.routing.nearer(level, &key, &aim, count)),
@@ -22,7 +22,7 @@ pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, request: Request) -> Respon
             if values.is_empty() {
                 Response::Peers(lent.routing.nearer(level, &key, &aim, count))
             } else {
-                Response::Values(some_of(lent.rng, values, lent.config.values_per_answer.get() as usize))
+                Response::Values(some_of(lent.rng, values, lent.config.values_in_answer()))
             }
         }
         Request::Put { level, key, ttl, aim } => {
