@@ -1,3 +1,33 @@
-//! The node binary `coral`.
+//! The node binary `coral`: parse, run, exit code. What it does is in the library of the same package.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use coral::cli::{Cli, Command};
+use coral::{commands, demo};
+
+/// Something was wrong with what the user gave or asked for, or with this machine.
+const FAILURE: u8 = 1;
+/// It ran, but did not end as it should.
+const UNCLEAN: u8 = 3;
+
+fn main() -> ExitCode {
+    // clap itself exits with 2 when the command line is wrong.
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Node(args) => commands::node(&args),
+        Command::Demo(options) => demo::run(&options),
+        Command::Url(args) => commands::url(&args),
+        Command::Lookup(args) => commands::lookup(&args),
+        Command::Status(args) => commands::status(&args),
+        Command::CheckConfig(args) => commands::check_config(&args),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(UNCLEAN),
+        Err(e) => {
+            eprintln!("coral: {e:#}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}

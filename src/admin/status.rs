@@ -1,0 +1,234 @@
+//! What a node says about itself: the bodies of `/status`, `/health` and `/lookup`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use coral_dsht::{ClusterStatus, DshtHandle, Hop, Key, Level, Levels, Neighbour, Peer, Snapshot, Stats};
+use coral_proxy::Proxy;
+use hyper::Uri;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::node::Addresses;
+
+/// How long the index may take to tell of itself: its task answers between two datagrams.
+const SNAPSHOT: Duration = Duration::from_secs(2);
+
+/// What the admin address reads.
+#[derive(Debug)]
+pub struct Shared {
+    /// When the node started.
+    pub started: Instant,
+    /// As it was started.
+    pub config: Config,
+    /// Where it listens.
+    pub addresses: Addresses,
+    /// The index.
+    pub dsht: DshtHandle,
+    /// The cache, if this node runs one.
+    pub proxy: Option<Proxy>,
+    /// The counters of the crates.
+    pub registry: Registry,
+    /// Parts that have ended before they were told to, and why.
+    pub failures: watch::Receiver<Vec<String>>,
+}
+
+impl Shared {
+    pub(super) async fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        let snapshot = timeout(SNAPSHOT, self.dsht.snapshot()).await;
+        Ok(snapshot.context("the index does not answer")??)
+    }
+
+    /// A node that knows nobody has joined only if it is the first of its network.
+    fn has_joined(&self, snapshot: &Snapshot) -> bool {
+        self.config.dsht.node.seeds.is_empty() || !snapshot.neighbours.is_empty()
+    }
+}
+
+/// The body of `/status`.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    #[serde(with = "humantime_serde")]
+    uptime: Duration,
+    joined: bool,
+    node: Peer,
+    suffixes: Vec<String>,
+    listens: Addresses,
+    clusters: Vec<ClusterStatus>,
+    neighbours: Vec<Neighbour>,
+    /// `null` without a proxy.
+    cache: Option<coral_proxy::Status>,
+    index: Index,
+}
+
+/// The index' share of the network's soft state, and its counters.
+#[derive(Debug, Serialize)]
+struct Index {
+    stored_keys: usize,
+    stored_values: usize,
+    published_values: usize,
+    stats: Stats,
+}
+
+pub(super) async fn status(shared: &Shared) -> anyhow::Result<Status> {
+    let snapshot = shared.snapshot().await?;
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        // Whole seconds: more is noise in a table.
+        uptime: Duration::from_secs(shared.started.elapsed().as_secs()),
+        joined: shared.has_joined(&snapshot),
+        node: snapshot.me,
+        suffixes: shared.config.suffixes.iter().map(ToString::to_string).collect(),
+        listens: shared.addresses,
+        clusters: snapshot.clusters,
+        neighbours: snapshot.neighbours,
+        cache: shared.proxy.as_ref().map(Proxy::status),
+        index: Index {
+            stored_keys: snapshot.stored_keys,
+            stored_values: snapshot.stored_values,
+            published_values: snapshot.published_values,
+            stats: snapshot.stats,
+        },
+    })
+}
+
+/// The body of `/health`.
+#[derive(Debug, Serialize)]
+pub(super) struct Health {
+    pub(super) healthy: bool,
+    /// What is wrong; empty when healthy.
+    reasons: Vec<String>,
+}
+
+pub(super) async fn health(shared: &Shared) -> Health {
+    let mut reasons = shared.failures.borrow().clone();
+    match shared.snapshot().await {
+        Ok(snapshot) if shared.has_joined(&snapshot) => {}
+        Ok(_) => reasons.push("not joined: none of the seeds answers".to_owned()),
+        Err(e) => reasons.push(format!("{e:#}")),
+    }
+    Health {
+        healthy: reasons.is_empty(),
+        reasons,
+    }
+}
+
+/// The body of `/lookup`.
+#[derive(Debug, Serialize)]
+pub(super) struct Lookup {
+    url: String,
+    key: Key,
+    /// The level at which something was found.
+    level: Option<Level>,
+    hops: Vec<Hop>,
+    /// The HTTP addresses of nodes that hold it or are fetching it.
+    references: Vec<SocketAddr>,
+    /// Values under the key that are no references.
+    other_values: usize,
+}
+
+/// Looks `url` up as the cache would. The inner error is the asker's: no URL.
+pub(super) async fn lookup(shared: &Shared, url: &str) -> anyhow::Result<Result<Lookup, anyhow::Error>> {
+    let suffixes: Vec<_> = shared
+        .config
+        .suffixes
+        .iter()
+        .map(|suffix| suffix.proxy.clone())
+        .collect();
+    let key = match coral_proxy::url::index_key(url, &suffixes, &shared.config.proxy.part.sites) {
+        Ok(key) => key,
+        Err(e) => return Ok(Err(e.into())),
+    };
+    let found = shared.dsht.get(key, Levels::ALL).await?;
+    let mut references: Vec<SocketAddr> = found.values.iter().filter_map(coral_proxy::decode_reference).collect();
+    references.sort();
+    Ok(Ok(Lookup {
+        url: url.to_owned(),
+        key,
+        level: found.level,
+        hops: found.hops,
+        other_values: found.values.len() - references.len(),
+        references,
+    }))
+}
+
+/// The `url` of a query. All that follows `url=` belongs to it, so that a URL with a query of its own needs no escapes;
+/// where there are escapes (`coral lookup` makes them) they are undone.
+pub(super) fn queried_url(uri: &Uri) -> Option<String> {
+    let escaped = uri.query()?.strip_prefix("url=")?;
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digit = |at: usize| after.get(at).and_then(|b| char::from(*b).to_digit(16));
+        match (byte, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high * 16 + low) as u8);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok().filter(|url| !url.is_empty())
+}
+
+/// A URL as the query of `/lookup` carries it.
+pub(crate) fn escaped(url: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/".contains(&byte);
+    url.bytes().fold(String::new(), |mut text, byte| {
+        if plain(byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+        text
+    })
+}
+
+/// The counters of an index by name, for the metrics.
+pub(super) fn counts(stats: &Stats) -> BTreeMap<&'static str, u64> {
+    BTreeMap::from([
+        ("timeouts", stats.timeouts),
+        ("gets_empty", stats.gets_empty),
+        ("puts_stored", stats.puts_stored),
+        ("puts_failed", stats.puts_failed),
+        ("puts_held_back", stats.puts_held_back),
+        ("puts_turned_back", stats.puts_turned_back),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_survives_the_query() {
+        for url in ["http://www.example.com/a?b=c&d=%20", "http://bücher.example/", "a b"] {
+            let uri: Uri = format!("/lookup?url={}", escaped(url)).parse().unwrap();
+            assert_eq!(queried_url(&uri).as_deref(), Some(url));
+        }
+    }
+
+    #[test]
+    fn a_url_typed_into_a_browser_is_taken_as_it_is() {
+        let asked = |uri: &str| queried_url(&uri.parse().unwrap());
+        assert_eq!(
+            asked("/lookup?url=http://x.com/?a=1&b=2").as_deref(),
+            Some("http://x.com/?a=1&b=2")
+        );
+        assert_eq!(
+            asked("/lookup?url=http://x.com/%zz").as_deref(),
+            Some("http://x.com/%zz")
+        );
+        assert_eq!(asked("/lookup?url="), None);
+        assert_eq!(asked("/lookup"), None);
+    }
+}

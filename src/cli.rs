@@ -1,0 +1,235 @@
+//! Subcommands and flags, as clap reads them. No logic but turning flags into overrides of the configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Contact, LogFormat, Override, Suffix};
+use crate::demo;
+
+/// CoralCDN: many small nodes that together serve a web site when too many people come at once.
+#[derive(Debug, Parser)]
+#[command(
+    name = "coral",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(after_help = "To see it work, without any set-up: coral demo")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one node until Ctrl-C or SIGTERM.
+    #[command(after_help = NODE_HELP)]
+    Node(NodeArgs),
+    /// Run a small network on this machine, play a flash crowd against it, and let you try it.
+    #[command(after_help = DEMO_HELP)]
+    Demo(demo::Options),
+    /// Print the coralized form of a URL.
+    #[command(after_help = URL_HELP)]
+    Url(UrlArgs),
+    /// Ask a running node where it would look for a URL, and show each hop of the search.
+    #[command(after_help = LOOKUP_HELP)]
+    Lookup(LookupArgs),
+    /// Show a running node's clusters, neighbours, cache and traffic.
+    #[command(after_help = STATUS_HELP)]
+    Status(StatusArgs),
+    /// Read a configuration as `coral node` would, and print what results.
+    #[command(after_help = CHECK_HELP)]
+    CheckConfig(NodeArgs),
+}
+
+/// Where a node's configuration comes from.
+#[derive(Debug, Clone, Default, Args)]
+pub struct NodeArgs {
+    /// The configuration file (TOML); deploy/coral.toml shows every option at its default.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set one option of the file, whichever it is; may be given many times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The zones under which host names are coralized [key: suffixes].
+    #[arg(long, value_name = "ZONE")]
+    pub suffix: Vec<Suffix>,
+    /// A node to join by; may be given many times [key: dsht.seeds].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub seed: Vec<Contact>,
+    /// Where the index listens, over UDP [key: dsht.listen].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub dsht_listen: Option<SocketAddr>,
+    /// Where the nameserver listens, or `off` [key: dns.listen].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub dns_listen: Option<String>,
+    /// Where the cache listens, or `off` [key: proxy.listen].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub proxy_listen: Option<String>,
+    /// Where metrics, health and status are served, or `off` [key: admin.listen].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub admin_listen: Option<String>,
+    /// How a line of the log is written [key: log.format].
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: a level, or `module=level,…` [key: log.filter].
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+}
+
+impl NodeArgs {
+    /// The flags as overrides: those with a name of their own first, so that `--set` has the last word.
+    pub fn overrides(&self) -> anyhow::Result<Vec<Override>> {
+        let mut all = Vec::new();
+        let list = |items: Vec<String>| items.join(",");
+        if !self.suffix.is_empty() {
+            let suffixes = self.suffix.iter().map(ToString::to_string).collect();
+            all.push(Override::flag("--suffix", "suffixes", list(suffixes)));
+        }
+        if !self.seed.is_empty() {
+            let seeds = self.seed.iter().map(|seed| seed.as_str().to_owned()).collect();
+            all.push(Override::flag("--seed", "dsht.seeds", list(seeds)));
+        }
+        let dsht_listen = self.dsht_listen.map(|addr| addr.to_string());
+        let named = [
+            ("--dsht-listen", "dsht.listen", &dsht_listen),
+            ("--dns-listen", "dns.listen", &self.dns_listen),
+            ("--proxy-listen", "proxy.listen", &self.proxy_listen),
+            ("--admin-listen", "admin.listen", &self.admin_listen),
+            ("--log-level", "log.filter", &self.log_level),
+        ];
+        for (flag, path, value) in named {
+            all.extend(value.as_ref().map(|value| Override::flag(flag, path, value)));
+        }
+        if let Some(format) = self.log_format {
+            let word = match format {
+                LogFormat::Human => "human",
+                LogFormat::Json => "json",
+            };
+            all.push(Override::flag("--log-format", "log.format", word));
+        }
+        for argument in &self.set {
+            all.push(Override::set(argument)?);
+        }
+        Ok(all)
+    }
+}
+
+/// Of `coral url`.
+#[derive(Debug, Args)]
+pub struct UrlArgs {
+    /// The URL; without a scheme, http is meant.
+    pub url: String,
+    /// The zone to coralize under.
+    #[arg(long, value_name = "ZONE", default_value = "nyud.net")]
+    pub suffix: Suffix,
+}
+
+/// Of `coral lookup`.
+#[derive(Debug, Args)]
+pub struct LookupArgs {
+    /// The URL, plain or coralized.
+    pub url: String,
+    /// The admin address of the node to ask.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4161")]
+    pub admin: SocketAddr,
+    /// Print the node's JSON as it is.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `coral status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The admin address of the node to ask.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4161")]
+    pub admin: SocketAddr,
+    /// Print the node's JSON as it is.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const NODE_HELP: &str = "\
+Every option can be set in the file, by a variable of the environment (CORAL_PROXY__LISTEN for
+proxy.listen), or by a flag; a flag counts more than a variable, a variable more than the file.
+
+Examples:
+  coral node --config /etc/coral.toml
+  coral node --dns-listen 127.0.0.1:5300 --proxy-listen 127.0.0.1:8080 --dsht-listen 127.0.0.1:4160
+  coral node --seed node.example.org:4160 --set dsht.address=192.0.2.1";
+
+const DEMO_HELP: &str = "\
+Needs no root, no DNS set-up and no network: all of it is on loopback addresses.
+
+Examples:
+  coral demo
+  coral demo --nodes 8 --once";
+
+const URL_HELP: &str = "\
+Examples:
+  coral url http://www.example.com/page.html
+  coral url https://www.example.com/ --suffix cdn.example.org";
+
+const LOOKUP_HELP: &str = "\
+Examples:
+  coral lookup http://www.example.com/page.html
+  coral lookup http://www.example.com.nyud.net/ --admin 127.0.0.1:4161";
+
+const STATUS_HELP: &str = "\
+Examples:
+  coral status
+  coral status --admin 127.0.0.1:4161 --json";
+
+const CHECK_HELP: &str = "\
+Examples:
+  coral check-config --config /etc/coral.toml
+  coral check-config --set proxy.listen=127.0.0.1:8080";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_overrides_and_set_is_last() {
+        let cli = Cli::parse_from([
+            "coral",
+            "node",
+            "--set",
+            "proxy.listen=off",
+            "--proxy-listen",
+            "127.0.0.1:8080",
+            "--seed",
+            "a:1",
+            "--seed",
+            "b:2",
+        ]);
+        let Command::Node(args) = cli.command else {
+            panic!("another subcommand");
+        };
+        let overrides = args.overrides().unwrap();
+        let said: Vec<String> = overrides
+            .iter()
+            .map(|o| format!("{} {}={}", o.origin, o.path, o.value))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "--seed dsht.seeds=a:1,b:2",
+                "--proxy-listen proxy.listen=127.0.0.1:8080",
+                "--set proxy.listen proxy.listen=off",
+            ]
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! What each subcommand does, but for `coral demo`. Each says whether it ended well, or why it could not begin.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, bail};
+use serde_json::Value as Json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::{LookupArgs, NodeArgs, StatusArgs, UrlArgs};
+use crate::config::{Config, Override};
+use crate::node::Node;
+use crate::{admin, http, logging, tables};
+
+/// The exit status of a process that a second signal ends, as a shell counts it: 128 and the number of SIGINT.
+const FORCED: i32 = 130;
+
+/// `coral node`: runs until a signal, or until a part of it fails.
+pub fn node(args: &NodeArgs) -> anyhow::Result<bool> {
+    let config = load(args)?;
+    logging::start(&config.log)?;
+    runtime()?.block_on(async {
+        let mut signals = Signals::listen()?;
+        let node = Node::start(config).await?;
+        let failure = tokio::select! {
+            name = signals.next() => {
+                tracing::info!("{name}: stopping; a second signal ends at once");
+                None
+            }
+            why = node.failed() => Some(why),
+        };
+        let ending = signals.or_force(node.stop()).await;
+        match failure {
+            Some(why) => bail!("{why}"),
+            None if !ending.is_clean() => {
+                eprintln!("coral: the node did not end cleanly: {ending}");
+                Ok(false)
+            }
+            None => Ok(true),
+        }
+    })
+}
+
+/// `coral url`.
+pub fn url(args: &UrlArgs) -> anyhow::Result<bool> {
+    let coralized = coral_proxy::coralize(&with_scheme(&args.url), &args.suffix.proxy)
+        .with_context(|| format!("cannot coralize {}", args.url))?;
+    println!("{coralized}");
+    Ok(true)
+}
+
+/// As people type it into a browser: without a scheme, http is meant.
+fn with_scheme(url: &str) -> String {
+    if url.contains("://") {
+        url.to_owned()
+    } else {
+        format!("http://{url}")
+    }
+}
+
+/// `coral lookup`.
+pub fn lookup(args: &LookupArgs) -> anyhow::Result<bool> {
+    let path = format!("/lookup?url={}", admin::escaped(&with_scheme(&args.url)));
+    print_answer(args.admin, &path, args.json, tables::lookup)
+}
+
+/// `coral status`.
+pub fn status(args: &StatusArgs) -> anyhow::Result<bool> {
+    print_answer(args.admin, "/status", args.json, tables::status)
+}
+
+/// `coral check-config`: the configuration that results, as TOML where each option is set.
+pub fn check_config(args: &NodeArgs) -> anyhow::Result<bool> {
+    // By way of JSON, which can say that an option is not set; TOML leaves it out.
+    let mut json = serde_json::to_value(load(args)?)?;
+    drop_unset(&mut json);
+    print!("{}", toml::to_string(&json)?);
+    Ok(true)
+}
+
+fn drop_unset(value: &mut Json) {
+    if let Json::Object(table) = value {
+        table.retain(|_, inner| !inner.is_null());
+        table.values_mut().for_each(drop_unset);
+    }
+}
+
+fn load(args: &NodeArgs) -> anyhow::Result<Config> {
+    let mut overrides = Override::from_variables(std::env::vars());
+    overrides.extend(args.overrides()?);
+    Config::load(args.config.as_deref(), &overrides)
+}
+
+fn print_answer(addr: SocketAddr, path: &str, as_json: bool, table: fn(&Json) -> String) -> anyhow::Result<bool> {
+    let (status, body) = runtime()?.block_on(http::get_text(addr, path))?;
+    let json: Option<Json> = serde_json::from_str(&body).ok();
+    let Some(json) = json else {
+        bail!("{addr} is no node's admin address: it answered {status}, and not in JSON");
+    };
+    if let Some(error) = json.get("error").and_then(Json::as_str) {
+        bail!("{addr} answered: {error}");
+    }
+    if as_json {
+        print!("{body}");
+    } else {
+        print!("{}", table(&json));
+    }
+    Ok(true)
+}
+
+/// The one runtime of a command.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().build().context("cannot start the runtime")
+}
+
+/// Ctrl-C, and what service managers send.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next one and names it.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "Ctrl-C",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+
+    /// `work`, unless another signal comes first: then the process ends without it.
+    pub(crate) async fn or_force<T>(&mut self, work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = work => done,
+            name = self.next() => {
+                eprintln!("coral: a second signal ({name}): ending at once, without a goodbye");
+                std::process::exit(FORCED);
+            }
+        }
+    }
+}

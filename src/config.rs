@@ -1,0 +1,355 @@
+//! The configuration of a node: a TOML file with a section for each crate, overridden by environment and flags.
+//!
+//! A section holds what the node itself needs (the address to listen at) beside the `Config` of the crate that the
+//! section is named after; [`Section`] keeps the two apart. Each key has a default, which `deploy/coral.toml` shows.
+//! Reading is in [`layers`], the search for a misspelt key in [`schema`].
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value as Json;
+
+pub mod layers;
+mod schema;
+
+pub use layers::Override;
+
+/// All that a node can be told.
+#[derive(Debug, Clone, Serialize)]
+pub struct Config {
+    /// The zones under which host names are coralized. Default: `nyud.net`.
+    ///
+    /// The first is the one that `coral url` appends. A node answers DNS and HTTP for all of them alike.
+    pub suffixes: Vec<Suffix>,
+    /// The index: where it listens, whom it joins by.
+    pub dsht: Section<DshtNode, coral_dsht::Config>,
+    /// The nameserver.
+    pub dns: Section<DnsNode, coral_dns::Config>,
+    /// The HTTP cache.
+    pub proxy: Section<ProxyNode, coral_proxy::Config>,
+    /// The operator's address: metrics, health, status.
+    pub admin: Admin,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// One section of the file.
+#[derive(Debug, Clone, Default)]
+pub struct Section<N, C> {
+    /// What the node itself reads of it.
+    pub node: N,
+    /// What it hands to the crate of that name.
+    pub part: C,
+}
+
+/// As one table. Where both have a key, the node's is the one that is read.
+impl<N: Serialize, C: Serialize> Serialize for Section<N, C> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let table = |value: Result<Json, serde_json::Error>| match value {
+            Ok(Json::Object(table)) => Ok(table),
+            Ok(_) => Err(serde::ser::Error::custom("a section is a table")),
+            Err(e) => Err(serde::ser::Error::custom(e)),
+        };
+        let mut whole = table(serde_json::to_value(&self.part))?;
+        whole.append(&mut table(serde_json::to_value(&self.node))?);
+        whole.serialize(to)
+    }
+}
+
+/// The node's share of `[dsht]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DshtNode {
+    /// Where the index listens, over UDP. Default: `0.0.0.0:4160`, as an id has 160 bits.
+    pub listen: SocketAddr,
+    /// The address at which others reach this node, for all its services; `auto` finds it. Default: `auto`.
+    ///
+    /// It decides the node's id. `auto` is the listening address where that is a specific one, else the one from which
+    /// this machine would speak to the first seed. A node behind address translation must be told.
+    #[serde(with = "auto")]
+    pub address: Option<IpAddr>,
+    /// Nodes to join by, `host:port` each; names are looked up at the start. Default: none, the first of a network.
+    pub seeds: Vec<Contact>,
+}
+
+/// The node's share of `[dns]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsNode {
+    /// Where the nameserver listens, over UDP and TCP; `off` runs none. Default: `0.0.0.0:53`.
+    #[serde(with = "off")]
+    pub listen: Option<SocketAddr>,
+    /// Whether the round-trip time to clients is measured, as `[dns.probe]` says. Default: true.
+    ///
+    /// Without it every client counts as far away, and gets any of the nodes.
+    pub measure: bool,
+}
+
+/// The node's share of `[proxy]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxyNode {
+    /// Where the cache listens, over HTTP; `off` runs none. Default: `0.0.0.0:80`.
+    ///
+    /// Browsers that come by DNS know no port: any other than 80 needs a forwarding in front.
+    #[serde(with = "off")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[admin]`: the operator's address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Where it listens, over HTTP; `off` runs none. Default: `127.0.0.1:4161`.
+    ///
+    /// It asks for no password, and shows what the node does and holds: keep it on loopback or behind a firewall.
+    #[serde(with = "off")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[log]`: what is logged to standard error.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `human`, or `json`: one object a line. Default: `human`.
+    pub format: LogFormat,
+    /// A level, or a level for each module: `info,coral_proxy::access=off`. Default: `info`.
+    pub filter: String,
+}
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Human,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            suffixes: vec!["nyud.net".parse().expect("a suffix by its own rules")],
+            dsht: Section::default(),
+            dns: Section::default(),
+            proxy: Section::default(),
+            admin: Admin::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for DshtNode {
+    fn default() -> Self {
+        Self {
+            listen: anywhere(4160),
+            address: None,
+            seeds: Vec::new(),
+        }
+    }
+}
+
+impl Default for DnsNode {
+    fn default() -> Self {
+        Self {
+            listen: Some(anywhere(53)),
+            measure: true,
+        }
+    }
+}
+
+impl Default for ProxyNode {
+    fn default() -> Self {
+        Self {
+            listen: Some(anywhere(80)),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 4161))),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Human,
+            filter: "info".to_owned(),
+        }
+    }
+}
+
+fn anywhere(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
+
+/// A suffix, as the nameserver and as the cache understand it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Suffix {
+    /// For the nameserver: the zone.
+    pub dns: coral_dns::Suffix,
+    /// For the cache: what is cut off a host name.
+    pub proxy: coral_proxy::Suffix,
+}
+
+impl FromStr for Suffix {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            dns: text.parse()?,
+            proxy: text.parse()?,
+        })
+    }
+}
+
+impl TryFrom<String> for Suffix {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> anyhow::Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Suffix> for String {
+    fn from(suffix: Suffix) -> Self {
+        suffix.proxy.to_string()
+    }
+}
+
+impl fmt::Display for Suffix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.proxy, f)
+    }
+}
+
+/// A node to join by: `host:port`. The host is looked up when the node starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Contact(String);
+
+impl Contact {
+    /// As tokio's `lookup_host` takes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Contact {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        if text.parse::<SocketAddr>().is_ok() {
+            return Ok(Self(text.to_owned()));
+        }
+        let host = |host: &str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+            !host.is_empty() && host.chars().all(plain)
+        };
+        match text.rsplit_once(':') {
+            Some((name, port)) if host(name) && port.parse::<u16>().is_ok_and(|port| port != 0) => {
+                Ok(Self(text.to_owned()))
+            }
+            _ => anyhow::bail!("`{text}` is no host:port, such as node.example.org:4160 or [2001:db8::1]:4160"),
+        }
+    }
+}
+
+impl TryFrom<String> for Contact {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> anyhow::Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Contact> for String {
+    fn from(contact: Contact) -> Self {
+        contact.0
+    }
+}
+
+impl From<SocketAddr> for Contact {
+    fn from(addr: SocketAddr) -> Self {
+        Self(addr.to_string())
+    }
+}
+
+/// A listening address, or the word `off`.
+mod off {
+    use super::{Deserializer, Serializer, SocketAddr, read, write};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<SocketAddr>, to: S) -> Result<S::Ok, S::Error> {
+        write(value.as_ref(), "off", to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+        read(from, "off", "an address and port such as 127.0.0.1:8080")
+    }
+}
+
+/// An address, or the word `auto`.
+mod auto {
+    use super::{Deserializer, IpAddr, Serializer, read, write};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<IpAddr>, to: S) -> Result<S::Ok, S::Error> {
+        write(value.as_ref(), "auto", to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<IpAddr>, D::Error> {
+        read(from, "auto", "an IP address such as 192.0.2.1")
+    }
+}
+
+fn write<T: fmt::Display, S: Serializer>(value: Option<&T>, word: &str, to: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => to.collect_str(value),
+        None => to.serialize_str(word),
+    }
+}
+
+fn read<'de, T: FromStr, D: Deserializer<'de>>(from: D, word: &str, what: &str) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(from)?;
+    if text == word {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(value) => Ok(Some(value)),
+        Err(_) => Err(serde::de::Error::custom(format!(
+            "`{text}` is neither {what} nor `{word}`"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contact_has_a_host_and_a_port() {
+        for good in ["192.0.2.1:4160", "[2001:db8::1]:4160", "node.example.org:4160"] {
+            assert_eq!(good.parse::<Contact>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "node",
+            "node:",
+            "node:x",
+            ":4160",
+            "node:0",
+            "http://node:4160",
+            "no de:1",
+        ] {
+            assert!(bad.parse::<Contact>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The nodes of the demonstration: as many as asked for, each at a loopback address of its own, all at the same ports.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use coral_proxy::Site;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::time::timeout;
+
+use super::{Options, site, suffixes};
+use crate::config::{Config, Contact};
+use crate::node::Node;
+
+/// A node knows so many others for certain once it has settled: a bucket of its table holds as many.
+const CERTAIN: usize = 8;
+
+/// How many ports are tried.
+const ATTEMPTS: usize = 64;
+
+/// A running network.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) nodes: Vec<Node>,
+    pub(super) ports: Ports,
+}
+
+/// The ports at which all nodes listen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ports {
+    pub(super) dsht: u16,
+    pub(super) dns: u16,
+    pub(super) http: u16,
+    pub(super) admin: u16,
+}
+
+impl Network {
+    /// Starts all nodes; those after the first join by it. `origin` is the web server of the demonstration's site, and
+    /// `disk` a directory for large objects.
+    pub(super) async fn start(options: &Options, origin: SocketAddr, disk: &Path) -> anyhow::Result<Self> {
+        let ports = Ports::choose(options).await?;
+        let mut nodes = Vec::new();
+        for number in 1..=options.nodes {
+            let config = config(number, ports, origin, disk)?;
+            let node = Node::start(config).await;
+            nodes.push(node.with_context(|| format!("node {number} at {}", address(number)))?);
+        }
+        Ok(Self { nodes, ports })
+    }
+
+    /// Waits until every node knows the others, or as many as is certain.
+    pub(super) async fn joined(&self, patience: Duration) -> anyhow::Result<()> {
+        let others = (self.nodes.len() - 1).min(CERTAIN);
+        for node in &self.nodes {
+            let joined = timeout(patience, node.joined(others)).await;
+            joined.with_context(|| format!("node {} has not joined within {patience:?}", node.me().addr))??;
+        }
+        Ok(())
+    }
+
+    /// The host name of the site under the first suffix.
+    pub(super) fn coralized_host(&self) -> String {
+        format!("{}.{}", site::HOST, suffixes()[0])
+    }
+
+    /// Where each node answers DNS.
+    pub(super) fn nameservers(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().filter_map(|node| node.addresses().dns).collect()
+    }
+
+    /// Where each node serves HTTP.
+    pub(super) fn proxies(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().filter_map(|node| node.addresses().proxy).collect()
+    }
+
+    /// The nodes' addresses.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        self.nodes.iter().map(|node| node.me().addr.ip()).collect()
+    }
+
+    /// Stops all nodes, the last one first, and says which did not end cleanly.
+    pub(super) async fn stop(self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for node in self.nodes.into_iter().rev() {
+            let addr = node.me().addr;
+            let ending = node.stop().await;
+            if !ending.is_clean() {
+                wrong.push(format!("the node at {addr} did not end cleanly: {ending}"));
+            }
+        }
+        wrong
+    }
+}
+
+fn address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 0, number)
+}
+
+fn config(number: u8, ports: Ports, origin: SocketAddr, disk: &Path) -> anyhow::Result<Config> {
+    let at = |port| SocketAddr::from((address(number), port));
+    let mut config = Config {
+        suffixes: suffixes(),
+        ..Config::default()
+    };
+    config.dsht.node.listen = at(ports.dsht);
+    if number > 1 {
+        config.dsht.node.seeds = vec![Contact::from(SocketAddr::from((address(1), ports.dsht)))];
+    }
+    config.dns.node.listen = Some(at(ports.dns));
+    config.proxy.node.listen = Some(at(ports.http));
+    config.proxy.part.sites = vec![Site::new(site::HOST, &format!("http://{origin}"))?];
+    config.proxy.part.disk.path = Some(disk.to_owned());
+    config.admin.listen = Some(at(ports.admin));
+    Ok(config)
+}
+
+impl Ports {
+    /// The ports asked for, else the usual ones, else free ones; each the same at all addresses.
+    async fn choose(options: &Options) -> anyhow::Result<Self> {
+        let nodes = options.nodes;
+        Ok(Self {
+            dsht: choose("index", options.dsht_port, 4160, "--dsht-port", nodes).await?,
+            dns: choose("DNS", options.dns_port, 5300, "--dns-port", nodes).await?,
+            http: choose("HTTP", options.http_port, 8080, "--http-port", nodes).await?,
+            admin: choose("admin", options.admin_port, 4161, "--admin-port", nodes).await?,
+        })
+    }
+}
+
+async fn choose(what: &str, asked: Option<u16>, usual: u16, flag: &str, nodes: u8) -> anyhow::Result<u16> {
+    if let Some(port) = asked {
+        match taken(port, nodes).await {
+            Some(addr) => bail!("{flag} {port}: {addr} is taken by another program"),
+            None => return Ok(port),
+        }
+    }
+    let Some(addr) = taken(usual, nodes).await else {
+        return Ok(usual);
+    };
+    for _ in 0..ATTEMPTS {
+        let port = TcpListener::bind((address(1), 0)).await?.local_addr()?.port();
+        if taken(port, nodes).await.is_none() {
+            println!("{addr} is taken by another program: {what} is at port {port} instead ({flag} chooses another).");
+            return Ok(port);
+        }
+    }
+    let mut addresses = String::new();
+    let _ = write!(addresses, "{} to {}", address(1), address(nodes));
+    bail!("no port is free at all of {addresses} for {what}; {flag} chooses one")
+}
+
+/// The first of the nodes' addresses at which this port cannot be had, over UDP and TCP alike.
+async fn taken(port: u16, nodes: u8) -> Option<SocketAddr> {
+    for number in 1..=nodes {
+        let addr = SocketAddr::from((address(number), port));
+        if TcpListener::bind(addr).await.is_err() || UdpSocket::bind(addr).await.is_err() {
+            return Some(addr);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_refused_if_asked_for_and_avoided_if_not() {
+        let other = TcpListener::bind((address(2), 0)).await.unwrap();
+        let port = other.local_addr().unwrap().port();
+        let refusal = choose("HTTP", Some(port), 1, "--http-port", 3)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            refusal,
+            format!("--http-port {port}: 127.0.0.2:{port} is taken by another program")
+        );
+        assert_ne!(choose("HTTP", None, port, "--http-port", 3).await.unwrap(), port);
+    }
+}

@@ -1,0 +1,83 @@
+//! A small HTTP/1.1 client: for asking a node's admin address, and for the crowd of the demonstration.
+//!
+//! One connection to one address, whatever the Host header says: a browser's resolver has done its work by then.
+//! Nothing here follows redirects, keeps cookies or speaks TLS; fetching from origins is `coral_proxy`'s affair.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long a small answer, read whole, may take.
+const WHOLE_ANSWER: Duration = Duration::from_secs(30);
+
+/// The largest answer that [`get_text`] takes: a node with thousands of neighbours stays far below it.
+const MAX_TEXT_BYTES: usize = 16 << 20;
+
+/// A connection that is kept between requests.
+#[derive(Debug)]
+pub struct Connection {
+    sender: SendRequest<Empty<Bytes>>,
+}
+
+impl Connection {
+    /// Connects to `addr`. A task of the runtime drives the connection until either side closes it.
+    pub async fn open(addr: SocketAddr) -> io::Result<Self> {
+        let stream = timeout(CONNECT, TcpStream::connect(addr)).await??;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        // How it ends is seen by whoever waits for an answer.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(Self { sender })
+    }
+
+    /// Whether another request can be sent; not so after the far end has said that it closes.
+    pub async fn is_ready(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+
+    /// Sends `GET path` for `host` and returns the head of the answer; the body is read from it as it comes.
+    pub async fn get(&mut self, host: &str, path: &str) -> anyhow::Result<Response<Incoming>> {
+        let request = Request::get(path).header(header::HOST, host).body(Empty::new())?;
+        Ok(self.sender.send_request(request).await?)
+    }
+}
+
+/// One small answer as text: for the admin address.
+pub async fn get_text(addr: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)> {
+    let mut connection = Connection::open(addr)
+        .await
+        .with_context(|| format!("no node answers at {addr}; is one running, with this `admin.listen`?"))?;
+    let answer = async {
+        let response = connection.get(&addr.to_string(), path).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                bytes.extend_from_slice(&data);
+            }
+            if bytes.len() > MAX_TEXT_BYTES {
+                bail!("the answer is longer than {MAX_TEXT_BYTES} bytes");
+            }
+        }
+        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+    };
+    match timeout(WHOLE_ANSWER, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(e)) => Err(e.context(format!("{addr} accepts connections, but did not answer as a node does"))),
+        Err(_) => bail!("{addr} accepts connections, but has not answered within {WHOLE_ANSWER:?}"),
+    }
+}

@@ -1,0 +1,15 @@
+//! The node: one process that runs a nameserver, an HTTP cache and a part of the index, and the commands around it.
+//!
+//! This package reads files, the environment and the command line, so that the crates it wires need not:
+//! `coral_dns` sends a browser to a node near it, `coral_proxy` serves it from the nearest copy, and `coral_dsht` is
+//! how nodes find copies and each other. [`node::Node`] is the assembly; start reading there.
+
+pub mod admin;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod demo;
+pub mod http;
+pub mod logging;
+pub mod node;
+mod tables;

@@ -1,0 +1,53 @@
+//! The log: lines for people or for machines, on standard error, through `tracing`.
+
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, fmt};
+
+use crate::config::{Log, LogFormat};
+
+/// What a filter such as `info,coral_proxy::access=off` means.
+pub fn parse_filter(text: &str) -> anyhow::Result<Targets> {
+    let meant = || {
+        // Left to itself, the parser takes a misspelt level for the name of a module, and then nothing is logged.
+        for part in text.split(',').filter(|part| !part.contains('=')) {
+            anyhow::ensure!(!part.trim().is_empty(), "an empty part");
+            part.trim().parse::<LevelFilter>()?;
+        }
+        anyhow::Ok(text.parse()?)
+    };
+    meant().with_context(|| format!("`{text}` is no level (error, warn, info, debug, trace, off), nor module=level,…"))
+}
+
+/// Sends the log of this process to standard error from now on. Called once, by `main`.
+pub fn start(config: &Log) -> anyhow::Result<()> {
+    let filter = parse_filter(&config.filter)?;
+    let lines = match config.format {
+        LogFormat::Human => {
+            let colours = std::io::stderr().is_terminal();
+            fmt::layer().with_writer(std::io::stderr).with_ansi(colours).boxed()
+        }
+        LogFormat::Json => fmt::layer().with_writer(std::io::stderr).json().boxed(),
+    };
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
+    subscriber.try_init().context("a log has been started before")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_a_level_or_one_for_each_module() {
+        for good in ["info", "off", "warn,coral_proxy::access=off", "coral_dsht=debug"] {
+            assert!(parse_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["loud", "", "info,loud", "coral_proxy=loud"] {
+            assert!(parse_filter(bad).is_err(), "{bad}");
+        }
+    }
+}

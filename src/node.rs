@@ -1,0 +1,333 @@
+//! One node: [`Node::start`] binds every address and wires the handles, [`Node::stop`] undoes it in reverse.
+//!
+//! The order of the end matters to others: the cache finishes its answers and withdraws its references while the index
+//! still runs; the nameserver stops sending people here; the index says goodbye; last goes the operator's view of it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use coral_dsht::driver::Driver;
+use coral_dsht::{DshtHandle, Peer, Services, Stopped};
+use coral_proxy::Proxy;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::admin;
+use crate::config::Config;
+
+mod address;
+mod sockets;
+
+use sockets::Sockets;
+
+/// Beyond its own time for draining, a part gets so long to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How often [`Node::joined`] looks.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// A running node. Dropped without [`Node::stop`], it ends without a goodbye.
+#[derive(Debug)]
+pub struct Node {
+    me: Peer,
+    addresses: Addresses,
+    has_seeds: bool,
+    dsht: DshtHandle,
+    proxy: Option<Proxy>,
+    /// In the order in which they end.
+    parts: Vec<Part>,
+    failures: watch::Receiver<Vec<String>>,
+}
+
+/// The addresses that a node's parts are bound to; `None` where a part is off.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Addresses {
+    /// The index, over UDP.
+    pub dsht: SocketAddr,
+    /// The nameserver, over UDP and TCP.
+    pub dns: Option<SocketAddr>,
+    /// The cache, over HTTP.
+    pub proxy: Option<SocketAddr>,
+    /// The operator's address, over HTTP.
+    pub admin: Option<SocketAddr>,
+}
+
+/// A part that runs as a task of its own until it is told to stop.
+#[derive(Debug)]
+struct Part {
+    name: &'static str,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), String>>,
+    /// How long it may take to stop.
+    patience: Duration,
+}
+
+impl Node {
+    /// Binds all addresses, then starts all parts. Nothing runs if any of it fails.
+    ///
+    /// The node joins its network in the background: [`Node::joined`] waits for that.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let sockets = Sockets::bind(&config).await?;
+        let addresses = sockets.addresses()?;
+        let seeds = address::look_up(&config.dsht.node.seeds).await?;
+        let ip = address::advertised(&config.dsht.node, &seeds)?;
+        let me = Peer::new(SocketAddr::new(ip, addresses.dsht.port()), services(&addresses));
+
+        let mut registry = Registry::default();
+        let (failed, failures) = watch::channel(Vec::new());
+        let failed = Arc::new(failed);
+
+        let (dsht, driver) = Driver::new(sockets.dsht, me, Arc::new(config.dsht.part.clone()))
+            .context("cannot start the index ([dsht])")?;
+        let index = Part::start("index", GRACE, &failed, |stop| async move {
+            driver.run(seeds, stop).await;
+            Ok(())
+        });
+
+        // The parts are built before any other runs, so that a refusal leaves nothing behind but the index, which
+        // ends with its handle.
+        let mut proxy = None;
+        let mut parts = Vec::new();
+        if let Some(listener) = sockets.proxy {
+            let port = listener.local_addr()?.port();
+            let part = Arc::new(config.proxy.part.clone());
+            let patience = part.drain + GRACE;
+            let suffixes = config.suffixes.iter().map(|suffix| suffix.proxy.clone()).collect();
+            let metrics = coral_proxy::Metrics::register(&mut registry);
+            let cache = Proxy::new(part, suffixes, SocketAddr::new(ip, port), dsht.clone(), metrics)
+                .context("cannot start the cache ([proxy])")?;
+            proxy = Some(cache.clone());
+            parts.push(Part::start("cache", patience, &failed, |stop| async move {
+                cache.run(listener, stop).await.map_err(|e| describe(&e))
+            }));
+        }
+        if let Some(sockets) = sockets.dns {
+            let suffixes = config.suffixes.iter().map(|suffix| suffix.dns.clone()).collect();
+            let metrics = coral_dns::Metrics::register(&mut registry);
+            let part = Arc::new(config.dns.part.clone());
+            let server = coral_dns::Server::new(part, suffixes, me, dsht.clone(), metrics);
+            parts.push(Part::start("nameserver", GRACE, &failed, |stop| async move {
+                server.run(sockets, stop).await.map_err(|e| describe(&e))
+            }));
+        }
+        parts.push(index);
+        let has_seeds = !config.dsht.node.seeds.is_empty();
+        if let Some(listener) = sockets.admin {
+            let shared = Arc::new(admin::Shared {
+                started,
+                config,
+                addresses,
+                dsht: dsht.clone(),
+                proxy: proxy.clone(),
+                registry,
+                failures: failures.clone(),
+            });
+            parts.push(Part::start("admin address", GRACE, &failed, |stop| async move {
+                admin::run(listener, shared, stop).await;
+                Ok(())
+            }));
+        }
+        let node = Self {
+            me,
+            addresses,
+            has_seeds,
+            dsht,
+            proxy,
+            parts,
+            failures,
+        };
+        tracing::info!(id = %me.id, address = %me.addr, "started: {}", node.addresses);
+        Ok(node)
+    }
+
+    /// This node as others know it.
+    pub fn me(&self) -> Peer {
+        self.me
+    }
+
+    /// Where its parts listen.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Its index.
+    pub fn dsht(&self) -> &DshtHandle {
+        &self.dsht
+    }
+
+    /// Its cache, if it runs one.
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
+    }
+
+    /// Waits until this node knows at least `others` other nodes first-hand, or one if it was given seeds.
+    pub async fn joined(&self, others: usize) -> Result<(), Stopped> {
+        let wanted = others.max(usize::from(self.has_seeds));
+        loop {
+            if self.dsht.snapshot().await?.neighbours.len() >= wanted {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until a part ends that nobody has told to, and returns what is wrong; forever if all is well.
+    pub async fn failed(&self) -> String {
+        let mut failures = self.failures.clone();
+        match failures.wait_for(|failures| !failures.is_empty()).await {
+            Ok(failures) => failures.join("; "),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops every part in turn and says how each one ended.
+    pub async fn stop(self) -> Ending {
+        let mut ending = Ending::default();
+        for part in self.parts {
+            ending.parts.push(part.stop().await);
+        }
+        ending
+    }
+}
+
+fn services(addresses: &Addresses) -> Services {
+    let offer = |on: bool, service| if on { service } else { Services::NONE };
+    offer(addresses.proxy.is_some(), coral_dns::PROXY) | offer(addresses.dns.is_some(), coral_dns::NAMESERVER)
+}
+
+/// An error with its causes, on one line.
+fn describe(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut cause = e.source();
+    while let Some(e) = cause {
+        text = format!("{text}: {e}");
+        cause = e.source();
+    }
+    text
+}
+
+impl Part {
+    /// Runs what `body` makes of a stop signal. If that ends by itself, `failed` learns of it.
+    fn start<F>(
+        name: &'static str,
+        patience: Duration,
+        failed: &Arc<watch::Sender<Vec<String>>>,
+        body: impl FnOnce(StopSignal) -> F,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel();
+        let told = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let body = body(stop_signal(stopped, Arc::clone(&told)));
+        let failed = Arc::clone(failed);
+        let task = tokio::spawn(async move {
+            let outcome = body.await;
+            if !told.load(std::sync::atomic::Ordering::Relaxed) {
+                let why = outcome.clone().err().unwrap_or_else(|| "it ended by itself".to_owned());
+                tracing::error!("the {name} has stopped: {why}");
+                failed.send_modify(|failures| failures.push(format!("the {name} has stopped: {why}")));
+            }
+            outcome
+        });
+        Self {
+            name,
+            stop,
+            task,
+            patience,
+        }
+    }
+
+    async fn stop(mut self) -> PartEnding {
+        let begun = Instant::now();
+        let stopped_before = self.stop.send(()).is_err();
+        let outcome = match tokio::time::timeout(self.patience, &mut self.task).await {
+            Ok(Ok(Ok(()))) if stopped_before => Err("it had ended before".to_owned()),
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(e)) => Err(format!("it panicked: {e}")),
+            Err(_) => {
+                self.task.abort();
+                Err(format!("it did not end within {:?}", self.patience))
+            }
+        };
+        let took = begun.elapsed();
+        match &outcome {
+            Ok(()) => tracing::info!("the {} has stopped after {took:.0?}", self.name),
+            Err(e) => tracing::error!("the {} did not stop cleanly: {e}", self.name),
+        }
+        PartEnding {
+            name: self.name,
+            took,
+            outcome,
+        }
+    }
+}
+
+/// A future that ends when the part is to stop.
+type StopSignal = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn stop_signal(stopped: oneshot::Receiver<()>, told: Arc<std::sync::atomic::AtomicBool>) -> StopSignal {
+    Box::pin(async move {
+        // A dropped sender is a dropped node: stop as well.
+        drop(stopped.await);
+        told.store(true, std::sync::atomic::Ordering::Relaxed);
+    })
+}
+
+/// How a node ended.
+#[derive(Debug, Default)]
+pub struct Ending {
+    /// Each part, in the order in which it was stopped.
+    pub parts: Vec<PartEnding>,
+}
+
+/// How one part ended.
+#[derive(Debug)]
+pub struct PartEnding {
+    /// Which one.
+    pub name: &'static str,
+    /// How long it took from being told.
+    pub took: Duration,
+    /// What was wrong, if anything.
+    pub outcome: Result<(), String>,
+}
+
+impl Ending {
+    /// Whether every part ended as it should.
+    pub fn is_clean(&self) -> bool {
+        self.parts.iter().all(|part| part.outcome.is_ok())
+    }
+}
+
+/// What was wrong, or `cleanly`.
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_clean() {
+            return f.write_str("cleanly");
+        }
+        let wrong = self.parts.iter().filter_map(|part| {
+            let why = part.outcome.as_ref().err()?;
+            Some(format!("the {}: {why}", part.name))
+        });
+        f.write_str(&wrong.collect::<Vec<_>>().join("; "))
+    }
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "index {}", self.dsht)?;
+        for (name, addr) in [("DNS", self.dns), ("HTTP", self.proxy), ("admin", self.admin)] {
+            match addr {
+                Some(addr) => write!(f, ", {name} {addr}")?,
+                None => write!(f, ", {name} off")?,
+            }
+        }
+        Ok(())
+    }
+}

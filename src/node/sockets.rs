@@ -1,0 +1,129 @@
+//! Binding a node's addresses, all of them before anything runs, and saying what to do when one cannot be had.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, UdpSocket};
+
+use super::Addresses;
+use crate::config::Config;
+
+/// How often port 0 is tried until one is free over UDP and TCP alike.
+const ATTEMPTS: usize = 16;
+
+/// Everything that a node listens at.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    pub(super) dsht: UdpSocket,
+    pub(super) dns: Option<coral_dns::Sockets>,
+    pub(super) proxy: Option<TcpListener>,
+    pub(super) admin: Option<TcpListener>,
+}
+
+impl Sockets {
+    pub(super) async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let dsht = config.dsht.node.listen;
+        let dsht = UdpSocket::bind(dsht)
+            .await
+            .map_err(|e| refused("index", dsht, "dsht", &e))?;
+        let dns = match config.dns.node.listen {
+            Some(addr) => Some(
+                nameserver(addr)
+                    .await
+                    .map_err(|e| refused("nameserver", addr, "dns", &e))?,
+            ),
+            None => None,
+        };
+        Ok(Self {
+            dsht,
+            dns,
+            proxy: listener("cache", config.proxy.node.listen, "proxy").await?,
+            admin: listener("admin address", config.admin.listen, "admin").await?,
+        })
+    }
+
+    /// What was bound: ports in place of 0.
+    pub(super) fn addresses(&self) -> io::Result<Addresses> {
+        let tcp = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
+        let dns = self.dns.as_ref().and_then(|sockets| sockets.udp.first());
+        Ok(Addresses {
+            dsht: self.dsht.local_addr()?,
+            dns: dns.map(UdpSocket::local_addr).transpose()?,
+            proxy: tcp(&self.proxy)?,
+            admin: tcp(&self.admin)?,
+        })
+    }
+}
+
+async fn listener(what: &str, addr: Option<SocketAddr>, section: &str) -> anyhow::Result<Option<TcpListener>> {
+    let Some(addr) = addr else {
+        return Ok(None);
+    };
+    let bound = TcpListener::bind(addr)
+        .await
+        .map_err(|e| refused(what, addr, section, &e))?;
+    Ok(Some(bound))
+}
+
+/// The same port over UDP and TCP, as RFC 7766 §5 has it; for port 0, one that is free in both.
+async fn nameserver(addr: SocketAddr) -> io::Result<coral_dns::Sockets> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let udp = UdpSocket::bind(addr).await?;
+        match TcpListener::bind(udp.local_addr()?).await {
+            Ok(tcp) => {
+                return Ok(coral_dns::Sockets {
+                    udp: vec![udp],
+                    tcp: Some(tcp),
+                });
+            }
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && addr.port() == 0 && attempt < ATTEMPTS => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn refused(what: &str, addr: SocketAddr, section: &str, e: &io::Error) -> anyhow::Error {
+    let other = format!("--{section}-listen ADDR:PORT, or `{section}.listen` in the file");
+    let advice = match e.kind() {
+        io::ErrorKind::AddrInUse => format!("another program listens there; choose another address with {other}"),
+        io::ErrorKind::PermissionDenied => format!(
+            "ports below 1024 need CAP_NET_BIND_SERVICE, which deploy/coral.service gives; or choose another with {other}"
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address; choose one of its own with {other}")
+        }
+        _ => format!("choose another address with {other}"),
+    };
+    anyhow::anyhow!("cannot listen at {addr} for the {what} (`{section}.listen`): {e}; {advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Override;
+
+    #[tokio::test]
+    async fn a_taken_address_is_named_with_its_option_and_what_to_do() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = taken.local_addr().unwrap();
+        let all = ["dsht.listen=127.0.0.1:0", "dns.listen=off", "admin.listen=off"];
+        let mut overrides: Vec<Override> = all.iter().map(|set| Override::set(set).unwrap()).collect();
+        overrides.push(Override::flag("--proxy-listen", "proxy.listen", addr));
+        let config = Config::load(None, &overrides).unwrap();
+        let message = Sockets::bind(&config).await.unwrap_err().to_string();
+        assert!(
+            message.starts_with(&format!("cannot listen at {addr} for the cache (`proxy.listen`):")),
+            "{message}"
+        );
+        assert!(message.contains("--proxy-listen"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn dns_has_one_port_over_udp_and_tcp() {
+        let sockets = nameserver("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let tcp = sockets.tcp.unwrap().local_addr().unwrap();
+        assert_eq!(sockets.udp[0].local_addr().unwrap(), tcp);
+    }
+}
