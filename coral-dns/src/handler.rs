@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::metrics::{LevelLabels, Metrics, QueryLabels, ReasonLabels};
 use crate::name::{Suffix, nameserver_name};
 use crate::probe::Prober;
-use crate::proximity::{self, Client, Subnet};
+use crate::proximity::{self, Client, MalformedSubnet, Subnet};
 use crate::zone::Soa;
 
 /// The longest query read: the longest name, EDNS and a signature need a tenth of it.
@@ -153,9 +153,10 @@ impl Handler {
             .first()
             .ok_or(Rejection::Error(Rcode::FormErr))?;
         let (kind, class) = (kind_of(question.query_type()), question.query_class());
-        let subnet = subnet_of(&request)?;
+        let subnet = subnet_of(&request);
         Ok(Query {
-            client: Client::new(from.ip(), subnet),
+            client: Client::new(from.ip(), subnet.unwrap_or_default()),
+            has_bad_subnet: subnet.is_err(),
             kind,
             is_internet: class == DNSClass::IN,
             request,
@@ -165,6 +166,10 @@ impl Handler {
     fn answer(&self, now: Instant, query: &Query) -> Answer {
         if query.request.version() > 0 {
             return Answer::new(Rcode::BadVers, None);
+        }
+        if query.has_bad_subnet {
+            // With an OPT record, lest the resolver think that it is EDNS as such that we do not know (RFC 6891 §7).
+            return Answer::new(Rcode::FormErr, None);
         }
         if !query.is_internet {
             return Answer::new(Rcode::Refused, None);
@@ -237,6 +242,8 @@ impl Handler {
         let mut edns = Edns::new();
         // `Edns` raises what is under 512 to that.
         edns.set_max_payload(self.config.udp_payload);
+        // RFC 3225 §3: copied, though there is nothing signed to send.
+        edns.set_dnssec_ok(asked.flags().dnssec_ok);
         if let Some(EdnsOption::Subnet(subnet)) = asked.option(EdnsCode::Subnet) {
             // RFC 7871 §7.2.1: as asked, with the scope for which the answer holds; zero is everywhere.
             let by_subnet = answer.by_client && query.client.by_subnet;
@@ -270,6 +277,7 @@ struct Query {
     kind: Kind,
     is_internet: bool,
     client: Client,
+    has_bad_subnet: bool,
 }
 
 /// A message that is no such query.
@@ -364,12 +372,12 @@ fn error_message(query: &[u8], rcode: Rcode) -> Vec<u8> {
 }
 
 /// The client subnet that a query carries (RFC 7871), if any.
-fn subnet_of(request: &MessageRequest) -> Result<Option<Subnet>, Rejection> {
+fn subnet_of(request: &MessageRequest) -> Result<Option<Subnet>, MalformedSubnet> {
     let option = request.edns.as_ref().and_then(|edns| edns.option(EdnsCode::Subnet));
     match option {
-        Some(EdnsOption::Subnet(subnet)) => Subnet::new(subnet.addr(), subnet.source_prefix(), subnet.scope_prefix())
-            .map(Some)
-            .map_err(|_| Rejection::Error(Rcode::FormErr)),
+        Some(EdnsOption::Subnet(subnet)) => {
+            Subnet::new(subnet.addr(), subnet.source_prefix(), subnet.scope_prefix()).map(Some)
+        }
         _ => Ok(None),
     }
 }

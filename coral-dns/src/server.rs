@@ -172,7 +172,7 @@ async fn serve_udp(
     loop {
         let received = tokio::select! {
             received = socket.recv_from(&mut buffer) => received,
-            _ = stopped.wait_for(|stopped| *stopped) => break,
+            () = until(&mut stopped) => break,
         };
         match received {
             Ok((length, from)) => {
@@ -189,6 +189,7 @@ async fn serve_udp(
             }
         }
     }
+    hear_of_arrivals().await;
     for _ in 0..LAST_DATAGRAMS {
         let Ok((length, from)) = socket.try_recv_from(&mut buffer) else {
             break;
@@ -198,6 +199,16 @@ async fn serve_udp(
         }
     }
     Ok(())
+}
+
+/// Waits for the stop, or for the end of who would say it.
+async fn until(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Lets the runtime poll its sockets once: a `try_` call knows only of what had arrived by the last time it did.
+async fn hear_of_arrivals() {
+    tokio::task::yield_now().await;
 }
 
 async fn send(socket: &UdpSocket, handler: &Handler, answer: &[u8], to: SocketAddr) {
@@ -253,7 +264,7 @@ impl Tcp {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
-                _ = self.stopped.wait_for(|stopped| *stopped) => break,
+                () = until(&mut self.stopped) => break,
             };
             match accepted {
                 Ok((stream, from)) => match Arc::clone(&room).try_acquire_owned() {
@@ -296,10 +307,11 @@ impl Tcp {
         loop {
             let mut first = [0];
             let begun = tokio::select! {
-                // In this order, so that a query that has arrived is still answered after the stop.
-                biased;
                 read = timeout(self.config.tcp_idle, stream.read(&mut first)) => matches!(read, Ok(Ok(1))),
-                _ = stopped.wait_for(|stopped| *stopped) => false,
+                () = until(&mut stopped) => {
+                    hear_of_arrivals().await;
+                    matches!(stream.try_read(&mut first), Ok(1))
+                }
             };
             if !begun {
                 return;
