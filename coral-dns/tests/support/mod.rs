@@ -1,0 +1,293 @@
+//! A nameserver on loopback over an index of the test's making, raw queries to it, and its answers as lines of text.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coral_dns::{Config, DnsError, Metrics, NAMESERVER, PROXY, Server, Sockets};
+use coral_dsht::memory::MemoryNetwork;
+use coral_dsht::{ClusterStatus, Command, DshtHandle, Id, Level, Neighbour, Peer, Services, Snapshot, Stats};
+use hickory_server::proto::op::Message;
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Longer than anything here takes; only a failure waits for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) const A: u16 = 1;
+pub(crate) const NS: u16 = 2;
+pub(crate) const SOA: u16 = 6;
+pub(crate) const MX: u16 = 15;
+pub(crate) const TXT: u16 = 16;
+pub(crate) const AAAA: u16 = 28;
+pub(crate) const HTTPS: u16 = 65;
+pub(crate) const AXFR: u16 = 252;
+pub(crate) const ANY: u16 = 255;
+
+/// A running nameserver. `addr` is for UDP and TCP alike.
+pub(crate) struct Dns {
+    pub(crate) addr: SocketAddr,
+    pub(crate) registry: Registry,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), DnsError>>,
+}
+
+/// A node that runs both services at `ip`.
+pub(crate) fn peer(ip: &str) -> Peer {
+    peer_with(ip, PROXY | NAMESERVER)
+}
+
+pub(crate) fn peer_with(ip: &str, services: Services) -> Peer {
+    Peer::new(SocketAddr::new(ip.parse().unwrap(), 4000), services)
+}
+
+/// Quick to notice changes, and without probes.
+pub(crate) fn config() -> Config {
+    Config {
+        refresh: Duration::from_millis(20),
+        probe: None,
+        ..Config::default()
+    }
+}
+
+impl Dns {
+    /// The only node of its network, at 192.0.2.1, for `nyud.net`.
+    pub(crate) async fn alone() -> Self {
+        let me = peer("192.0.2.1");
+        Self::start(config(), me, MemoryNetwork::new().node(me)).await
+    }
+
+    pub(crate) async fn start(config: Config, me: Peer, dsht: DshtHandle) -> Self {
+        // Two sockets on one port: the second may be taken by somebody else, so try again with another.
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                break (udp, tcp);
+            }
+        };
+        let addr = udp.local_addr().unwrap();
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let suffixes = vec!["nyud.net".parse().unwrap()];
+        let server = Server::new(Arc::new(config), suffixes, me, dsht, metrics);
+        let (stop, stopped) = oneshot::channel();
+        let sockets = Sockets {
+            udp: vec![udp],
+            tcp: Some(tcp),
+        };
+        let task = tokio::spawn(server.run(sockets, async { drop(stopped.await) }));
+        Self {
+            addr,
+            registry,
+            stop,
+            task,
+        }
+    }
+
+    /// Stops it and waits for its end.
+    pub(crate) async fn stop(self) {
+        self.stop.send(()).expect("the server runs until it is stopped");
+        let ended = timeout(PATIENCE, self.task).await.expect("the server stops in time");
+        ended.expect("no task panics").expect("no socket fails");
+    }
+
+    /// The answer over UDP to exactly these bytes.
+    pub(crate) async fn udp(&self, query: &[u8]) -> Vec<u8> {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.send_to(query, self.addr).await.unwrap();
+        let mut buffer = vec![0; 65_535];
+        let length = timeout(PATIENCE, socket.recv(&mut buffer))
+            .await
+            .expect("an answer")
+            .unwrap();
+        buffer.truncate(length);
+        buffer
+    }
+
+    /// The answer over TCP to exactly these bytes.
+    pub(crate) async fn tcp(&self, query: &[u8]) -> Vec<u8> {
+        let mut stream = self.connect().await;
+        stream.write_all(&framed(query)).await.unwrap();
+        read_framed(&mut stream).await.expect("an answer")
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.addr).await.unwrap()
+    }
+
+    /// The answer over UDP, as text.
+    pub(crate) async fn ask(&self, name: &str, kind: u16) -> String {
+        show(&self.udp(&query(name, kind)).await)
+    }
+
+    /// Asks again and again until the answer is as wanted.
+    pub(crate) async fn ask_until(&self, name: &str, kind: u16, wanted: impl Fn(&str) -> bool) -> String {
+        let asking = async {
+            loop {
+                let answer = self.ask(name, kind).await;
+                if wanted(&answer) {
+                    return answer;
+                }
+            }
+        };
+        timeout(PATIENCE, asking).await.expect("the answer becomes as wanted")
+    }
+
+    /// The metrics as text.
+    pub(crate) fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+}
+
+/// With the two bytes of length that TCP wants.
+pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
+    let mut bytes = (message.len() as u16).to_be_bytes().to_vec();
+    bytes.extend_from_slice(message);
+    bytes
+}
+
+/// The next message; `None` at the end of the stream.
+pub(crate) async fn read_framed(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let reading = async {
+        let length = stream.read_u16().await.ok()?;
+        let mut message = vec![0; usize::from(length)];
+        stream.read_exact(&mut message).await.ok()?;
+        Some(message)
+    };
+    timeout(PATIENCE, reading).await.expect("an answer or the end")
+}
+
+/// A query without EDNS: id 7, recursion desired.
+pub(crate) fn plain_query(name: &str, kind: u16) -> Vec<u8> {
+    let mut bytes = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        bytes.push(label.len() as u8);
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    bytes.extend_from_slice(&[0, 1]);
+    bytes
+}
+
+/// A query as resolvers send it today: EDNS, 1232 bytes.
+pub(crate) fn query(name: &str, kind: u16) -> Vec<u8> {
+    with_edns(plain_query(name, kind), 0, 1232, &[])
+}
+
+/// `query` with an OPT record (RFC 6891 §6.1.2) that has these options' bytes.
+pub(crate) fn with_edns(mut query: Vec<u8>, version: u8, payload: u16, options: &[u8]) -> Vec<u8> {
+    query[11] += 1;
+    query.extend_from_slice(&[0, 0, 41]);
+    query.extend_from_slice(&payload.to_be_bytes());
+    query.extend_from_slice(&[0, version, 0, 0]);
+    query.extend_from_slice(&(options.len() as u16).to_be_bytes());
+    query.extend_from_slice(options);
+    query
+}
+
+/// An answer as its response code, its flags, and its records as lines of a zone file: the answer section, then indented
+/// the authority and the additional one, each in the order of the alphabet.
+pub(crate) fn show(answer: &[u8]) -> String {
+    let message = Message::from_vec(answer).expect("an answer can be decoded");
+    // 16 has two names; the decoder knows it by the one that TSIG gave it.
+    let mut out = match u16::from(message.metadata.response_code) {
+        16 => "BADVERS".to_owned(),
+        _ => format!("{:?}", message.metadata.response_code).to_uppercase(),
+    };
+    for (is_set, flag) in [
+        (message.metadata.authoritative, "aa"),
+        (message.metadata.truncation, "tc"),
+        (message.metadata.recursion_available, "ra"),
+        (message.edns.is_some(), "edns"),
+    ] {
+        if is_set {
+            out.push(' ');
+            out.push_str(flag);
+        }
+    }
+    out.push('\n');
+    for (indent, section) in [
+        (0, &message.answers),
+        (2, &message.authorities),
+        (4, &message.additionals),
+    ] {
+        let mut lines: Vec<String> = section
+            .iter()
+            .map(|record| {
+                format!(
+                    "{:indent$}{} {} {} {}\n",
+                    "",
+                    record.name,
+                    record.ttl,
+                    record.record_type(),
+                    record.data
+                )
+            })
+            .collect();
+        lines.sort();
+        out.extend(lines);
+    }
+    out
+}
+
+/// An index with three levels, each with its own members, that answers for ever as it was set up.
+pub(crate) fn three_levels(me: Peer, members: [&'static [&'static str]; 3]) -> DshtHandle {
+    let (handle, mut commands) = DshtHandle::channel(16);
+    let diameters = [None, Some(60), Some(20)].map(|ms| ms.map(Duration::from_millis));
+    let neighbours = move |level: Level| -> Vec<Neighbour> {
+        let members = members[level.index()].iter();
+        members
+            .map(|ip| Neighbour {
+                peer: peer(ip),
+                rtt: Duration::from_millis(1),
+                heard: Duration::ZERO,
+                level,
+            })
+            .collect()
+    };
+    let snapshot = move || Snapshot {
+        me,
+        clusters: (0..3)
+            .map(|number| ClusterStatus {
+                level: Level::new(number).unwrap(),
+                diameter: diameters[usize::from(number)],
+                cluster: Id::ZERO,
+                size: 9,
+                known: 9,
+            })
+            .collect(),
+        neighbours: Vec::new(),
+        stored_keys: 0,
+        stored_values: 0,
+        published_values: 0,
+        stats: Stats::default(),
+    };
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            // Who gives up meanwhile has closed the channel.
+            match command {
+                Command::Nodes { query, reply } => drop(reply.send(neighbours(query.level))),
+                Command::Snapshot { reply } => drop(reply.send(snapshot())),
+                other => panic!("the nameserver asks for nodes only, not for {other:?}"),
+            }
+        }
+    });
+    handle
+}
+
+/// The addresses in an answer shown as text.
+pub(crate) fn addresses(answer: &str) -> Vec<IpAddr> {
+    let records = answer.lines().skip(1).filter(|line| !line.starts_with(' '));
+    records
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect()
+}
