@@ -47,7 +47,7 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     pub refresh: Duration,
     /// Age beyond which that list is not used any more, should the index not answer; this node then names only itself.
-    /// Default 10s.
+    /// Default 10s. What is under twice `refresh` counts as that.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
     /// Whether names made of an IP address exist, such as `192.0.2.1.nyud.net`. Default false.

@@ -128,7 +128,8 @@ impl Server {
 
     /// Learns who is alive before the first query, unless the index is too slow for that, and from then on.
     async fn start_candidates(&self, background: &mut JoinSet<()>) -> Candidates {
-        let candidates = Candidates::new(self.me, self.config.max_age, Instant::now());
+        let max_age = self.config.max_age.max(self.config.refresh.saturating_mul(2));
+        let candidates = Candidates::new(self.me, max_age, Instant::now());
         // Whether it has stopped or is slow, the task will find out.
         let _ = timeout(self.config.refresh, candidates.refresh(&self.dsht, &self.metrics)).await;
         let (dsht, config) = (self.dsht.clone(), Arc::clone(&self.config));
