@@ -26,17 +26,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     ];
 
     let mut registry = Registry::default();
-    let server = Server::new(
-        Arc::new(Config::default()),
-        vec!["nyud.net".parse()?],
-        me,
-        dsht,
-        Metrics::register(&mut registry),
-    );
-    let sockets = Sockets {
-        udp: vec![UdpSocket::bind(&listen).await?],
-        tcp: Some(TcpListener::bind(&listen).await?),
-    };
+    let server =
+        Server::new(Arc::new(Config::default()), vec!["nyud.net".parse()?], me, dsht, Metrics::register(&mut registry));
+    let sockets = Sockets { udp: vec![UdpSocket::bind(&listen).await?], tcp: Some(TcpListener::bind(&listen).await?) };
     let stop = async {
         // Without a handler for it there is no other end than a kill.
         let _ = tokio::signal::ctrl_c().await;

@@ -156,21 +156,13 @@ impl Context<'_> {
     /// NXDOMAIN, or NOERROR without data: both carry the SOA, whose TTL says how long they hold (RFC 2308 §2, §3).
     fn negative(self, rcode: Rcode, zone: usize) -> Answer {
         let mut answer = Answer::new(rcode, Some(zone));
-        answer.authority.push(Record {
-            owner: Owner::Apex,
-            ttl: self.soas[zone].negative_ttl(),
-            data: Data::Soa,
-        });
+        answer.authority.push(Record { owner: Owner::Apex, ttl: self.soas[zone].negative_ttl(), data: Data::Soa });
         answer
     }
 
     fn start_of_authority(self, zone: usize) -> Answer {
         let mut answer = Answer::new(Rcode::NoError, Some(zone));
-        answer.answers.push(Record {
-            owner: Owner::Question,
-            ttl: self.soas[zone].ttl,
-            data: Data::Soa,
-        });
+        answer.answers.push(Record { owner: Owner::Question, ttl: self.soas[zone].ttl, data: Data::Soa });
         answer
     }
 
@@ -182,16 +174,8 @@ impl Context<'_> {
         let chosen = choose(self.table.nameservers.clone(), self.config.nameservers.get(), random);
         let mut answer = Answer::new(Rcode::NoError, Some(zone));
         for ip in chosen {
-            answer.answers.push(Record {
-                owner: Owner::Question,
-                ttl,
-                data: Data::Nameserver(ip),
-            });
-            answer.additional.push(Record {
-                owner: Owner::Nameserver(ip),
-                ttl,
-                data: Data::Address(ip),
-            });
+            answer.answers.push(Record { owner: Owner::Question, ttl, data: Data::Nameserver(ip) });
+            answer.additional.push(Record { owner: Owner::Nameserver(ip), ttl, data: Data::Address(ip) });
         }
         answer
     }
@@ -227,21 +211,13 @@ impl Context<'_> {
             }
             return self.negative(Rcode::NoError, zone);
         };
-        let ttl = seconds(if level.number() >= 2 {
-            self.config.near_ttl
-        } else {
-            self.config.ttl
-        });
+        let ttl = seconds(if level.number() >= 2 { self.config.near_ttl } else { self.config.ttl });
         let mut answer = Answer::new(Rcode::NoError, Some(zone));
         answer.level = Some(level);
         answer.by_client = self.table.levels.len() > 1;
         answer.answers = choose(members, self.config.addresses.get(), random)
             .into_iter()
-            .map(|ip| Record {
-                owner: Owner::Question,
-                ttl,
-                data: Data::Address(ip),
-            })
+            .map(|ip| Record { owner: Owner::Question, ttl, data: Data::Address(ip) })
             .collect();
         answer
     }
@@ -330,12 +306,7 @@ mod tests {
         let config = Config::default();
         let suffixes = ["nyud.net".parse().unwrap()];
         let soas = [Soa::new(&suffixes[0], NODE.parse().unwrap(), &config)];
-        let context = Context {
-            config: &config,
-            suffixes: &suffixes,
-            soas: &soas,
-            table,
-        };
+        let context = Context { config: &config, suffixes: &suffixes, soas: &soas, table };
         let labels: Vec<&[u8]> = name.split('.').map(str::as_bytes).collect();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         answer(context, &labels, kind, Level::new(near).unwrap(), &mut random)
@@ -427,10 +398,7 @@ mod tests {
 
     #[test]
     fn a_node_alone_names_itself_and_says_no_data_for_the_other_family() {
-        let alone = Table {
-            levels: vec![level(0, NODE)],
-            nameservers: ips(NODE),
-        };
+        let alone = Table { levels: vec![level(0, NODE)], nameservers: ips(NODE) };
         expect![[r#"
             NoError, L0
             x.com.nyud.net 30 A 192.0.2.1
@@ -496,11 +464,7 @@ mod tests {
         assert_eq!(kinds("nyud.net"), [Data::Soa]);
         let addresses = kinds("x.com.nyud.net");
         assert_eq!(addresses.len(), 3);
-        assert!(
-            addresses
-                .iter()
-                .all(|data| matches!(data, Data::Address(IpAddr::V4(_))))
-        );
+        assert!(addresses.iter().all(|data| matches!(data, Data::Address(IpAddr::V4(_)))));
         assert_eq!(kinds("com.nyud.net"), []);
     }
 
@@ -509,11 +473,7 @@ mod tests {
         let mut first = BTreeMap::new();
         for seed in 0..4_000 {
             let answer = ask(&table(), "x.com.nyud.net", Kind::A, 0, seed);
-            let mut addresses: Vec<_> = answer
-                .answers
-                .iter()
-                .map(|record| format!("{:?}", record.data))
-                .collect();
+            let mut addresses: Vec<_> = answer.answers.iter().map(|record| format!("{:?}", record.data)).collect();
             *first.entry(addresses[0].clone()).or_insert(0) += 1;
             addresses.sort();
             addresses.dedup();

@@ -42,11 +42,7 @@ impl Table {
     /// What a node knows that knows only itself.
     pub fn alone(me: Peer) -> Self {
         Self {
-            levels: vec![LevelTable {
-                level: Level::GLOBAL,
-                diameter: None,
-                proxies: with_myself(me, PROXY, []),
-            }],
+            levels: vec![LevelTable { level: Level::GLOBAL, diameter: None, proxies: with_myself(me, PROXY, []) }],
             nameservers: with_myself(me, NAMESERVER, []),
         }
     }
@@ -65,12 +61,7 @@ impl Candidates {
     /// Those of the node `me`, which knows nobody else yet.
     pub fn new(me: Peer, max_age: Duration, now: Instant) -> Self {
         let alone = Arc::new(Table::alone(me));
-        Self {
-            me,
-            max_age,
-            latest: Arc::new(RwLock::new((now, Arc::clone(&alone)))),
-            alone,
-        }
+        Self { me, max_age, latest: Arc::new(RwLock::new((now, Arc::clone(&alone)))), alone }
     }
 
     /// The table to answer from at `now`.
@@ -84,7 +75,7 @@ impl Candidates {
         }
     }
 
-    fn set(&self, now: Instant, table: Table) {
+    pub(crate) fn set(&self, now: Instant, table: Table) {
         *self.latest.write().unwrap_or_else(PoisonError::into_inner) = (now, Arc::new(table));
     }
 
@@ -97,9 +88,7 @@ impl Candidates {
         };
         let table = table?;
         for level in &table.levels {
-            let labels = LevelLabels {
-                level: u32::from(level.level.number()),
-            };
+            let labels = LevelLabels { level: u32::from(level.level.number()) };
             let count = i64::try_from(level.proxies.len()).unwrap_or(i64::MAX);
             metrics.candidates.get_or_create(&labels).set(count);
         }
@@ -125,14 +114,7 @@ impl Candidates {
 }
 
 async fn ask(me: Peer, dsht: &DshtHandle) -> Result<Table, Stopped> {
-    let members = |level, services| {
-        dsht.nodes(NodesQuery {
-            level,
-            count: MEMBERS,
-            target: None,
-            services,
-        })
-    };
+    let members = |level, services| dsht.nodes(NodesQuery { level, count: MEMBERS, target: None, services });
     let mut levels = Vec::new();
     for cluster in dsht.snapshot().await?.clusters {
         let proxies = members(cluster.level, PROXY).await?;
@@ -146,11 +128,7 @@ async fn ask(me: Peer, dsht: &DshtHandle) -> Result<Table, Stopped> {
     let nameservers = members(Level::GLOBAL, NAMESERVER).await?;
     Ok(Table {
         levels,
-        nameservers: with_myself(
-            me,
-            NAMESERVER,
-            nameservers.iter().map(|neighbour| neighbour.peer.addr.ip()),
-        ),
+        nameservers: with_myself(me, NAMESERVER, nameservers.iter().map(|neighbour| neighbour.peer.addr.ip())),
     })
 }
 

@@ -64,21 +64,13 @@ impl Metrics {
             tcp_connections: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("coral_dns");
-        registry.register(
-            "queries",
-            "Queries answered, by type, response code and transport",
-            metrics.queries.clone(),
-        );
+        registry.register("queries", "Queries answered, by type, response code and transport", metrics.queries.clone());
         registry.register(
             "answers",
             "Answers with addresses of proxies, by the level they were taken from",
             metrics.answers.clone(),
         );
-        registry.register(
-            "dropped",
-            "Messages and connections that got no answer, by reason",
-            metrics.dropped.clone(),
-        );
+        registry.register("dropped", "Messages and connections that got no answer, by reason", metrics.dropped.clone());
         registry.register(
             "truncated",
             "Answers over UDP too large to send, which TCP will carry",
@@ -91,16 +83,8 @@ impl Metrics {
             metrics.seconds.clone(),
         );
         registry.register("probes", "Measurements of clients, by outcome", metrics.probes.clone());
-        registry.register(
-            "candidates",
-            "Live proxies known, by level, this node included",
-            metrics.candidates.clone(),
-        );
-        registry.register(
-            "tcp_connections",
-            "TCP connections open",
-            metrics.tcp_connections.clone(),
-        );
+        registry.register("candidates", "Live proxies known, by level, this node included", metrics.candidates.clone());
+        registry.register("tcp_connections", "TCP connections open", metrics.tcp_connections.clone());
         metrics
     }
 }

@@ -118,9 +118,7 @@ impl Serialize for Suffix {
 
 impl<'de> Deserialize<'de> for Suffix {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -163,10 +161,7 @@ pub fn place(labels: &[&[u8]], suffixes: &[Suffix], ip_literals: bool) -> Option
 
 /// The longest suffix that `labels` end in, and what stands in front of it.
 fn innermost<'l, 'b>(labels: &'l [&'b [u8]], suffixes: &[Suffix]) -> Option<(usize, &'l [&'b [u8]])> {
-    let matching = suffixes
-        .iter()
-        .enumerate()
-        .filter_map(|(index, suffix)| Some((index, suffix.strip(labels)?)));
+    let matching = suffixes.iter().enumerate().filter_map(|(index, suffix)| Some((index, suffix.strip(labels)?)));
     matching.min_by_key(|(_, rest)| rest.len())
 }
 
@@ -329,10 +324,7 @@ pub fn check_name(bytes: &[u8]) {
             Place::Apex | Place::Missing => {}
         }
     }
-    if let Some(suffix) = std::str::from_utf8(bytes)
-        .ok()
-        .and_then(|text| text.parse::<Suffix>().ok())
-    {
+    if let Some(suffix) = std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<Suffix>().ok()) {
         assert_eq!(suffix.to_string().parse(), Ok(suffix));
     }
 }
@@ -490,13 +482,7 @@ mod tests {
 
     /// Pieces that names are made of, so that random ones are near the rules.
     fn name_like() -> impl Strategy<Value = String> {
-        let label = prop_oneof![
-            "[a-z0-9-]{0,5}",
-            "[0-9]{1,5}",
-            "ns|s|nyud|net|b",
-            "ip4-1-2-3-[0-9]",
-            ".{0,3}"
-        ];
+        let label = prop_oneof!["[a-z0-9-]{0,5}", "[0-9]{1,5}", "ns|s|nyud|net|b", "ip4-1-2-3-[0-9]", ".{0,3}"];
         prop::collection::vec(label, 0..7).prop_map(|labels| labels.join("."))
     }
 

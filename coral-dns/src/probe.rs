@@ -49,12 +49,7 @@ struct Entry {
 impl Measurements {
     /// None yet.
     pub fn new(ttl: Duration, capacity: usize) -> Self {
-        Self {
-            ttl,
-            capacity: capacity.max(1),
-            entries: HashMap::new(),
-            order: VecDeque::new(),
-        }
+        Self { ttl, capacity: capacity.max(1), entries: HashMap::new(), order: VecDeque::new() }
     }
 
     /// The round-trip time last measured, and whether it is time to measure (again).
@@ -79,11 +74,7 @@ impl Measurements {
             let oldest = self.order.pop_front().expect("what is in the map is in the order");
             self.entries.remove(&oldest);
         }
-        let entry = Entry {
-            rtt: None,
-            at: now,
-            under_way: true,
-        };
+        let entry = Entry { rtt: None, at: now, under_way: true };
         self.entries.insert(prefix, entry);
         self.order.push_back(prefix);
         true
@@ -92,11 +83,7 @@ impl Measurements {
     /// Notes how a measurement ended. Without effect if the prefix had to give way meanwhile.
     pub fn end(&mut self, now: Instant, prefix: &IpNetwork, rtt: Option<Duration>) {
         if let Some(entry) = self.entries.get_mut(prefix) {
-            *entry = Entry {
-                rtt,
-                at: now,
-                under_way: false,
-            };
+            *entry = Entry { rtt, at: now, under_way: false };
         }
     }
 
@@ -127,18 +114,8 @@ pub struct Task<M> {
 pub fn new<M: Measure>(config: &ProbeConfig, measure: M, metrics: Metrics) -> (Prober, Task<M>) {
     let shared = Arc::new(RwLock::new(Measurements::new(config.ttl, config.capacity.get())));
     let (sender, wanted) = mpsc::channel(config.at_once.get());
-    let prober = Prober {
-        shared: Arc::clone(&shared),
-        wanted: sender,
-        metrics: metrics.clone(),
-    };
-    let task = Task {
-        shared,
-        wanted,
-        at_once: config.at_once.get(),
-        measure: Arc::new(measure),
-        metrics,
-    };
+    let prober = Prober { shared: Arc::clone(&shared), wanted: sender, metrics: metrics.clone() };
+    let task = Task { shared, wanted, at_once: config.at_once.get(), measure: Arc::new(measure), metrics };
     (prober, task)
 }
 
@@ -259,14 +236,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_query_never_waits_and_the_next_one_knows() {
-        let script = Arc::new(Script {
-            asked: Mutex::default(),
-            permits: Semaphore::new(0),
-        });
-        let config = ProbeConfig {
-            at_once: NonZeroUsize::new(1).unwrap(),
-            ..ProbeConfig::default()
-        };
+        let script = Arc::new(Script { asked: Mutex::default(), permits: Semaphore::new(0) });
+        let config = ProbeConfig { at_once: NonZeroUsize::new(1).unwrap(), ..ProbeConfig::default() };
         let metrics = Metrics::register(&mut Registry::default());
         let (prober, task) = new(&config, Arc::clone(&script), metrics.clone());
         let (near, far) = (client("192.0.2.1"), client("198.51.100.1"));

@@ -66,11 +66,7 @@ impl Client {
                 address: first_host(subnet),
                 by_subnet: true,
             },
-            None => Self {
-                prefix: prefix(source, u8::MAX),
-                address: source,
-                by_subnet: false,
-            },
+            None => Self { prefix: prefix(source, u8::MAX), address: source, by_subnet: false },
         }
     }
 }
@@ -82,9 +78,7 @@ pub fn level(rtt: Option<Duration>, levels: impl IntoIterator<Item = (Level, Opt
     let Some(rtt) = rtt else {
         return Level::GLOBAL;
     };
-    let within = levels
-        .into_iter()
-        .filter(|(_, diameter)| diameter.is_some_and(|diameter| rtt < diameter));
+    let within = levels.into_iter().filter(|(_, diameter)| diameter.is_some_and(|diameter| rtt < diameter));
     within.map(|(level, _)| level).max().unwrap_or(Level::GLOBAL)
 }
 
@@ -151,10 +145,7 @@ mod tests {
         let one = Client::new(ip("192.0.2.7"), None);
         assert_eq!(one.prefix, Client::new(ip("::ffff:192.0.2.200"), None).prefix);
         assert_eq!(one.prefix.to_string(), "192.0.2.0/24");
-        assert_eq!(
-            Client::new(ip("2001:db8:1:2::3"), None).prefix.to_string(),
-            "2001:db8:1::/48"
-        );
+        assert_eq!(Client::new(ip("2001:db8:1:2::3"), None).prefix.to_string(), "2001:db8:1::/48");
     }
 
     #[test]
@@ -170,13 +161,8 @@ mod tests {
 
     #[test]
     fn a_subnet_that_says_nothing_leaves_the_resolver_as_the_client() {
-        for (address, bits) in [
-            ("0.0.0.0", 0),
-            ("10.0.0.0", 24),
-            ("127.0.0.1", 32),
-            ("224.0.0.0", 24),
-            ("fd00::", 48),
-        ] {
+        for (address, bits) in [("0.0.0.0", 0), ("10.0.0.0", 24), ("127.0.0.1", 32), ("224.0.0.0", 24), ("fd00::", 48)]
+        {
             let client = Client::new(ip("192.0.2.7"), Some(Subnet::new(ip(address), bits, 0).unwrap()));
             assert_eq!(client, Client::new(ip("192.0.2.7"), None), "{address}/{bits}");
         }
@@ -186,17 +172,10 @@ mod tests {
 
     #[test]
     fn a_subnet_that_breaks_its_rules_is_refused() {
-        for (address, source, scope) in [
-            ("192.0.2.1", 24, 0),
-            ("192.0.2.0", 33, 0),
-            ("192.0.2.0", 24, 24),
-            ("::", 129, 0),
-        ] {
-            assert_eq!(
-                Subnet::new(ip(address), source, scope),
-                Err(MalformedSubnet),
-                "{address}/{source}/{scope}"
-            );
+        for (address, source, scope) in
+            [("192.0.2.1", 24, 0), ("192.0.2.0", 33, 0), ("192.0.2.0", 24, 24), ("::", 129, 0)]
+        {
+            assert_eq!(Subnet::new(ip(address), source, scope), Err(MalformedSubnet), "{address}/{source}/{scope}");
         }
     }
 

@@ -59,13 +59,7 @@ type Ended = Result<Result<(), DnsError>, JoinError>;
 impl Server {
     /// A server for the zones `suffixes`, which names itself, `me.addr.ip()`, for what `me.services` has.
     pub fn new(config: Arc<Config>, suffixes: Vec<Suffix>, me: Peer, dsht: DshtHandle, metrics: Metrics) -> Self {
-        Self {
-            config,
-            suffixes,
-            me,
-            dsht,
-            metrics,
-        }
+        Self { config, suffixes, me, dsht, metrics }
     }
 
     /// Answers until `shutdown` is done, then finishes what has arrived. Dropping the future stops it at once.
@@ -95,20 +89,10 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for socket in sockets.udp {
-            tasks.spawn(serve_udp(
-                socket,
-                Arc::clone(&handler),
-                self.metrics.clone(),
-                stopped.clone(),
-            ));
+            tasks.spawn(serve_udp(socket, Arc::clone(&handler), self.metrics.clone(), stopped.clone()));
         }
         if let Some(listener) = sockets.tcp {
-            let tcp = Tcp {
-                handler,
-                config: Arc::clone(&self.config),
-                metrics: self.metrics.clone(),
-                stopped,
-            };
+            let tcp = Tcp { handler, config: Arc::clone(&self.config), metrics: self.metrics.clone(), stopped };
             tasks.spawn(tcp.serve(listener));
         }
         tracing::info!(zones = ?self.suffixes, me = %self.me.addr.ip(), "serving names");
@@ -181,12 +165,9 @@ async fn serve_udp(
                     send(&socket, &handler, &answer, from).await;
                 }
             }
-            Err(error) if is_passing(&error) => handler.dropped("receive"),
+            Err(error) if is_passing(&error) || is_exhausted(&error) => handler.dropped("receive"),
             Err(source) => {
-                return Err(DnsError::Socket {
-                    transport: "udp",
-                    source,
-                });
+                return Err(DnsError::Socket { transport: "udp", source });
             }
         }
     }
@@ -288,10 +269,7 @@ impl Tcp {
                     let _ = timeout(Duration::from_millis(100), connections.join_next()).await;
                 }
                 Err(source) => {
-                    return Err(DnsError::Socket {
-                        transport: "tcp",
-                        source,
-                    });
+                    return Err(DnsError::Socket { transport: "tcp", source });
                 }
             }
         }

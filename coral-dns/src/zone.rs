@@ -64,10 +64,7 @@ mod tests {
     #[test]
     fn a_negative_answer_lives_as_long_as_the_lesser_of_two_figures() {
         let suffix = "nyud.net".parse().unwrap();
-        let mut config = Config {
-            nameserver_ttl: Duration::from_secs(60),
-            ..Config::default()
-        };
+        let mut config = Config { nameserver_ttl: Duration::from_secs(60), ..Config::default() };
         let me = "192.0.2.1".parse().unwrap();
         assert_eq!(Soa::new(&suffix, me, &config).negative_ttl(), 30);
         config.negative_ttl = Duration::from_secs(90);

@@ -16,9 +16,7 @@ async fn a_name_has_the_addresses_of_all_live_proxies_in_turn() {
     let dns = Dns::start(config(), me, network.node(me)).await;
     let second = network.node(peer("192.0.2.2"));
     let _third = network.node(peer("2001:db8::3"));
-    let both = dns
-        .ask_until("www.x.com.nyud.net", A, |answer| answer.lines().count() == 3)
-        .await;
+    let both = dns.ask_until("www.x.com.nyud.net", A, |answer| answer.lines().count() == 3).await;
     expect![[r#"
         NOERROR aa edns
         www.x.com.nyud.net. 30 A 192.0.2.1
@@ -32,9 +30,7 @@ async fn a_name_has_the_addresses_of_all_live_proxies_in_turn() {
     .assert_eq(&dns.ask("www.x.com.nyud.net", AAAA).await);
 
     drop(second);
-    let one = dns
-        .ask_until("www.x.com.nyud.net", A, |answer| answer.lines().count() == 2)
-        .await;
+    let one = dns.ask_until("www.x.com.nyud.net", A, |answer| answer.lines().count() == 2).await;
     expect![[r#"
         NOERROR aa edns
         www.x.com.nyud.net. 30 A 192.0.2.1
@@ -53,9 +49,7 @@ async fn a_nameserver_without_a_proxy_names_only_others() {
     "#]]
     .assert_eq(&dns.ask("www.x.com.nyud.net", A).await);
     let _proxy = network.node(peer_with("192.0.2.2", PROXY));
-    let answer = dns
-        .ask_until("www.x.com.nyud.net", A, |answer| answer.starts_with("NOERROR"))
-        .await;
+    let answer = dns.ask_until("www.x.com.nyud.net", A, |answer| answer.starts_with("NOERROR")).await;
     expect![[r#"
         NOERROR aa edns
         www.x.com.nyud.net. 30 A 192.0.2.2
@@ -78,14 +72,9 @@ async fn a_client_that_was_measured_as_near_gets_near_proxies() {
         &["192.0.2.2", "198.51.100.3"],
         &["192.0.2.2"],
     ];
-    let config = Config {
-        probe: Some(ProbeConfig::default()),
-        ..config()
-    };
+    let config = Config { probe: Some(ProbeConfig::default()), ..config() };
     let dns = Dns::start(config, me, three_levels(me, levels)).await;
-    let first = dns
-        .ask_until("www.x.com.nyud.net", A, |answer| answer.starts_with("NOERROR"))
-        .await;
+    let first = dns.ask_until("www.x.com.nyud.net", A, |answer| answer.starts_with("NOERROR")).await;
     assert_eq!(addresses(&first).len(), 3, "unmeasured means level 0: {first}");
 
     // Where neither kind of ICMP socket is allowed, every client stays at level 0.
@@ -93,9 +82,7 @@ async fn a_client_that_was_measured_as_near_gets_near_proxies() {
         expect!["coral_dns_answers_total{level=\"0\"}"].assert_eq(&level_lines(&dns));
         return dns.stop().await;
     }
-    let near = dns
-        .ask_until("www.x.com.nyud.net", A, |answer| answer.contains(" 60 A "))
-        .await;
+    let near = dns.ask_until("www.x.com.nyud.net", A, |answer| answer.contains(" 60 A ")).await;
     expect![[r#"
         NOERROR aa edns
         www.x.com.nyud.net. 60 A 192.0.2.1
@@ -110,9 +97,7 @@ async fn a_client_that_was_measured_as_near_gets_near_proxies() {
     let unknown = show(&dns.udp(&behind).await);
     assert!(unknown.contains(" 30 A "), "{unknown}");
     let measured = async { while !show(&dns.udp(&behind).await).contains(" 60 A ") {} };
-    tokio::time::timeout(PATIENCE, measured)
-        .await
-        .expect("the subnet is measured");
+    tokio::time::timeout(PATIENCE, measured).await.expect("the subnet is measured");
     dns.stop().await;
 }
 

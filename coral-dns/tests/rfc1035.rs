@@ -90,15 +90,9 @@ async fn malformed_messages_get_formerr_or_nothing_and_are_counted() {
     let mut many_records = good.clone();
     many_records[6..8].copy_from_slice(&[0xff, 0xff]);
     let pointer = [&good[..12], &[0xc0, 12, 0, 1, 0, 1]].concat();
-    for bad in [
-        &good[..good.len() - 1],
-        &good[..20],
-        &good[..12],
-        &two_questions,
-        &no_question,
-        &many_records,
-        &pointer,
-    ] {
+    for bad in
+        [&good[..good.len() - 1], &good[..20], &good[..12], &two_questions, &no_question, &many_records, &pointer]
+    {
         assert!(show(&dns.udp(bad).await).starts_with("FORMERR"), "{bad:?}");
     }
     let mut response = good.clone();
@@ -139,10 +133,7 @@ async fn a_connection_takes_one_query_after_the_other() {
 #[tokio::test]
 async fn a_connection_ends_when_it_is_idle_or_sends_junk() {
     let me = peer("192.0.2.1");
-    let quick = Config {
-        tcp_idle: Duration::from_millis(50),
-        ..config()
-    };
+    let quick = Config { tcp_idle: Duration::from_millis(50), ..config() };
     let dns = Dns::start(quick, me, MemoryNetwork::new().node(me)).await;
     for bytes in [&b""[..], &[0, 40, 1, 2, 3], &[0, 3, 1, 2, 3], &[0xff, 0xff]] {
         let mut stream = dns.connect().await;
@@ -155,10 +146,7 @@ async fn a_connection_ends_when_it_is_idle_or_sends_junk() {
 #[tokio::test]
 async fn connections_are_bounded_and_a_closed_one_makes_room() {
     let me = peer("192.0.2.1");
-    let narrow = Config {
-        tcp_connections: NonZeroUsize::new(1).unwrap(),
-        ..config()
-    };
+    let narrow = Config { tcp_connections: NonZeroUsize::new(1).unwrap(), ..config() };
     let dns = Dns::start(narrow, me, MemoryNetwork::new().node(me)).await;
     let asked = framed(&query("a.com.nyud.net", A));
     let mut first = dns.connect().await;
@@ -177,9 +165,7 @@ async fn connections_are_bounded_and_a_closed_one_makes_room() {
             }
         }
     };
-    tokio::time::timeout(support::PATIENCE, room)
-        .await
-        .expect("there is room again");
+    tokio::time::timeout(support::PATIENCE, room).await.expect("there is room again");
     dns.stop().await;
 }
 

@@ -39,13 +39,8 @@ async fn edns_is_answered_by_edns_of_version_0() {
 async fn what_does_not_fit_is_cut_to_nothing_and_tcp_has_it_all() {
     let network = MemoryNetwork::new();
     let me = peer("192.0.2.1");
-    let many: Vec<_> = (2..=60)
-        .map(|last| network.node(peer(&format!("192.0.2.{last}"))))
-        .collect();
-    let config = Config {
-        addresses: NonZeroUsize::new(60).unwrap(),
-        ..config()
-    };
+    let many: Vec<_> = (2..=60).map(|last| network.node(peer(&format!("192.0.2.{last}")))).collect();
+    let config = Config { addresses: NonZeroUsize::new(60).unwrap(), ..config() };
     let dns = Dns::start(config, me, network.node(me)).await;
     let all = |answer: &str| addresses(answer).len() == many.len() + 1;
     let name = "x.com.nyud.net";
@@ -62,10 +57,6 @@ async fn what_does_not_fit_is_cut_to_nothing_and_tcp_has_it_all() {
         assert!(shown.lines().next().unwrap().ends_with("edns"));
     }
     assert!(all(&show(&dns.tcp(&plain_query(name, A)).await)));
-    assert!(
-        dns.metrics().contains("coral_dns_truncated_total 3"),
-        "{}",
-        dns.metrics()
-    );
+    assert!(dns.metrics().contains("coral_dns_truncated_total 3"), "{}", dns.metrics());
     dns.stop().await;
 }

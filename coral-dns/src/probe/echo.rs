@@ -30,10 +30,7 @@ pub struct Echo {
 
 impl std::fmt::Debug for Echo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Echo")
-            .field("v4", &self.v4.is_some())
-            .field("v6", &self.v6.is_some())
-            .finish_non_exhaustive()
+        f.debug_struct("Echo").field("v4", &self.v4.is_some()).field("v6", &self.v6.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -45,13 +42,7 @@ impl Echo {
         if let (Err(error), Err(_)) = (&v4, &v6) {
             return Err(io::Error::new(error.kind(), error.to_string()));
         }
-        Ok(Self {
-            v4: v4.ok(),
-            v6: v6.ok(),
-            echoes: config.echoes,
-            timeout: config.timeout,
-            next: AtomicU16::new(0),
-        })
+        Ok(Self { v4: v4.ok(), v6: v6.ok(), echoes: config.echoes, timeout: config.timeout, next: AtomicU16::new(0) })
     }
 }
 

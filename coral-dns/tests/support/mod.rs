@@ -49,11 +49,7 @@ pub(crate) fn peer_with(ip: &str, services: Services) -> Peer {
 
 /// Quick to notice changes, and without probes.
 pub(crate) fn config() -> Config {
-    Config {
-        refresh: Duration::from_millis(20),
-        probe: None,
-        ..Config::default()
-    }
+    Config { refresh: Duration::from_millis(20), probe: None, ..Config::default() }
 }
 
 impl Dns {
@@ -77,17 +73,9 @@ impl Dns {
         let suffixes = vec!["nyud.net".parse().unwrap()];
         let server = Server::new(Arc::new(config), suffixes, me, dsht, metrics);
         let (stop, stopped) = oneshot::channel();
-        let sockets = Sockets {
-            udp: vec![udp],
-            tcp: Some(tcp),
-        };
+        let sockets = Sockets { udp: vec![udp], tcp: Some(tcp) };
         let task = tokio::spawn(server.run(sockets, async { drop(stopped.await) }));
-        Self {
-            addr,
-            registry,
-            stop,
-            task,
-        }
+        Self { addr, registry, stop, task }
     }
 
     /// Stops it and waits for its end.
@@ -102,10 +90,7 @@ impl Dns {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.send_to(query, self.addr).await.unwrap();
         let mut buffer = vec![0; 65_535];
-        let length = timeout(PATIENCE, socket.recv(&mut buffer))
-            .await
-            .expect("an answer")
-            .unwrap();
+        let length = timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("an answer").unwrap();
         buffer.truncate(length);
         buffer
     }
@@ -215,22 +200,11 @@ pub(crate) fn show(answer: &[u8]) -> String {
         }
     }
     out.push('\n');
-    for (indent, section) in [
-        (0, &message.answers),
-        (2, &message.authorities),
-        (4, &message.additionals),
-    ] {
+    for (indent, section) in [(0, &message.answers), (2, &message.authorities), (4, &message.additionals)] {
         let mut lines: Vec<String> = section
             .iter()
             .map(|record| {
-                format!(
-                    "{:indent$}{} {} {} {}\n",
-                    "",
-                    record.name,
-                    record.ttl,
-                    record.record_type(),
-                    record.data
-                )
+                format!("{:indent$}{} {} {} {}\n", "", record.name, record.ttl, record.record_type(), record.data)
             })
             .collect();
         lines.sort();
@@ -246,12 +220,7 @@ pub(crate) fn three_levels(me: Peer, members: [&'static [&'static str]; 3]) -> D
     let neighbours = move |level: Level| -> Vec<Neighbour> {
         let members = members[level.index()].iter();
         members
-            .map(|ip| Neighbour {
-                peer: peer(ip),
-                rtt: Duration::from_millis(1),
-                heard: Duration::ZERO,
-                level,
-            })
+            .map(|ip| Neighbour { peer: peer(ip), rtt: Duration::from_millis(1), heard: Duration::ZERO, level })
             .collect()
     };
     let snapshot = move || Snapshot {
@@ -287,7 +256,5 @@ pub(crate) fn three_levels(me: Peer, members: [&'static [&'static str]; 3]) -> D
 /// The addresses in an answer shown as text.
 pub(crate) fn addresses(answer: &str) -> Vec<IpAddr> {
     let records = answer.lines().skip(1).filter(|line| !line.starts_with(' '));
-    records
-        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
-        .collect()
+    records.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect()
 }

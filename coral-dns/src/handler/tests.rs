@@ -1,0 +1,139 @@
+use std::time::Duration;
+
+use expect_test::expect;
+use proptest::prelude::*;
+
+use super::check::sample;
+use super::*;
+use crate::candidates::{LevelTable, Table};
+use crate::config::ProbeConfig;
+use crate::probe::{self, Measure};
+
+/// A query as a resolver sends it: recursion desired, and EDNS with 1232 bytes and these options.
+fn query(name: &str, kind: u16, options: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        bytes.push(label.len() as u8);
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    bytes.extend_from_slice(&[0, 1, 0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, options.len() as u8]);
+    bytes.extend_from_slice(options);
+    bytes
+}
+
+#[test]
+fn a_compressed_question_is_none() {
+    let question = b"\x03www\0\0\x01\0\x01";
+    assert_eq!(question_bytes(b"\x03www\0\0\x01\0\x01rest"), Some(&question[..]));
+    assert_eq!(question_bytes(b"\x03www\xc0\x0c\0\x01\0\x01"), None);
+    assert_eq!(question_bytes(b"\x03www\0\0\x01\0"), None);
+    assert_eq!(question_bytes(b""), None);
+}
+
+#[test]
+fn counts_that_only_a_header_claims_cost_nothing() {
+    for at in [4, 6, 8, 10] {
+        let mut bytes = query("www.x.com.nyud.net", 1, &[]);
+        bytes[at..at + 2].copy_from_slice(&[0xff, 0xff]);
+        assert!(matches!(check_header(&bytes), Err(Rejection::Error(Rcode::FormErr))));
+        check_query(&bytes);
+    }
+}
+
+/// Nobody answers it.
+struct Silence;
+
+impl Measure for Silence {
+    async fn rtt(&self, _: IpAddr) -> Option<Duration> {
+        None
+    }
+}
+
+/// RFC 7871 §7.2.1: the option comes back as asked, with the scope for which the answer holds.
+#[test]
+fn the_scope_is_the_prefix_that_was_measured_and_zero_where_nothing_hangs_on_it() {
+    let (prober, _task) = probe::new(&ProbeConfig::default(), Silence, sample(None).metrics);
+    let (measuring, not_measuring) = (sample(Some(prober)), sample(None));
+    let level = |number, milliseconds: Option<u64>| LevelTable {
+        level: Level::new(number).unwrap(),
+        diameter: milliseconds.map(Duration::from_millis),
+        proxies: vec!["192.0.2.1".parse().unwrap()],
+    };
+    let now = Instant::now();
+    for handler in [&measuring, &not_measuring] {
+        let table =
+            Table { levels: vec![level(1, Some(60)), level(0, None)], nameservers: vec!["192.0.2.1".parse().unwrap()] };
+        handler.candidates.set(now, table);
+    }
+    let scope = |handler: &Handler, name: &str, source: u8, address: &[u8]| {
+        let option = [&[0, 8, 0, 4 + address.len() as u8, 0, 1, source, 0], address].concat();
+        let from = SocketAddr::from(([192, 0, 2, 9], 53));
+        let answer = handler.respond(now, from, Transport::Udp, &query(name, 1, &option)).unwrap();
+        let echoed = &answer[answer.len() - option.len()..];
+        assert_eq!((&echoed[..7], &echoed[8..]), (&option[..7], &option[8..]), "as asked but for the scope");
+        echoed[7]
+    };
+    let host = "x.com.nyud.net";
+    assert_eq!(scope(&measuring, host, 24, &[198, 51, 100]), 24);
+    assert_eq!(scope(&measuring, host, 32, &[198, 51, 100, 7]), 24);
+    assert_eq!(scope(&measuring, host, 15, &[198, 50]), 15);
+    assert_eq!(scope(&measuring, "com.nyud.net", 24, &[198, 51, 100]), 0);
+    assert_eq!(scope(&measuring, host, 0, &[]), 0);
+    assert_eq!(scope(&measuring, host, 8, &[10]), 0);
+    assert_eq!(scope(&not_measuring, host, 24, &[198, 51, 100]), 0);
+}
+
+#[test]
+fn what_is_asked_is_counted_under_words_of_ours() {
+    let mut registry = prometheus_client::registry::Registry::default();
+    let handler = Handler { metrics: Metrics::register(&mut registry), ..sample(None) };
+    let from = SocketAddr::from(([198, 51, 100, 1], 53));
+    for (kind, transport) in [(1, Transport::Udp), (65_280, Transport::Udp), (252, Transport::Tcp)] {
+        handler.respond(Instant::now(), from, transport, &query("x.com.nyud.net", kind, &[]));
+    }
+    handler.respond(Instant::now(), SocketAddr::from(([198, 51, 100, 1], 0)), Transport::Udp, &[0; 12]);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let mut lines: Vec<&str> =
+        text.lines().filter(|line| line.contains("s_total{") || line.contains("d_total{")).collect();
+    lines.sort_unstable();
+    expect![[r#"
+        coral_dns_answers_total{level="0"} 1
+        coral_dns_dropped_total{reason="source"} 1
+        coral_dns_queries_total{kind="A",rcode="NOERROR",transport="udp"} 1
+        coral_dns_queries_total{kind="other",rcode="NOERROR",transport="udp"} 1
+        coral_dns_queries_total{kind="transfer",rcode="REFUSED",transport="tcp"} 1"#]]
+    .assert_eq(&lines.join("\n"));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_answered_by_the_rules_or_not_at_all(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        check_query(&bytes);
+    }
+
+    #[test]
+    fn a_damaged_query_is_answered_by_the_rules(
+        name in "([a-z0-9_-]{1,9}[.]){0,4}(nyud[.]net)?",
+        kind in any::<u16>(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let mut bytes = query(&name, kind, &[]);
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        check_query(&bytes);
+    }
+
+    /// Whatever the name, a well-formed query is no format error, nor is any node at fault.
+    #[test]
+    fn any_name_is_there_or_not_or_not_ours(name in "([a-zA-Z0-9_-]{1,9}[.]){0,4}(nyud[.]net)?", kind in 1_u16..41) {
+        let from = SocketAddr::from(([198, 51, 100, 1], 53));
+        let answer = sample(None).respond(Instant::now(), from, Transport::Udp, &query(&name, kind, &[])).unwrap();
+        let expected: &[u8] = if name.ends_with("nyud.net") { &[0, 3] } else { &[5] };
+        prop_assert!(expected.contains(&(answer[3] & 15)), "{}: {}", name, answer[3] & 15);
+    }
+}
