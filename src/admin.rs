@@ -50,10 +50,7 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>, shutdown: impl Futu
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accept = async {
-            let place = Arc::clone(&room)
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
+            let place = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
             (place, listener.accept().await)
         };
         tokio::select! {
@@ -98,9 +95,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) -> hyper::Result<()> {
 async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-        refusal
-            .headers_mut()
-            .insert(ALLOW, "GET, HEAD".parse().expect("a header"));
+        refusal.headers_mut().insert(ALLOW, "GET, HEAD".parse().expect("a header"));
         return refusal;
     }
     match request.uri().path() {
@@ -111,11 +106,7 @@ async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<B
         },
         "/health" => {
             let health = status::health(shared).await;
-            let code = if health.healthy {
-                StatusCode::OK
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            };
+            let code = if health.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             json(code, &health)
         }
         "/status" => match status::status(shared).await {
@@ -128,10 +119,7 @@ async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<B
                 Ok(Err(bad_url)) => problem(StatusCode::BAD_REQUEST, &bad_url),
                 Err(e) => problem(StatusCode::SERVICE_UNAVAILABLE, &e),
             },
-            None => problem(
-                StatusCode::BAD_REQUEST,
-                &anyhow::anyhow!("ask as /lookup?url=http://www.example.com/"),
-            ),
+            None => problem(StatusCode::BAD_REQUEST, &anyhow::anyhow!("ask as /lookup?url=http://www.example.com/")),
         },
         _ => text(StatusCode::NOT_FOUND, INDEX),
     }
@@ -153,13 +141,9 @@ fn text(code: StatusCode, body: &str) -> Response<Full<Bytes>> {
 }
 
 fn reply(code: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
-    let response = Response::builder()
-        .status(code)
-        .header(CONTENT_TYPE, content_type)
-        .header(CACHE_CONTROL, "no-store");
-    response
-        .body(Full::new(body.into()))
-        .expect("a status and two headers of our own")
+    let response =
+        Response::builder().status(code).header(CONTENT_TYPE, content_type).header(CACHE_CONTROL, "no-store");
+    response.body(Full::new(body.into())).expect("a status and two headers of our own")
 }
 
 const INDEX: &str = "\

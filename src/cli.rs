@@ -10,13 +10,7 @@ use crate::demo;
 
 /// CoralCDN: many small nodes that together serve a web site when too many people come at once.
 #[derive(Debug, Parser)]
-#[command(
-    name = "coral",
-    version,
-    propagate_version = true,
-    subcommand_required = true,
-    arg_required_else_help = true
-)]
+#[command(name = "coral", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "To see it work, without any set-up: coral demo")]
 pub struct Cli {
     /// What to do.
@@ -219,10 +213,7 @@ mod tests {
             panic!("another subcommand");
         };
         let overrides = args.overrides().unwrap();
-        let said: Vec<String> = overrides
-            .iter()
-            .map(|o| format!("{} {}={}", o.origin, o.path, o.value))
-            .collect();
+        let said: Vec<String> = overrides.iter().map(|o| format!("{} {}={}", o.origin, o.path, o.value)).collect();
         assert_eq!(
             said,
             [

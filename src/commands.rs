@@ -50,11 +50,7 @@ pub fn url(args: &UrlArgs) -> anyhow::Result<bool> {
 
 /// As people type it into a browser: without a scheme, http is meant.
 fn with_scheme(url: &str) -> String {
-    if url.contains("://") {
-        url.to_owned()
-    } else {
-        format!("http://{url}")
-    }
+    if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
 }
 
 /// `coral lookup`.
@@ -122,10 +118,7 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn listen() -> anyhow::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
     /// Waits for the next one and names it.

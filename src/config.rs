@@ -145,45 +145,31 @@ impl Default for Config {
 
 impl Default for DshtNode {
     fn default() -> Self {
-        Self {
-            listen: anywhere(4160),
-            address: None,
-            seeds: Vec::new(),
-        }
+        Self { listen: anywhere(4160), address: None, seeds: Vec::new() }
     }
 }
 
 impl Default for DnsNode {
     fn default() -> Self {
-        Self {
-            listen: Some(anywhere(53)),
-            measure: true,
-        }
+        Self { listen: Some(anywhere(53)), measure: true }
     }
 }
 
 impl Default for ProxyNode {
     fn default() -> Self {
-        Self {
-            listen: Some(anywhere(80)),
-        }
+        Self { listen: Some(anywhere(80)) }
     }
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self {
-            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 4161))),
-        }
+        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 4161))) }
     }
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Human,
-            filter: "info".to_owned(),
-        }
+        Self { format: LogFormat::Human, filter: "info".to_owned() }
     }
 }
 
@@ -205,10 +191,7 @@ impl FromStr for Suffix {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        Ok(Self {
-            dns: text.parse()?,
-            proxy: text.parse()?,
-        })
+        Ok(Self { dns: text.parse()?, proxy: text.parse()? })
     }
 }
 
@@ -324,9 +307,7 @@ fn read<'de, T: FromStr, D: Deserializer<'de>>(from: D, word: &str, what: &str) 
     }
     match text.parse() {
         Ok(value) => Ok(Some(value)),
-        Err(_) => Err(serde::de::Error::custom(format!(
-            "`{text}` is neither {what} nor `{word}`"
-        ))),
+        Err(_) => Err(serde::de::Error::custom(format!("`{text}` is neither {what} nor `{word}`"))),
     }
 }
 
@@ -339,16 +320,7 @@ mod tests {
         for good in ["192.0.2.1:4160", "[2001:db8::1]:4160", "node.example.org:4160"] {
             assert_eq!(good.parse::<Contact>().unwrap().as_str(), good);
         }
-        for bad in [
-            "",
-            "node",
-            "node:",
-            "node:x",
-            ":4160",
-            "node:0",
-            "http://node:4160",
-            "no de:1",
-        ] {
+        for bad in ["", "node", "node:", "node:x", ":4160", "node:0", "http://node:4160", "no de:1"] {
             assert!(bad.parse::<Contact>().is_err(), "{bad}");
         }
     }

@@ -62,10 +62,7 @@ pub struct Options {
 
 /// Runs the demonstration. False if it ran and anything was wrong.
 pub fn run(options: &Options) -> anyhow::Result<bool> {
-    logging::start(&crate::config::Log {
-        filter: options.log_level.clone(),
-        ..Default::default()
-    })?;
+    logging::start(&crate::config::Log { filter: options.log_level.clone(), ..Default::default() })?;
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
         let disk = tempfile::tempdir().context("no directory for the nodes' large objects")?;
@@ -99,12 +96,7 @@ struct Shown {
 async fn show(options: &Options, disk: &Path, wrong: &mut Vec<String>) -> anyhow::Result<Shown> {
     let objects = site::objects();
     let origin = Origin::start(objects.clone()).await.context("no port for the origin")?;
-    println!(
-        "The origin of http://{}/ runs at {}: {} objects.",
-        site::HOST,
-        origin.addr(),
-        objects.len()
-    );
+    println!("The origin of http://{}/ runs at {}: {} objects.", site::HOST, origin.addr(), objects.len());
 
     let network = Network::start(options, origin.addr(), disk).await?;
     network.joined(JOIN).await?;

@@ -61,7 +61,7 @@ pub struct Addresses {
 #[derive(Debug)]
 struct Part {
     name: &'static str,
-    stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), String>>,
     /// How long it may take to stop.
     patience: Duration,
@@ -133,15 +133,7 @@ impl Node {
                 Ok(())
             }));
         }
-        let node = Self {
-            me,
-            addresses,
-            has_seeds,
-            dsht,
-            proxy,
-            parts,
-            failures,
-        };
+        let node = Self { me, addresses, has_seeds, dsht, proxy, parts, failures };
         tracing::info!(id = %me.id, address = %me.addr, "started: {}", node.addresses);
         Ok(node)
     }
@@ -236,36 +228,32 @@ impl Part {
             }
             outcome
         });
-        Self {
-            name,
-            stop,
-            task,
-            patience,
-        }
+        Self { name, stop: Some(stop), task, patience }
     }
 
     async fn stop(mut self) -> PartEnding {
         let begun = Instant::now();
-        let stopped_before = self.stop.send(()).is_err();
+        let stopped_before = self.stop.take().is_none_or(|stop| stop.send(()).is_err());
         let outcome = match tokio::time::timeout(self.patience, &mut self.task).await {
             Ok(Ok(Ok(()))) if stopped_before => Err("it had ended before".to_owned()),
             Ok(Ok(outcome)) => outcome,
             Ok(Err(e)) => Err(format!("it panicked: {e}")),
-            Err(_) => {
-                self.task.abort();
-                Err(format!("it did not end within {:?}", self.patience))
-            }
+            // It is aborted when this part is dropped.
+            Err(_) => Err(format!("it did not end within {:?}", self.patience)),
         };
         let took = begun.elapsed();
         match &outcome {
             Ok(()) => tracing::info!("the {} has stopped after {took:.0?}", self.name),
             Err(e) => tracing::error!("the {} did not stop cleanly: {e}", self.name),
         }
-        PartEnding {
-            name: self.name,
-            took,
-            outcome,
-        }
+        PartEnding { name: self.name, took, outcome }
+    }
+}
+
+/// A part that nobody has stopped ends as if its process had been killed. One that has ended is past being aborted.
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -274,7 +262,7 @@ type StopSignal = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 fn stop_signal(stopped: oneshot::Receiver<()>, told: Arc<std::sync::atomic::AtomicBool>) -> StopSignal {
     Box::pin(async move {
-        // A dropped sender is a dropped node: stop as well.
+        // A sender that is dropped is that of a part about to be aborted.
         drop(stopped.await);
         told.store(true, std::sync::atomic::Ordering::Relaxed);
     })

@@ -15,11 +15,7 @@ pub(crate) fn status(status: &Json) -> String {
         word(&status["node"]["addr"]),
         word(&status["version"]),
         word(&status["uptime"]),
-        if status["joined"] == Json::Bool(false) {
-            ", not joined"
-        } else {
-            ""
-        },
+        if status["joined"] == Json::Bool(false) { ", not joined" } else { "" },
     );
     page += &format!("serves {}\n", list(&status["suffixes"]));
     let listens = ["dsht", "dns", "proxy", "admin"].map(|part| match &status["listens"][part] {
@@ -32,9 +28,7 @@ pub(crate) fn status(status: &Json) -> String {
     for cluster in items(&status["clusters"]) {
         clusters.add_row([
             level(&cluster["level"]),
-            cluster["diameter"]
-                .as_str()
-                .map_or_else(|| "any".to_owned(), |span| format!("< {span}")),
+            cluster["diameter"].as_str().map_or_else(|| "any".to_owned(), |span| format!("< {span}")),
             short_id(&cluster["cluster"]),
             word(&cluster["size"]),
             word(&cluster["known"]),
@@ -66,10 +60,7 @@ pub(crate) fn status(status: &Json) -> String {
 /// `/lookup`: each hop, then what was found.
 pub(crate) fn lookup(lookup: &Json) -> String {
     let mut page = format!("{} has the key {}\n", word(&lookup["url"]), word(&lookup["key"]));
-    let mut hops = table(
-        &["hop", "level", "node", "address", "distance", "RTT", "answer"],
-        &[0, 5],
-    );
+    let mut hops = table(&["hop", "level", "node", "address", "distance", "RTT", "answer"], &[0, 5]);
     for (number, hop) in items(&lookup["hops"]).iter().enumerate() {
         hops.add_row([
             (number + 1).to_string(),
@@ -87,10 +78,7 @@ pub(crate) fn lookup(lookup: &Json) -> String {
         page += "\nno node is known to have it: the next request goes to the origin\n";
         return page;
     }
-    page += &format!(
-        "\nfound at {}; these nodes have it, or are fetching it:\n",
-        level(&lookup["level"])
-    );
+    page += &format!("\nfound at {}; these nodes have it, or are fetching it:\n", level(&lookup["level"]));
     for reference in references {
         page += &format!("  http://{}/\n", word(reference));
     }
@@ -132,20 +120,14 @@ fn flatten(value: &Json, above: &str, rows: &mut Vec<(String, String)>) {
         Json::Object(fields) => {
             for (key, inner) in fields {
                 // The counters of the index stand in an object of their own, which is no news to a reader.
-                let key = if key == "stats" {
-                    String::new()
-                } else {
-                    key.replace('_', " ")
-                };
+                let key = if key == "stats" { String::new() } else { key.replace('_', " ") };
                 let between = if above.is_empty() || key.is_empty() { "" } else { ", " };
                 let path = format!("{above}{between}{key}");
                 flatten(inner, &path, rows);
             }
         }
         Json::Number(number) if above.contains("bytes") => {
-            let bytes = number
-                .as_u64()
-                .map_or_else(|| number.to_string(), |bytes| ByteSize(bytes).to_string());
+            let bytes = number.as_u64().map_or_else(|| number.to_string(), |bytes| ByteSize(bytes).to_string());
             rows.push((above.to_owned(), bytes));
         }
         other => rows.push((above.to_owned(), word(other))),
@@ -170,9 +152,7 @@ fn list(value: &Json) -> String {
 }
 
 fn level(value: &Json) -> String {
-    value
-        .as_u64()
-        .map_or_else(|| "-".to_owned(), |number| format!("L{number}"))
+    value.as_u64().map_or_else(|| "-".to_owned(), |number| format!("L{number}"))
 }
 
 /// The first eight digits, as the log has them.
@@ -196,11 +176,7 @@ fn span(value: &Json) -> String {
     let Some(text) = value.as_str() else {
         return "-".to_owned();
     };
-    text.split(' ')
-        .take(2)
-        .collect::<Vec<_>>()
-        .join(" ")
-        .replace("us", "µs")
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ").replace("us", "µs")
 }
 
 fn services(value: &Json) -> String {
@@ -272,11 +248,7 @@ mod tests {
 
     #[test]
     fn an_answer_of_another_version_is_no_panic() {
-        for strange in [
-            json!(null),
-            json!([]),
-            json!({"clusters": 3, "cache": {"bytes": -1}, "neighbours": [{}]}),
-        ] {
+        for strange in [json!(null), json!([]), json!({"clusters": 3, "cache": {"bytes": -1}, "neighbours": [{}]})] {
             assert!(status(&strange).contains("node"));
             assert!(lookup(&strange).contains("no node is known"));
         }

@@ -40,12 +40,7 @@ struct Now {
 
 impl Collector for Now {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
-        let Snapshot {
-            stats,
-            clusters,
-            neighbours,
-            ..
-        } = &self.snapshot;
+        let Snapshot { stats, clusters, neighbours, .. } = &self.snapshot;
         let version = BTreeMap::from([("version", env!("CARGO_PKG_VERSION"))]);
         family(
             &mut encoder,
@@ -58,12 +53,8 @@ impl Collector for Now {
 
         let uptime = ConstGauge::new(self.uptime_seconds);
         let unit = Unit::Seconds;
-        let metric = encoder.encode_descriptor(
-            "coral_uptime",
-            "Since the node started",
-            Some(&unit),
-            uptime.metric_type(),
-        )?;
+        let metric =
+            encoder.encode_descriptor("coral_uptime", "Since the node started", Some(&unit), uptime.metric_type())?;
         uptime.encode(metric)?;
 
         let sizes = clusters.iter().map(|c| (c.level.number(), f64::from(c.size))).collect();
@@ -82,21 +73,9 @@ impl Collector for Now {
         let help = "Neighbours heard lately, by the nearest level shared with them";
         family(&mut encoder, "coral_dsht_neighbours", help, None, "level", &by_level)?;
         for (name, help, value) in [
-            (
-                "coral_dsht_stored_keys",
-                "Keys stored for the network",
-                self.snapshot.stored_keys,
-            ),
-            (
-                "coral_dsht_stored_values",
-                "Values stored for the network",
-                self.snapshot.stored_values,
-            ),
-            (
-                "coral_dsht_published_values",
-                "Live values published by this node",
-                self.snapshot.published_values,
-            ),
+            ("coral_dsht_stored_keys", "Keys stored for the network", self.snapshot.stored_keys),
+            ("coral_dsht_stored_values", "Values stored for the network", self.snapshot.stored_values),
+            ("coral_dsht_published_values", "Live values published by this node", self.snapshot.published_values),
         ] {
             let gauge = ConstGauge::new(value as f64);
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
@@ -104,36 +83,15 @@ impl Collector for Now {
         }
 
         let datagrams = BTreeMap::from([("in", stats.datagrams_received), ("out", stats.datagrams_sent)]);
-        counters(
-            &mut encoder,
-            "coral_dsht_datagrams",
-            "Datagrams",
-            None,
-            "direction",
-            &datagrams,
-        )?;
+        counters(&mut encoder, "coral_dsht_datagrams", "Datagrams", None, "direction", &datagrams)?;
         let bytes = BTreeMap::from([("in", stats.bytes_received), ("out", stats.bytes_sent)]);
-        counters(
-            &mut encoder,
-            "coral_dsht_datagram",
-            "Bytes of datagrams",
-            Some(&Unit::Bytes),
-            "direction",
-            &bytes,
-        )?;
+        counters(&mut encoder, "coral_dsht_datagram", "Bytes of datagrams", Some(&Unit::Bytes), "direction", &bytes)?;
         let help = "Datagrams dropped, by reason";
         counters(&mut encoder, "coral_dsht_dropped", help, None, "reason", &stats.dropped)?;
         let help = "Requests received from other nodes, by kind";
         counters(&mut encoder, "coral_dsht_requests", help, None, "kind", &stats.requests)?;
         let help = "Gets that found values, by level";
-        counters(
-            &mut encoder,
-            "coral_dsht_gets_found",
-            help,
-            None,
-            "level",
-            &stats.gets_found,
-        )?;
+        counters(&mut encoder, "coral_dsht_gets_found", help, None, "level", &stats.gets_found)?;
         let help = "Ends of this node's own requests and operations, by kind";
         counters(&mut encoder, "coral_dsht_outcomes", help, None, "kind", &counts(stats))
     }

@@ -113,10 +113,7 @@ pub(super) async fn health(shared: &Shared) -> Health {
         Ok(_) => reasons.push("not joined: none of the seeds answers".to_owned()),
         Err(e) => reasons.push(format!("{e:#}")),
     }
-    Health {
-        healthy: reasons.is_empty(),
-        reasons,
-    }
+    Health { healthy: reasons.is_empty(), reasons }
 }
 
 /// The body of `/lookup`.
@@ -135,12 +132,7 @@ pub(super) struct Lookup {
 
 /// Looks `url` up as the cache would. The inner error is the asker's: no URL.
 pub(super) async fn lookup(shared: &Shared, url: &str) -> anyhow::Result<Result<Lookup, anyhow::Error>> {
-    let suffixes: Vec<_> = shared
-        .config
-        .suffixes
-        .iter()
-        .map(|suffix| suffix.proxy.clone())
-        .collect();
+    let suffixes: Vec<_> = shared.config.suffixes.iter().map(|suffix| suffix.proxy.clone()).collect();
     let key = match coral_proxy::url::index_key(url, &suffixes, &shared.config.proxy.part.sites) {
         Ok(key) => key,
         Err(e) => return Ok(Err(e.into())),
@@ -220,14 +212,8 @@ mod tests {
     #[test]
     fn a_url_typed_into_a_browser_is_taken_as_it_is() {
         let asked = |uri: &str| queried_url(&uri.parse().unwrap());
-        assert_eq!(
-            asked("/lookup?url=http://x.com/?a=1&b=2").as_deref(),
-            Some("http://x.com/?a=1&b=2")
-        );
-        assert_eq!(
-            asked("/lookup?url=http://x.com/%zz").as_deref(),
-            Some("http://x.com/%zz")
-        );
+        assert_eq!(asked("/lookup?url=http://x.com/?a=1&b=2").as_deref(), Some("http://x.com/?a=1&b=2"));
+        assert_eq!(asked("/lookup?url=http://x.com/%zz").as_deref(), Some("http://x.com/%zz"));
         assert_eq!(asked("/lookup?url="), None);
         assert_eq!(asked("/lookup"), None);
     }

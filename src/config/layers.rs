@@ -28,11 +28,7 @@ pub struct Override {
 impl Override {
     /// A value given by a flag of its own, such as `--proxy-listen`.
     pub fn flag(flag: &str, path: &str, value: impl ToString) -> Self {
-        Self {
-            origin: flag.to_owned(),
-            path: path.to_owned(),
-            value: value.to_string(),
-        }
+        Self { origin: flag.to_owned(), path: path.to_owned(), value: value.to_string() }
     }
 
     /// One `--set KEY=VALUE`.
@@ -49,11 +45,7 @@ impl Override {
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Vec<Self> {
         let ours = variables.into_iter().filter_map(|(name, value)| {
             let path = name.strip_prefix("CORAL_")?.to_ascii_lowercase().replace("__", ".");
-            Some(Self {
-                origin: name,
-                path,
-                value,
-            })
+            Some(Self { origin: name, path, value })
         });
         let mut ours: Vec<Self> = ours.collect();
         ours.sort_by(|a, b| a.origin.cmp(&b.origin));
@@ -81,10 +73,7 @@ impl Config {
             Err(e) => bail!("{}", at(e.span()).says(e.message())),
         };
         if let Some(unknown) = schema.unknown(&table) {
-            bail!(
-                "{}",
-                at(Some(unknown.span)).says(&misspelt(&unknown.path, unknown.nearest))
-            );
+            bail!("{}", at(Some(unknown.span)).says(&misspelt(&unknown.path, unknown.nearest)));
         }
         let mut config = match Self::from_table(table.clone()) {
             Ok(config) => config,
@@ -149,10 +138,7 @@ where
     C: DeserializeOwned + Default,
 {
     let Some(entry) = entry else {
-        return Ok(Section {
-            node: N::default(),
-            part: C::default(),
-        });
+        return Ok(Section { node: N::default(), part: C::default() });
     };
     let span = entry.span();
     let DeValue::Table(mut rest) = entry.into_inner() else {
@@ -203,9 +189,7 @@ fn spanned_key(key: &str) -> Spanned<std::borrow::Cow<'static, str>> {
 fn value_of<'a>(text: &'a str, default: &serde_json::Value) -> Entry<'a> {
     let word = |text: &'a str| Spanned::new(0..0, DeValue::String(text.trim().into()));
     // Spans of another text than the file's would lead a message astray.
-    let parsed = DeValue::parse(text)
-        .ok()
-        .map(|value| Spanned::new(0..0, value.into_inner()));
+    let parsed = DeValue::parse(text).ok().map(|value| Spanned::new(0..0, value.into_inner()));
     match (default, parsed) {
         (serde_json::Value::String(_), Some(value)) if value.get_ref().is_str() => value,
         (serde_json::Value::String(_), _) => word(text),
@@ -267,12 +251,7 @@ mod tests {
         let outcome = match Config::from_text(text, "coral.toml", overrides) {
             Ok(config) => format!(
                 "suffixes {} | dsht {} | proxy {:?}\n",
-                config
-                    .suffixes
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(" "),
+                config.suffixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
                 config.dsht.node.listen,
                 config.proxy.node.listen,
             ),
@@ -378,11 +357,7 @@ mod tests {
     fn the_last_override_counts_and_needs_no_quotes() {
         check(
             "[proxy]\nlisten = '127.0.0.1:1'",
-            &[
-                set("proxy.listen=127.0.0.1:2"),
-                set("proxy.listen=off"),
-                set("suffixes=a.net, b.net"),
-            ],
+            &[set("proxy.listen=127.0.0.1:2"), set("proxy.listen=off"), set("suffixes=a.net, b.net")],
             expect![[r#"
                 suffixes a.net b.net | dsht 0.0.0.0:4160 | proxy None
             "#]],
@@ -391,10 +366,7 @@ mod tests {
 
     #[test]
     fn a_wrong_override_is_named_as_it_was_typed() {
-        let variables = [
-            ("CORAL_PROXY__LISTEN".to_owned(), "8080".to_owned()),
-            ("PATH".into(), "/bin".into()),
-        ];
+        let variables = [("CORAL_PROXY__LISTEN".to_owned(), "8080".to_owned()), ("PATH".into(), "/bin".into())];
         check(
             "",
             &Override::from_variables(variables),

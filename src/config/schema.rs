@@ -55,11 +55,7 @@ impl Schema {
         for (key, value) in table {
             let path = join(above, key.get_ref());
             match (known.get(key.get_ref().as_ref()), value.get_ref()) {
-                (None, _) => found.push(Unknown {
-                    nearest: self.nearest(&path),
-                    path,
-                    span: key.span(),
-                }),
+                (None, _) => found.push(Unknown { nearest: self.nearest(&path), path, span: key.span() }),
                 (Some(inner @ Json::Object(_)), DeValue::Table(table)) => self.walk(inner, table, &path, found),
                 // Not a table that is set by default: what is inside, and whether it fits, is serde's to say.
                 (Some(_), _) => {}
@@ -74,29 +70,19 @@ impl Schema {
             let (known_table, known_key) = known.rsplit_once('.').unwrap_or(("", known));
             let whole = strsim::normalized_damerau_levenshtein(path, known);
             let last = strsim::normalized_damerau_levenshtein(key, known_key);
-            if table == known_table {
-                last
-            } else {
-                whole.max(last - 0.2)
-            }
+            if table == known_table { last } else { whole.max(last - 0.2) }
         };
         let mut candidates = self.paths();
         if let Json::Object(sections) = &self.0 {
             candidates.extend(sections.iter().filter(|(_, v)| v.is_object()).map(|(k, _)| k.clone()));
         }
-        let best = candidates
-            .into_iter()
-            .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+        let best = candidates.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
         (likeness(&best) > 0.4).then_some(best)
     }
 }
 
 fn join(above: &str, key: &str) -> String {
-    if above.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{above}.{key}")
-    }
+    if above.is_empty() { key.to_owned() } else { format!("{above}.{key}") }
 }
 
 fn collect(value: &Json, above: &str, paths: &mut Vec<String>) {

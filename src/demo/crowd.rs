@@ -44,14 +44,9 @@ pub(super) enum Outcome {
 impl Outcome {
     /// What `Cache-Status` (RFC 9211) tells; coral-proxy/src/cache_status.rs writes it.
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let text = headers
-            .get("cache-status")
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
+        let text = headers.get("cache-status").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let parameters: Vec<&str> = text.split(';').map(str::trim).collect();
-        let detail = parameters
-            .iter()
-            .find_map(|parameter| parameter.strip_prefix("detail="));
+        let detail = parameters.iter().find_map(|parameter| parameter.strip_prefix("detail="));
         match detail {
             _ if parameters.contains(&"hit") => Self::Local,
             Some("origin") => Self::Origin,
@@ -168,10 +163,7 @@ pub(super) async fn play(network: &Network, objects: &[Object], options: &Option
         clients.spawn(async move {
             let mut chance = Chance::new(u64::from(number) + 1);
             let mut tally = Tally::default();
-            while left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-                .is_ok()
-            {
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
                 let object = &small[chance.weighted(&weights)];
                 let node = chance.below(client.nodes.len());
                 tally.count(object, client.fetch(node, object).await);
@@ -224,11 +216,7 @@ struct Fetched {
 impl Client {
     fn new(nodes: Vec<SocketAddr>, host: &str) -> Self {
         let port = nodes.first().map_or(0, SocketAddr::port);
-        Self {
-            nodes,
-            connections: BTreeMap::new(),
-            host: format!("{host}:{port}"),
-        }
+        Self { nodes, connections: BTreeMap::new(), host: format!("{host}:{port}") }
     }
 
     /// Fetches `object` from the node with this number, and compares what comes with what it is.
@@ -237,10 +225,7 @@ impl Client {
         match timeout(PATIENCE, self.exchange(node, object)).await {
             Ok(Ok((outcome, connection))) => {
                 self.connections.insert(node, connection);
-                Ok(Fetched {
-                    outcome,
-                    took: begun.elapsed(),
-                })
+                Ok(Fetched { outcome, took: begun.elapsed() })
             }
             Ok(Err(e)) => Err(e.context(format!("asked of {}", self.nodes[node]))),
             Err(_) => bail!("{} has not sent it within {PATIENCE:?}", self.nodes[node]),
@@ -262,10 +247,7 @@ impl Client {
         let response = connection.get(&self.host, object.path).await?;
         ensure!(response.status() == 200, "the answer is {}", response.status());
         let content_type = response.headers().get(CONTENT_TYPE).map(|value| value.as_bytes());
-        ensure!(
-            content_type == Some(object.content_type.as_bytes()),
-            "it has another Content-Type"
-        );
+        ensure!(content_type == Some(object.content_type.as_bytes()), "it has another Content-Type");
         let outcome = Outcome::of(response.headers());
         let mut body = response.into_body();
         let mut hasher = Sha256::new();
@@ -276,11 +258,7 @@ impl Client {
                 hasher.update(&data);
             }
         }
-        ensure!(
-            length == object.body.len(),
-            "{length} bytes came of {}",
-            object.body.len()
-        );
+        ensure!(length == object.body.len(), "{length} bytes came of {}", object.body.len());
         ensure!(hasher.finalize()[..] == object.digest, "it was altered on its way");
         Ok((outcome, connection))
     }

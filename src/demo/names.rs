@@ -30,7 +30,8 @@ pub struct Answer {
 
 /// The IPv4 addresses of `name`, asked of one nameserver over UDP.
 pub async fn ask(server: SocketAddr, name: &str) -> anyhow::Result<Answer> {
-    let name = Name::from_ascii(name)?;
+    let mut name = Name::from_ascii(name)?;
+    name.set_fqdn(true);
     // Ids need not be unguessable here: the socket is connected, and the question is compared.
     for id in 1..=ATTEMPTS as u16 {
         let mut query = Message::new(id, MessageType::Query, OpCode::Query);
@@ -44,10 +45,7 @@ pub async fn ask(server: SocketAddr, name: &str) -> anyhow::Result<Answer> {
         };
         let length = received.with_context(|| format!("no nameserver answers at {server}"))?;
         let answer = Message::from_vec(&bytes[..length]).context("the answer is no DNS message")?;
-        ensure!(
-            answer.metadata.id == id && answer.queries == query.queries,
-            "it answers another question"
-        );
+        ensure!(answer.metadata.id == id && answer.queries == query.queries, "it answers another question");
         return Ok(read(&answer));
     }
     bail!("{server} has not answered {ATTEMPTS} queries within {PATIENCE:?} each")
@@ -94,9 +92,6 @@ pub(super) fn wrong(answers: &[(SocketAddr, anyhow::Result<Answer>)], nodes: &[I
             Some(format!("it named {stranger}, where no node runs"))
         }
     };
-    let said = answers
-        .iter()
-        .filter_map(|(server, answer)| Some((server, problem(answer)?)));
-    said.map(|(server, problem)| format!("the nameserver at {server}: {problem}"))
-        .collect()
+    let said = answers.iter().filter_map(|(server, answer)| Some((server, problem(answer)?)));
+    said.map(|(server, problem)| format!("the nameserver at {server}: {problem}")).collect()
 }

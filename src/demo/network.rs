@@ -100,10 +100,7 @@ fn address(number: u8) -> Ipv4Addr {
 
 fn config(number: u8, ports: Ports, origin: SocketAddr, disk: &Path) -> anyhow::Result<Config> {
     let at = |port| SocketAddr::from((address(number), port));
-    let mut config = Config {
-        suffixes: suffixes(),
-        ..Config::default()
-    };
+    let mut config = Config { suffixes: suffixes(), ..Config::default() };
     config.dsht.node.listen = at(ports.dsht);
     if number > 1 {
         config.dsht.node.seeds = vec![Contact::from(SocketAddr::from((address(1), ports.dsht)))];
@@ -170,14 +167,8 @@ mod tests {
     async fn a_taken_port_is_refused_if_asked_for_and_avoided_if_not() {
         let other = TcpListener::bind((address(2), 0)).await.unwrap();
         let port = other.local_addr().unwrap().port();
-        let refusal = choose("HTTP", Some(port), 1, "--http-port", 3)
-            .await
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            refusal,
-            format!("--http-port {port}: 127.0.0.2:{port} is taken by another program")
-        );
+        let refusal = choose("HTTP", Some(port), 1, "--http-port", 3).await.unwrap_err().to_string();
+        assert_eq!(refusal, format!("--http-port {port}: 127.0.0.2:{port} is taken by another program"));
         assert_ne!(choose("HTTP", None, port, "--http-port", 3).await.unwrap(), port);
     }
 }

@@ -76,13 +76,10 @@ impl Site {
         let response = Response::builder();
         let empty = Full::default();
         let built = match self.objects.iter().find(|object| object.path == path) {
-            _ if !matches!(*request.method(), Method::GET | Method::HEAD) => response
-                .status(StatusCode::METHOD_NOT_ALLOWED)
-                .header(ALLOW, "GET, HEAD")
-                .body(empty),
-            None => response
-                .status(StatusCode::NOT_FOUND)
-                .body(Full::from("There is no such page.\n")),
+            _ if !matches!(*request.method(), Method::GET | Method::HEAD) => {
+                response.status(StatusCode::METHOD_NOT_ALLOWED).header(ALLOW, "GET, HEAD").body(empty)
+            }
+            None => response.status(StatusCode::NOT_FOUND).body(Full::from("There is no such page.\n")),
             Some(object) => {
                 let response = response
                     .header(ETAG, object.etag())
@@ -92,11 +89,7 @@ impl Site {
                 if known.is_some_and(|tags| tags.contains(&object.etag())) {
                     response.status(StatusCode::NOT_MODIFIED).body(empty)
                 } else {
-                    let body = if request.method() == Method::HEAD {
-                        empty
-                    } else {
-                        Full::new(object.body.clone())
-                    };
+                    let body = if request.method() == Method::HEAD { empty } else { Full::new(object.body.clone()) };
                     response
                         .header(CONTENT_TYPE, object.content_type)
                         .header(CONTENT_LENGTH, object.body.len())

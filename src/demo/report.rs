@@ -27,10 +27,7 @@ pub(super) fn network(network: &Network) -> String {
             shown(addresses.admin),
         ]);
     }
-    titled(
-        "the network: every node runs all three parts, and has found the others",
-        &rows,
-    )
+    titled("the network: every node runs all three parts, and has found the others", &rows)
 }
 
 pub(super) fn first_requests(tally: &Tally) -> String {
@@ -44,10 +41,7 @@ pub(super) fn first_requests(tally: &Tally) -> String {
 }
 
 pub(super) fn crowd(tally: &Tally) -> String {
-    let mut rows = table(
-        &["answered from", "requests", "share", "p50", "p99", "slowest"],
-        &[1, 2, 3, 4, 5],
-    );
+    let mut rows = table(&["answered from", "requests", "share", "p50", "p99", "slowest"], &[1, 2, 3, 4, 5]);
     let all = tally.requests();
     for (outcome, times) in &tally.latencies {
         let mut times = times.clone();
@@ -62,13 +56,9 @@ pub(super) fn crowd(tally: &Tally) -> String {
         ]);
     }
     if !tally.latencies.contains_key(&Outcome::Origin) {
-        rows.add_row(["origin", "0", "0 %", "-", "-", "-"]);
+        rows.add_row(["origin", "0", "0.0 %", "-", "-", "-"]);
     }
-    rows.add_row([
-        "failed or altered".to_owned(),
-        tally.failures.to_string(),
-        share(tally.failures, all),
-    ]);
+    rows.add_row(["failed or altered".to_owned(), tally.failures.to_string(), share(tally.failures, all)]);
     let seconds = tally.took.as_secs_f64();
     let title = format!(
         "the flash crowd: {all} requests, {} in {}, {:.0} requests/s",
@@ -109,9 +99,7 @@ pub(super) fn too_often(objects: &[Object], asked: &BTreeMap<String, u64>) -> Ve
             times => wrong.push(format!("{}: the origin was asked {times} times for it", object.path)),
         }
     }
-    let strange = asked
-        .keys()
-        .filter(|path| !objects.iter().any(|object| object.path == **path));
+    let strange = asked.keys().filter(|path| !objects.iter().any(|object| object.path == **path));
     wrong.extend(strange.map(|path| format!("{path}: the origin was asked for it, and nobody had asked us")));
     wrong
 }
@@ -123,12 +111,7 @@ pub(super) fn names(name: &str, answers: &[(SocketAddr, anyhow::Result<Answer>)]
             Ok(answer) => rows.add_row([
                 server.to_string(),
                 answer.code.to_string(),
-                answer
-                    .addresses
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(" "),
+                answer.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
                 format!("{} s", answer.ttl),
             ]),
             Err(e) => rows.add_row([server.to_string(), format!("{e:#}")]),

@@ -30,14 +30,10 @@ pub struct Object {
 }
 
 impl Object {
-    fn new(path: &'static str, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+    /// An object with these bytes.
+    pub fn new(path: &'static str, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let body = body.into();
-        Self {
-            path,
-            content_type,
-            digest: Sha256::digest(&body).into(),
-            body,
-        }
+        Self { path, content_type, digest: Sha256::digest(&body).into(), body }
     }
 
     /// A strong validator: the digest's first half.
@@ -64,26 +60,10 @@ pub fn objects() -> Vec<Object> {
         Object::new("/style.css", "text/css; charset=utf-8", include_str!("site/style.css")),
         Object::new("/coral.svg", SVG, include_str!("site/coral.svg")),
         Object::new("/reef.html", HTML, include_str!("site/reef.html")),
-        Object::new(
-            "/images/dawn.png",
-            "image/png",
-            picture(1, [(12, 34, 70), (214, 120, 96), (250, 214, 165)]),
-        ),
-        Object::new(
-            "/images/shallows.png",
-            "image/png",
-            picture(2, [(8, 60, 92), (38, 166, 166), (214, 240, 220)]),
-        ),
-        Object::new(
-            "/images/reef.png",
-            "image/png",
-            picture(3, [(60, 16, 66), (222, 82, 98), (252, 196, 140)]),
-        ),
-        Object::new(
-            "/images/deep.png",
-            "image/png",
-            picture(4, [(4, 10, 30), (20, 54, 110), (96, 160, 210)]),
-        ),
+        Object::new("/images/dawn.png", "image/png", picture(1, [(12, 34, 70), (214, 120, 96), (250, 214, 165)])),
+        Object::new("/images/shallows.png", "image/png", picture(2, [(8, 60, 92), (38, 166, 166), (214, 240, 220)])),
+        Object::new("/images/reef.png", "image/png", picture(3, [(60, 16, 66), (222, 82, 98), (252, 196, 140)])),
+        Object::new("/images/deep.png", "image/png", picture(4, [(4, 10, 30), (20, 54, 110), (96, 160, 210)])),
         Object::new("/path.svg", SVG, include_str!("site/path.svg")),
         Object::new("/how.html", HTML, include_str!("site/how.html")),
         Object::new("/survey.bin", "application/octet-stream", large()),
@@ -110,35 +90,19 @@ fn picture(seed: u64, [dark, middle, light]: [Colour; 3]) -> Vec<u8> {
     let mix = |a: u8, b: u8, share: usize| ((usize::from(a) * (127 - share) + usize::from(b) * share) / 127) as u8;
     let between = |a: Colour, b: Colour, share| [mix(a.0, b.0, share), mix(a.1, b.1, share), mix(a.2, b.2, share)];
     let palette: Vec<u8> = (0..256)
-        .flat_map(|i| {
-            if i < 128 {
-                between(dark, middle, i)
-            } else {
-                between(middle, light, i - 128)
-            }
-        })
+        .flat_map(|i| if i < 128 { between(dark, middle, i) } else { between(middle, light, i - 128) })
         .collect();
 
     let mut chance = Chance::new(seed);
     let waves: Vec<[f64; 4]> = (0..6)
-        .map(|_| {
-            [
-                0.01 + 0.05 * chance.share(),
-                0.02 + 0.09 * chance.share(),
-                6.3 * chance.share(),
-                chance.share(),
-            ]
-        })
+        .map(|_| [0.01 + 0.05 * chance.share(), 0.02 + 0.09 * chance.share(), 6.3 * chance.share(), chance.share()])
         .collect();
     let mut rows = Vec::with_capacity(HEIGHT * (WIDTH + 1));
     for y in 0..HEIGHT {
         rows.push(0); // this row is not filtered
         for x in 0..WIDTH {
             let (x, y) = (x as f64, y as f64);
-            let swell: f64 = waves
-                .iter()
-                .map(|[a, b, phase, height]| height * (a * x + b * y + phase).sin())
-                .sum();
+            let swell: f64 = waves.iter().map(|[a, b, phase, height]| height * (a * x + b * y + phase).sin()).sum();
             let grain = 6.0 * chance.share();
             let shade = 210.0 - 190.0 * y / HEIGHT as f64 + 14.0 * swell + grain;
             rows.push(shade.clamp(0.0, 255.0) as u8);
@@ -167,12 +131,7 @@ fn png(palette: &[u8], rows: &[u8]) -> Vec<u8> {
     data.extend_from_slice(&adler32(rows).to_be_bytes());
 
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-    for (kind, body) in [
-        (b"IHDR", &header[..]),
-        (b"PLTE", palette),
-        (b"IDAT", &data),
-        (b"IEND", &[]),
-    ] {
+    for (kind, body) in [(b"IHDR", &header[..]), (b"PLTE", palette), (b"IDAT", &data), (b"IEND", &[])] {
         file.extend_from_slice(&(body.len() as u32).to_be_bytes());
         let begin = file.len();
         file.extend_from_slice(kind);
@@ -195,13 +154,7 @@ fn adler32(bytes: &[u8]) -> u32 {
 /// RFC 2083 §15, a bit at a time: the pictures are small.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 {
-                (crc >> 1) ^ 0xedb8_8320
-            } else {
-                crc >> 1
-            }
-        })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
     })
 }
 
@@ -224,22 +177,11 @@ mod tests {
     #[test]
     fn pages_link_only_to_what_the_site_has() {
         let site = objects();
-        for page in site
-            .iter()
-            .filter(|object| object.content_type.starts_with("text/html"))
-        {
+        for page in site.iter().filter(|object| object.content_type.starts_with("text/html")) {
             let text = std::str::from_utf8(&page.body).unwrap();
             for attribute in ["href=\"", "src=\""] {
-                for target in text
-                    .split(attribute)
-                    .skip(1)
-                    .map(|rest| rest.split('"').next().unwrap())
-                {
-                    let path = if target == "./" {
-                        "/".to_owned()
-                    } else {
-                        format!("/{target}")
-                    };
+                for target in text.split(attribute).skip(1).map(|rest| rest.split('"').next().unwrap()) {
+                    let path = if target == "./" { "/".to_owned() } else { format!("/{target}") };
                     assert!(site.iter().any(|object| object.path == path), "{}: {target}", page.path);
                 }
             }
@@ -249,12 +191,7 @@ mod tests {
     #[test]
     fn pictures_are_some_tens_of_kilobytes() {
         for object in objects().iter().filter(|object| object.content_type == "image/png") {
-            assert!(
-                (20_000..80_000).contains(&object.body.len()),
-                "{}: {}",
-                object.path,
-                object.body.len()
-            );
+            assert!((20_000..80_000).contains(&object.body.len()), "{}: {}", object.path, object.body.len());
         }
     }
 }

@@ -19,10 +19,7 @@ pub(super) async fn look_up(seeds: &[Contact]) -> anyhow::Result<Vec<SocketAddr>
     }
     if found.is_empty() && !seeds.is_empty() {
         let names: Vec<&str> = seeds.iter().map(Contact::as_str).collect();
-        bail!(
-            "none of the seeds can be looked up (`dsht.seeds`, --seed): {}",
-            names.join(", ")
-        );
+        bail!("none of the seeds can be looked up (`dsht.seeds`, --seed): {}", names.join(", "));
     }
     Ok(found)
 }
@@ -87,11 +84,7 @@ mod tests {
     use super::*;
 
     fn listening(listen: &str, address: Option<&str>) -> DshtNode {
-        DshtNode {
-            listen: listen.parse().unwrap(),
-            address: address.map(|ip| ip.parse().unwrap()),
-            seeds: Vec::new(),
-        }
+        DshtNode { listen: listen.parse().unwrap(), address: address.map(|ip| ip.parse().unwrap()), seeds: Vec::new() }
     }
 
     #[test]

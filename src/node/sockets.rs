@@ -23,15 +23,9 @@ pub(super) struct Sockets {
 impl Sockets {
     pub(super) async fn bind(config: &Config) -> anyhow::Result<Self> {
         let dsht = config.dsht.node.listen;
-        let dsht = UdpSocket::bind(dsht)
-            .await
-            .map_err(|e| refused("index", dsht, "dsht", &e))?;
+        let dsht = UdpSocket::bind(dsht).await.map_err(|e| refused("index", dsht, "dsht", &e))?;
         let dns = match config.dns.node.listen {
-            Some(addr) => Some(
-                nameserver(addr)
-                    .await
-                    .map_err(|e| refused("nameserver", addr, "dns", &e))?,
-            ),
+            Some(addr) => Some(nameserver(addr).await.map_err(|e| refused("nameserver", addr, "dns", &e))?),
             None => None,
         };
         Ok(Self {
@@ -59,9 +53,7 @@ async fn listener(what: &str, addr: Option<SocketAddr>, section: &str) -> anyhow
     let Some(addr) = addr else {
         return Ok(None);
     };
-    let bound = TcpListener::bind(addr)
-        .await
-        .map_err(|e| refused(what, addr, section, &e))?;
+    let bound = TcpListener::bind(addr).await.map_err(|e| refused(what, addr, section, &e))?;
     Ok(Some(bound))
 }
 
@@ -73,10 +65,7 @@ async fn nameserver(addr: SocketAddr) -> io::Result<coral_dns::Sockets> {
         let udp = UdpSocket::bind(addr).await?;
         match TcpListener::bind(udp.local_addr()?).await {
             Ok(tcp) => {
-                return Ok(coral_dns::Sockets {
-                    udp: vec![udp],
-                    tcp: Some(tcp),
-                });
+                return Ok(coral_dns::Sockets { udp: vec![udp], tcp: Some(tcp) });
             }
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && addr.port() == 0 && attempt < ATTEMPTS => {}
             Err(e) => return Err(e),
@@ -113,10 +102,7 @@ mod tests {
         overrides.push(Override::flag("--proxy-listen", "proxy.listen", addr));
         let config = Config::load(None, &overrides).unwrap();
         let message = Sockets::bind(&config).await.unwrap_err().to_string();
-        assert!(
-            message.starts_with(&format!("cannot listen at {addr} for the cache (`proxy.listen`):")),
-            "{message}"
-        );
+        assert!(message.starts_with(&format!("cannot listen at {addr} for the cache (`proxy.listen`):")), "{message}");
         assert!(message.contains("--proxy-listen"), "{message}");
     }
 
