@@ -1,7 +1,7 @@
 //! The answer: a question, who is alive, the client's level and a random source in; records out [C04 §3.1].
 //!
 //! Knows no bytes, no socket and no clock. Names other than the question's follow from addresses ([`crate::name`]); turning
-//! records into a message is [`crate::handler`]'s.
+//! records into a message is `handler.rs`'s.
 
 use std::net::IpAddr;
 

@@ -43,6 +43,9 @@ pub(crate) const MAX_QUERY_BYTES: usize = 4096;
 /// Bytes of a message's header (RFC 1035 §4.1.1).
 const HEADER_BYTES: usize = 12;
 
+/// Bytes of the longest name, its lengths and the root's zero included (RFC 1035 §2.3.4).
+const MAX_NAME_BYTES: usize = 255;
+
 /// What an answer over UDP may have when the query names no size (RFC 1035 §4.2.1), and the least size there is with one.
 const PLAIN_UDP_BYTES: u16 = 512;
 
@@ -319,7 +322,8 @@ fn check_header(bytes: &[u8]) -> Result<(), Rejection> {
     question_bytes(body).map(|_| ()).ok_or(Rejection::Error(Rcode::FormErr))
 }
 
-/// The bytes of the first question. A compressed name is none: there is nothing in front of it to point at.
+/// The bytes of the first question. A compressed name is none, as there is nothing in front of it to point at, nor is one
+/// longer than [`MAX_NAME_BYTES`].
 fn question_bytes(body: &[u8]) -> Option<&[u8]> {
     let mut at = 0;
     loop {
@@ -328,6 +332,9 @@ fn question_bytes(body: &[u8]) -> Option<&[u8]> {
             length @ 1..=63 => at += usize::from(length) + 1,
             _ => return None,
         }
+    }
+    if at >= MAX_NAME_BYTES {
+        return None;
     }
     body.get(..at + 5)
 }

@@ -3,7 +3,7 @@
 //! Each UDP socket is read by one task that answers as it reads: working out an answer never waits, so nothing piles up
 //! but in the kernel's buffer, which is bounded. TCP connections are bounded in number, and each has one query in hand at
 //! a time and a deadline for it. hickory's own server loop spawns a task for each datagram, has no limit of connections,
-//! and neither shows nor counts what it cannot parse; so the loops are ours, and [`crate::handler`] uses the rest of it.
+//! and neither shows nor counts what it cannot parse; so the loops are ours, and `handler.rs` uses the rest of it.
 
 use std::future::Future;
 use std::io;

@@ -32,6 +32,17 @@ fn a_compressed_question_is_none() {
     assert_eq!(question_bytes(b""), None);
 }
 
+/// The fuzzer saw, on 2026-11-23, one of 280 bytes come back in a FORMERR, which no resolver can decode.
+#[test]
+fn a_name_that_is_too_long_is_not_sent_back() {
+    let name = |labels: usize| vec!["a"; labels].join(".");
+    for (labels, comes_back) in [(127, true), (128, false)] {
+        let bytes = query(&name(labels), 1, &[]);
+        assert_eq!(question_bytes(&bytes[HEADER_BYTES..]).is_some(), comes_back);
+        check_query(&bytes);
+    }
+}
+
 #[test]
 fn counts_that_only_a_header_claims_cost_nothing() {
     for at in [4, 6, 8, 10] {
