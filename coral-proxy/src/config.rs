@@ -80,10 +80,7 @@ pub struct Disk {
 
 impl Default for Disk {
     fn default() -> Self {
-        Self {
-            path: None,
-            capacity: ByteSize::gib(4),
-        }
+        Self { path: None, capacity: ByteSize::gib(4) }
     }
 }
 
@@ -218,12 +215,7 @@ pub struct Freshness {
 impl Default for Freshness {
     fn default() -> Self {
         const HOUR: Duration = Duration::from_secs(60 * 60);
-        Self {
-            default: 12 * HOUR,
-            heuristic_percent: 10,
-            heuristic_limit: 12 * HOUR,
-            stale_if_error: 24 * HOUR,
-        }
+        Self { default: 12 * HOUR, heuristic_percent: 10, heuristic_limit: 12 * HOUR, stale_if_error: 24 * HOUR }
     }
 }
 
@@ -275,9 +267,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let mut config = Config::default();
-        config
-            .sites
-            .push(Site::new("WWW.x.com.", "http://127.0.0.1:8000").unwrap());
+        config.sites.push(Site::new("WWW.x.com.", "http://127.0.0.1:8000").unwrap());
         config.disk.path = Some("cache".into());
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config, "{text}");

@@ -1,11 +1,35 @@
 //! Counters, gauges and times of the proxy, for Prometheus and for [`Status`](crate::Status).
 
+use std::collections::BTreeMap;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::error::{Fault, Verdict};
+
+/// Every word that [`crate::cache_status`] and the service give: a family cannot be walked, so they are listed.
+pub(crate) const CACHE_WORDS: [&str; 12] = [
+    "hit",
+    "peer-l0",
+    "peer-l1",
+    "peer-l2",
+    "peer-l3",
+    "origin",
+    "revalidated",
+    "stale",
+    "passed",
+    "not-cached",
+    "own",
+    "error",
+];
+/// Every class of status.
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Everyone who can be at fault.
+const FAULTS: [Fault; 4] = [Fault::Client, Fault::Peer, Fault::Origin, Fault::Node];
 
 /// What the proxy counts. Clones count into the same numbers.
 #[derive(Debug, Clone)]
@@ -18,7 +42,9 @@ pub struct Metrics {
     pub(crate) bytes: Family<BytesLabels, Counter>,
     pub(crate) origin_requests: Counter,
     pub(crate) coalesced: Counter,
-    pub(crate) errors: Family<ErrorLabels, Counter>,
+    errors: Family<ErrorLabels, Counter>,
+    /// The same by fault alone, for [`Status`](crate::Status).
+    faults: Family<FaultLabels, Counter>,
     pub(crate) objects: Family<TierLabels, Gauge>,
     pub(crate) stored_bytes: Family<TierLabels, Gauge>,
     pub(crate) references: Gauge,
@@ -41,11 +67,16 @@ pub(crate) struct BytesLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct ErrorLabels {
+struct ErrorLabels {
     /// `client`, `peer`, `origin` or `node`.
-    pub(crate) fault: &'static str,
+    fault: &'static str,
     /// The error type of RFC 9209, or a word of ours for what a client did.
-    pub(crate) kind: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    fault: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,6 +100,7 @@ impl Metrics {
             origin_requests: Counter::default(),
             coalesced: Counter::default(),
             errors: Family::default(),
+            faults: Family::default(),
             objects: Family::default(),
             stored_bytes: Family::default(),
             references: Gauge::default(),
@@ -90,11 +122,7 @@ impl Metrics {
             "Requests whose response is not yet sent whole",
             metrics.in_flight.clone(),
         );
-        registry.register(
-            "connections",
-            "Open connections of clients and peers",
-            metrics.connections.clone(),
-        );
+        registry.register("connections", "Open connections of clients and peers", metrics.connections.clone());
         registry.register(
             "refused_connections",
             "Connections closed at once, as their address had too many",
@@ -106,21 +134,13 @@ impl Metrics {
             Unit::Bytes,
             metrics.bytes.clone(),
         );
-        registry.register(
-            "origin_requests",
-            "Requests sent to origins",
-            metrics.origin_requests.clone(),
-        );
+        registry.register("origin_requests", "Requests sent to origins", metrics.origin_requests.clone());
         registry.register(
             "coalesced_requests",
             "Requests that waited for the fetch of another one",
             metrics.coalesced.clone(),
         );
-        registry.register(
-            "errors",
-            "Errors, by whose fault they were and by kind",
-            metrics.errors.clone(),
-        );
+        registry.register("errors", "Errors, by whose fault they were and by kind", metrics.errors.clone());
         registry.register("objects", "Objects stored, by tier", metrics.objects.clone());
         registry.register_with_unit(
             "stored",
@@ -136,6 +156,34 @@ impl Metrics {
         metrics
     }
 
+    /// Counts an error.
+    pub(crate) fn error(&self, verdict: Verdict) {
+        let fault = verdict.fault.as_str();
+        let kind = verdict.kind;
+        self.errors.get_or_create(&ErrorLabels { fault, kind }).inc();
+        self.faults.get_or_create(&FaultLabels { fault }).inc();
+    }
+
+    /// Errors by whose fault they were; what never happened is left out.
+    pub(crate) fn errors_by_fault(&self) -> BTreeMap<String, u64> {
+        let faults = FAULTS.iter().map(|fault| fault.as_str());
+        faults.filter_map(|fault| Some((fault.to_owned(), self.faults.get(&FaultLabels { fault })?.get()))).collect()
+    }
+
+    /// Requests by the word of [`crate::cache_status`]; what never happened is left out.
+    pub(crate) fn requests_by_word(&self) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for cache in CACHE_WORDS {
+            for status in STATUS_CLASSES {
+                if let Some(count) = self.requests.get(&RequestLabels { status, cache }) {
+                    *sums.entry(cache.to_owned()).or_default() += count.get();
+                }
+            }
+        }
+        sums
+    }
+
+    /// The counter of body bytes in `direction`, `received` or `sent`, whose far end is a `client`, `peer` or `origin`.
     pub(crate) fn moved(&self, direction: &'static str, with: &'static str) -> Counter {
         self.bytes.get_or_create_owned(&BytesLabels { direction, with })
     }
@@ -152,17 +200,10 @@ mod tests {
         metrics.moved("sent", "client").inc_by(5);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        assert!(
-            text.contains("coral_proxy_body_bytes_total{direction=\"sent\",with=\"client\"} 5"),
-            "{text}"
-        );
+        assert!(text.contains("coral_proxy_body_bytes_total{direction=\"sent\",with=\"client\"} 5"), "{text}");
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             assert!(line.starts_with("coral_proxy_"), "{line}");
         }
-        assert!(
-            text.lines()
-                .filter(|line| line.starts_with("# HELP"))
-                .all(|line| line.split(' ').count() > 4)
-        );
+        assert!(text.lines().filter(|line| line.starts_with("# HELP")).all(|line| line.split(' ').count() > 4));
     }
 }

@@ -1,11 +1,31 @@
-//! References: what this node tells the index it has.
+//! References: what this node tells the index it has [C04 §4.2].
+//!
+//! While an object is fetched its reference lives 20 s at a time, once it is whole an hour; it is renewed halfway, and
+//! withdrawn when the object is evicted, its fetch fails, or the node stops. One task owns all of it: it is told what
+//! there is, compares that with what it has published, and has at most one request under way for each key, so that a
+//! withdrawal never overtakes the put before it. Nobody waits for that task but who wants to.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
-use coral_dsht::Value;
+use coral_dsht::{DshtHandle, Key, Levels, Value};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::config;
+use crate::metrics::Metrics;
 
 /// The first byte of a reference: an HTTP address follows. Other kinds of values may come to share a key.
 const HTTP_ADDRESS: u8 = b'h';
+/// Requests to the index under way at one time.
+const CONCURRENT: usize = 32;
+/// The least time between two puts of one reference: else what soon ceases to be fresh is put ever faster.
+const LEAST_RENEWAL: Duration = Duration::from_secs(5);
+/// How long one may take, so that a key is not stuck with it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a reference says: the HTTP address of a node. `None` if the value is no reference.
 pub fn decode_reference(value: &Value) -> Option<SocketAddr> {
@@ -29,4 +49,376 @@ pub fn encode_reference(addr: SocketAddr) -> Value {
     }
     bytes.extend(addr.port().to_be_bytes());
     Value::new(&bytes).expect("19 bytes are fewer than 64")
+}
+
+/// Where changes are told. Clones tell the same task, which ends with the last of them.
+#[derive(Debug, Clone)]
+pub struct References {
+    events: mpsc::UnboundedSender<Event>,
+}
+
+#[derive(Debug)]
+enum Event {
+    Fetching(Key, oneshot::Sender<()>),
+    Fetched(Key),
+    Stored(Key, Duration),
+    Dropped(Key),
+    Stop(oneshot::Sender<()>),
+}
+
+impl References {
+    /// Starts the task that publishes references to the node at `me`.
+    pub fn start(me: SocketAddr, dsht: DshtHandle, config: config::Reference, metrics: Metrics) -> Self {
+        let (events, told) = mpsc::unbounded_channel();
+        let keeper = Keeper {
+            dsht,
+            value: encode_reference(me),
+            config,
+            metrics,
+            entries: BTreeMap::new(),
+            due: BTreeSet::new(),
+            requests: JoinSet::new(),
+            permits: Arc::new(Semaphore::new(CONCURRENT)),
+            stopping: None,
+        };
+        tokio::spawn(keeper.run(told));
+        Self { events }
+    }
+
+    /// This node fetches the object from now on, until the guard is dropped.
+    pub fn fetching(&self, key: Key) -> Fetching {
+        let (published, first_put) = oneshot::channel();
+        self.tell(Event::Fetching(key, published));
+        Fetching { references: self.clone(), key, first_put: Some(first_put) }
+    }
+
+    /// A whole object has come into the cache, and stays fresh for `fresh_for`.
+    pub fn stored(&self, key: Key, fresh_for: Duration) {
+        self.tell(Event::Stored(key, fresh_for));
+    }
+
+    /// One has left it.
+    pub fn dropped(&self, key: Key) {
+        self.tell(Event::Dropped(key));
+    }
+
+    /// Withdraws all references, and publishes none any more. Returns when the index has been told of all.
+    pub async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        self.tell(Event::Stop(done));
+        // The task has ended by itself if this fails: then nothing is published.
+        let _ = stopped.await;
+    }
+
+    fn tell(&self, event: Event) {
+        // The task ends only after all senders are gone, or with its runtime.
+        let _ = self.events.send(event);
+    }
+}
+
+/// Held while an object is fetched.
+#[derive(Debug)]
+pub struct Fetching {
+    references: References,
+    key: Key,
+    first_put: Option<oneshot::Receiver<()>>,
+}
+
+impl Fetching {
+    /// Waits until the reference is in the index, at most `limit`.
+    pub async fn published(&mut self, limit: Duration) {
+        if let Some(first_put) = self.first_put.take() {
+            let _ = tokio::time::timeout(limit, first_put).await;
+        }
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.references.tell(Event::Fetched(self.key));
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Fetching,
+    Complete,
+}
+
+/// What is known of one key.
+#[derive(Debug, Default)]
+struct Entry {
+    fetching: usize,
+    stored: usize,
+    fresh_until: Option<Instant>,
+    /// What the index was last told, and when that is to be renewed.
+    published: Option<(Kind, Instant)>,
+    /// Whether a request for this key is under way.
+    busy: bool,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl Entry {
+    fn wanted(&self, now: Instant) -> Option<(Kind, Duration)> {
+        let fresh_for = self.fresh_until.map_or(Duration::ZERO, |until| until.duration_since(now));
+        if self.stored > 0 && !fresh_for.is_zero() {
+            Some((Kind::Complete, fresh_for))
+        } else {
+            (self.fetching > 0).then_some((Kind::Fetching, Duration::MAX))
+        }
+    }
+}
+
+struct Keeper {
+    dsht: DshtHandle,
+    value: Value,
+    config: config::Reference,
+    metrics: Metrics,
+    entries: BTreeMap<Key, Entry>,
+    due: BTreeSet<(Instant, Key)>,
+    requests: JoinSet<(Key, Option<(Kind, Instant)>)>,
+    permits: Arc<Semaphore>,
+    stopping: Option<Vec<oneshot::Sender<()>>>,
+}
+
+impl Keeper {
+    async fn run(mut self, mut told: mpsc::UnboundedReceiver<Event>) {
+        loop {
+            let due = self.due.first().map(|(at, _)| *at);
+            tokio::select! {
+                event = told.recv() => match event {
+                    Some(event) => self.handle(event),
+                    None => break,
+                },
+                Some(done) = self.requests.join_next(), if !self.requests.is_empty() => {
+                    if let Ok((key, published)) = done {
+                        self.done(key, published);
+                    }
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.renew(),
+            }
+            if self.entries.is_empty() {
+                for done in self.stopping.iter_mut().flat_map(|waiting| waiting.drain(..)) {
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = Instant::now();
+        let key = match event {
+            Event::Fetching(key, published) => {
+                let entry = self.entries.entry(key).or_default();
+                entry.fetching += 1;
+                // Where the index knows of this node already, there is nothing to wait for: dropping says so too.
+                if entry.published.is_none() {
+                    entry.waiting.push(published);
+                }
+                key
+            }
+            Event::Fetched(key) => {
+                let entry = self.entries.entry(key).or_default();
+                entry.fetching = entry.fetching.saturating_sub(1);
+                key
+            }
+            Event::Stored(key, fresh_for) => {
+                let entry = self.entries.entry(key).or_default();
+                entry.stored += 1;
+                // A lifetime of years is as good as none for a clock that cannot hold it.
+                let until = now + fresh_for.min(Duration::from_secs(365 * 24 * 3600));
+                entry.fresh_until = Some(entry.fresh_until.map_or(until, |old| old.max(until)));
+                key
+            }
+            Event::Dropped(key) => {
+                let entry = self.entries.entry(key).or_default();
+                entry.stored = entry.stored.saturating_sub(1);
+                key
+            }
+            Event::Stop(done) => {
+                self.stopping.get_or_insert_default().push(done);
+                for key in self.entries.keys().copied().collect::<Vec<_>>() {
+                    self.reconcile(key, now);
+                }
+                return;
+            }
+        };
+        self.reconcile(key, now);
+    }
+
+    fn done(&mut self, key: Key, published: Option<(Kind, Instant)>) {
+        let now = Instant::now();
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.busy = false;
+            let before = i64::from(entry.published.is_some());
+            self.metrics.references.inc_by(i64::from(published.is_some()) - before);
+            entry.published = published;
+            entry.waiting.clear();
+            if let Some((_, renew_at)) = published {
+                self.due.insert((renew_at, key));
+            }
+        }
+        self.reconcile(key, now);
+    }
+
+    fn renew(&mut self) {
+        let now = Instant::now();
+        while let Some((_, key)) = self.due.pop_first_if(now) {
+            self.reconcile(key, now);
+        }
+    }
+
+    /// Does the next thing that brings what the index knows of `key` nearer to what is so.
+    fn reconcile(&mut self, key: Key, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        if entry.busy {
+            return;
+        }
+        let wanted = if self.stopping.is_some() { None } else { entry.wanted(now) };
+        let (dsht, value, permits) = (self.dsht.clone(), self.value.clone(), Arc::clone(&self.permits));
+        match (wanted, entry.published) {
+            (None, None) if entry.stored == 0 && entry.fetching == 0 || self.stopping.is_some() => {
+                self.entries.remove(&key);
+            }
+            (None, None) => entry.waiting.clear(),
+            (None, Some(_)) => {
+                entry.busy = true;
+                self.requests.spawn(async move {
+                    let _permit = permits.acquire().await;
+                    let _ = tokio::time::timeout(REQUEST_TIMEOUT, dsht.remove(key, value)).await;
+                    (key, None)
+                });
+            }
+            (Some((kind, _)), Some((published, renew_at))) if kind == published && now < renew_at => {}
+            (Some((kind, at_most)), _) => {
+                let ttl = match kind {
+                    Kind::Fetching => self.config.fetching_ttl,
+                    Kind::Complete => self.config.complete_ttl.min(at_most),
+                };
+                entry.busy = true;
+                self.requests.spawn(async move {
+                    let _permit = permits.acquire().await;
+                    let put = tokio::time::timeout(REQUEST_TIMEOUT, dsht.put(key, value, ttl, Levels::ALL)).await;
+                    if !matches!(put, Ok(Ok(_))) {
+                        tracing::debug!(?key, "the index did not take a reference");
+                    }
+                    // Counted as published in any case: it may have been stored, and is then to be withdrawn.
+                    (key, Some((kind, now + (ttl / 2).max(LEAST_RENEWAL))))
+                });
+            }
+        }
+    }
+}
+
+/// `BTreeSet` has no such call of its own.
+trait PopFirstIf {
+    fn pop_first_if(&mut self, now: Instant) -> Option<(Instant, Key)>;
+}
+
+impl PopFirstIf for BTreeSet<(Instant, Key)> {
+    fn pop_first_if(&mut self, now: Instant) -> Option<(Instant, Key)> {
+        if self.first()?.0 <= now { self.pop_first() } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coral_dsht::{Command, Found, Id, Stored};
+    use prometheus_client::registry::Registry;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> Key {
+        Id::hash(&[b"k"])
+    }
+
+    /// References to a far end that answers all and writes down what it was asked.
+    fn start() -> (References, mpsc::UnboundedReceiver<String>) {
+        let (dsht, mut commands) = DshtHandle::channel(8);
+        let (log, lines) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(command) = commands.recv().await {
+                match command {
+                    Command::Put { ttl, reply, .. } => {
+                        let _ = log.send(format!("put for {} s", ttl.as_secs()));
+                        let _ = reply.send(Stored::default());
+                    }
+                    Command::Remove { reply, .. } => {
+                        let _ = log.send("remove".to_owned());
+                        let _ = reply.send(1);
+                    }
+                    Command::Get { reply, .. } => drop(reply.send(Found::default())),
+                    _ => {}
+                }
+            }
+        });
+        let metrics = Metrics::register(&mut Registry::default());
+        let me = "192.0.2.1:80".parse().unwrap();
+        (References::start(me, dsht, config::Reference::default(), metrics), lines)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn twenty_seconds_while_fetching_an_hour_when_whole_and_withdrawn_when_dropped() {
+        let (references, mut lines) = start();
+        let began = Instant::now();
+        let mut fetching = references.fetching(key());
+        fetching.published(Duration::from_secs(1)).await;
+        assert_eq!(lines.recv().await.unwrap(), "put for 20 s");
+        assert_eq!(lines.recv().await.unwrap(), "put for 20 s");
+        assert_eq!(began.elapsed().as_secs(), 10, "renewed halfway");
+        references.stored(key(), Duration::from_secs(24 * 3600));
+        drop(fetching);
+        assert_eq!(lines.recv().await.unwrap(), "put for 3600 s");
+        references.dropped(key());
+        assert_eq!(lines.recv().await.unwrap(), "remove");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reference_does_not_outlive_the_freshness_of_its_object() {
+        let (references, mut lines) = start();
+        references.stored(key(), Duration::from_secs(100));
+        assert_eq!(lines.recv().await.unwrap(), "put for 100 s");
+        assert_eq!(lines.recv().await.unwrap(), "put for 50 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_fetch_and_a_stop_leave_nothing_behind() {
+        let (references, mut lines) = start();
+        let mut fetching = references.fetching(key());
+        fetching.published(Duration::from_secs(1)).await;
+        drop(fetching);
+        assert_eq!(lines.recv().await.unwrap(), "put for 20 s");
+        assert_eq!(lines.recv().await.unwrap(), "remove");
+        references.stored(key(), Duration::from_secs(9000));
+        assert_eq!(lines.recv().await.unwrap(), "put for 3600 s");
+        references.stop().await;
+        assert_eq!(lines.recv().await.unwrap(), "remove");
+        references.stored(key(), Duration::from_secs(9000));
+        references.stop().await;
+        assert!(lines.try_recv().is_err(), "a stopped node publishes nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_is_stale_at_once_is_not_published() {
+        let (references, mut lines) = start();
+        references.stored(key(), Duration::ZERO);
+        references.stop().await;
+        assert!(lines.try_recv().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_reference_comes_back_as_it_went(ip: IpAddr, port in 1_u16..) {
+            let addr = SocketAddr::new(ip.to_canonical(), port);
+            prop_assert_eq!(decode_reference(&encode_reference(addr)), Some(addr));
+        }
+
+        #[test]
+        fn any_value_is_read(bytes in prop::collection::vec(any::<u8>(), 0..=64)) {
+            decode_reference(&Value::new(&bytes).unwrap());
+        }
+    }
 }

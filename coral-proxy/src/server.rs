@@ -1,21 +1,44 @@
-//! The accept loop, and the handle on it.
+//! The accept loop, and the handle on it: start, status, drain and stop.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coral_dsht::DshtHandle;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::error::ProxyError;
+use crate::fetch::Fetcher;
+use crate::limits::{Admitted, Limits};
 use crate::metrics::Metrics;
-use crate::url::Suffix;
+use crate::service::Service;
+use crate::stall::StallTimeout;
+use crate::url::{Names, Suffix};
 
-/// A running cache, to serve with and to ask. Clones are the same one.
+/// Waits until the proxy is told to stop.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // The sender lives until all connections have ended; were it gone, this would be over too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// How long to wait after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A cache, to serve with and to ask. Clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Proxy {
+    service: Arc<Service>,
+    limits: Limits,
     metrics: Metrics,
 }
 
@@ -32,7 +55,8 @@ pub struct Status {
     pub references: u64,
     /// Requests whose response is not yet sent whole.
     pub in_flight: u64,
-    /// Requests answered, by what the cache did: `hit`, `peer-l0`, `peer-l1`, `peer-l2`, `origin`, `error`, ….
+    /// Requests answered, by what the cache did: `hit`, `peer-l0`, `peer-l1`, `peer-l2`, `origin`, `revalidated`,
+    /// `stale`, `passed`, `not-cached` (another node hoped in vain), `error`.
     pub requests: BTreeMap<String, u64>,
     /// Requests sent to origins.
     pub origin_requests: u64,
@@ -53,33 +77,121 @@ pub struct Status {
 impl Proxy {
     /// A proxy that answers for `suffixes` and the configured sites, and is known to other nodes as `me`, its public
     /// HTTP address. It must be made inside a tokio runtime.
+    ///
+    /// Fails if the cache directory cannot be used or TLS not be set up.
     pub fn new(
-        _config: Arc<Config>,
-        _suffixes: Vec<Suffix>,
-        _me: SocketAddr,
-        _dsht: DshtHandle,
+        config: Arc<Config>,
+        suffixes: Vec<Suffix>,
+        me: SocketAddr,
+        dsht: DshtHandle,
         metrics: Metrics,
     ) -> Result<Self, ProxyError> {
-        Ok(Self { metrics })
+        let names = Names { suffixes, sites: config.sites.clone(), allow_addresses: config.allow_addresses };
+        let limits = Limits::new(&config.client);
+        let fetcher = Arc::new(Fetcher::new(config, me, dsht, metrics.clone())?);
+        Ok(Self { service: Arc::new(Service { fetcher, names }), limits, metrics })
     }
 
     /// Serves `listener` until `shutdown`; then finishes what is under way, within `config.drain`, and withdraws all
     /// references from the index.
     pub async fn run(
         &self,
-        _listener: TcpListener,
+        listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), ProxyError> {
-        shutdown.await;
+        let config = &self.service.fetcher.config;
+        let stop = watch::Sender::new(false);
+        let mut connections = JoinSet::new();
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = async {
+                let permit = self.limits.room().await;
+                (permit, listener.accept().await)
+            };
+            tokio::select! {
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                (permit, accepted) = accepted => match accepted {
+                    Ok((stream, client)) => match self.limits.admit(permit, client.ip()) {
+                        Some(admitted) => {
+                            connections.spawn(self.clone().serve(stream, client, admitted, stop.subscribe()));
+                        }
+                        None => {
+                            self.metrics.refused_connections.inc();
+                        }
+                    },
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        // Most often for want of descriptors: to try again at once would only spin.
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        stop.send_replace(true);
+        let drained = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(config.drain, drained).await.is_err() {
+            tracing::warn!(left = connections.len(), "connections were cut, as they took too long to finish");
+            connections.shutdown().await;
+        }
+        let withdrawn = self.service.fetcher.references.stop();
+        if tokio::time::timeout(config.reference.withdraw, withdrawn).await.is_err() {
+            tracing::warn!("not all references could be withdrawn in time; they lapse by themselves");
+        }
         Ok(())
+    }
+
+    /// One connection, until it ends by itself, goes wrong, or is told to stop after the request under way.
+    async fn serve(self, stream: TcpStream, client: SocketAddr, _admitted: Admitted, mut stop: watch::Receiver<bool>) {
+        let limits = &self.service.fetcher.config.client;
+        self.metrics.connections.inc();
+        // Heads are small and wait for an answer; holding them back gains nothing.
+        let _ = stream.set_nodelay(true);
+        let io = TokioIo::new(StallTimeout::new(stream, limits.stall_timeout));
+        let service = service_fn(|request| async {
+            let response = self.service.answer(client, request).await;
+            Ok::<_, Infallible>(response)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_headers(limits.max_headers.get())
+            // hyper refuses less than 8 KiB.
+            .max_buf_size(usize::try_from(limits.max_header.as_u64()).unwrap_or(usize::MAX).max(8192))
+            .serve_connection(io, service);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopped(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%client, %error, "a connection ended badly");
+        }
+        self.metrics.connections.dec();
     }
 
     /// What it has and has done.
     pub fn status(&self) -> Status {
+        let metrics = &self.metrics;
+        let (objects, memory_bytes, disk_bytes) = self.service.fetcher.cache.totals();
         Status {
-            in_flight: self.metrics.in_flight.get().max(0).unsigned_abs(),
-            received_from_origins_bytes: self.metrics.moved("received", "origin").get(),
-            ..Status::default()
+            objects,
+            memory_bytes,
+            disk_bytes,
+            references: metrics.references.get().max(0).unsigned_abs(),
+            in_flight: metrics.in_flight.get().max(0).unsigned_abs(),
+            requests: metrics.requests_by_word(),
+            origin_requests: metrics.origin_requests.get(),
+            coalesced: metrics.coalesced.get(),
+            errors: metrics.errors_by_fault(),
+            sent_to_clients_bytes: metrics.moved("sent", "client").get(),
+            sent_to_peers_bytes: metrics.moved("sent", "peer").get(),
+            received_from_peers_bytes: metrics.moved("received", "peer").get(),
+            received_from_origins_bytes: metrics.moved("received", "origin").get(),
         }
     }
 }

@@ -31,11 +31,7 @@ impl Suffix {
     /// What stands before this suffix in `host`; empty if `host` is the suffix itself, `None` if it ends otherwise.
     fn strip<'a>(&self, host: &'a str) -> Option<&'a str> {
         let rest = host.strip_suffix(&self.0)?;
-        if rest.is_empty() {
-            Some(rest)
-        } else {
-            rest.strip_suffix('.')
-        }
+        if rest.is_empty() { Some(rest) } else { rest.strip_suffix('.') }
     }
 }
 
@@ -61,9 +57,7 @@ impl Serialize for Suffix {
 
 impl<'de> Deserialize<'de> for Suffix {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -88,10 +82,7 @@ struct SiteText {
 impl Site {
     /// The site `host` whose content comes from `origin`, an http or https URL without a path.
     pub fn new(host: &str, origin: &str) -> Result<Self, UrlError> {
-        Ok(Self {
-            host: canonical_host(host)?,
-            origin: origin.parse()?,
-        })
+        Ok(Self { host: canonical_host(host)?, origin: origin.parse()? })
     }
 }
 
@@ -105,10 +96,7 @@ impl TryFrom<SiteText> for Site {
 
 impl From<Site> for SiteText {
     fn from(site: Site) -> Self {
-        Self {
-            host: site.host,
-            origin: site.origin.to_string(),
-        }
+        Self { host: site.host, origin: site.origin.to_string() }
     }
 }
 
@@ -241,21 +229,11 @@ impl CoralUrl {
     }
 
     fn of(origin: Origin, suffix: Option<Suffix>, target: &str) -> Result<Self, UrlError> {
-        Ok(Self {
-            target: canonical_target(&origin, target)?,
-            name: origin.clone(),
-            origin,
-            suffix,
-            site: false,
-        })
+        Ok(Self { target: canonical_target(&origin, target)?, name: origin.clone(), origin, suffix, site: false })
     }
 
     fn of_site(site: &Site, target: &str) -> Result<Self, UrlError> {
-        let name = Origin {
-            scheme: Scheme::Http,
-            host: site.host.clone(),
-            port: Scheme::Http.default_port(),
-        };
+        let name = Origin { scheme: Scheme::Http, host: site.host.clone(), port: Scheme::Http.default_port() };
         Ok(Self {
             target: canonical_target(&name, target)?,
             name,
@@ -302,10 +280,7 @@ impl Names {
 
     /// The longest suffix that `host` ends in: with both `net` and `nyud.net` configured, the latter is meant.
     fn suffix_of(&self, host: &str) -> Option<&Suffix> {
-        self.suffixes
-            .iter()
-            .filter(|suffix| suffix.strip(host).is_some())
-            .max_by_key(|suffix| suffix.0.len())
+        self.suffixes.iter().filter(|suffix| suffix.strip(host).is_some()).max_by_key(|suffix| suffix.0.len())
     }
 }
 
@@ -351,27 +326,15 @@ fn origin(name: &str, port: Option<u16>, scheme: Option<Scheme>, allow_addresses
     if !is_address && !name.contains('.') {
         return Err(UrlError::NoOrigin);
     }
-    let host = if is_address {
-        name.to_owned()
-    } else {
-        canonical_host(name)?
-    };
-    Ok(Origin {
-        scheme,
-        host,
-        port: port.unwrap_or(scheme.default_port()),
-    })
+    let host = if is_address { name.to_owned() } else { canonical_host(name)? };
+    Ok(Origin { scheme, host, port: port.unwrap_or(scheme.default_port()) })
 }
 
 /// Splits a numeric last label off as the port, unless it belongs to an IPv4 address.
 fn split_port(rest: &str) -> Result<(&str, Option<u16>), UrlError> {
     let numeric = |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit());
     let Some((name, last)) = rest.rsplit_once('.') else {
-        return if rest.is_empty() || numeric(rest) {
-            Err(UrlError::NoOrigin)
-        } else {
-            Ok((rest, None))
-        };
+        return if rest.is_empty() || numeric(rest) { Err(UrlError::NoOrigin) } else { Ok((rest, None)) };
     };
     if !numeric(last) {
         return Ok((rest, None));
@@ -447,12 +410,23 @@ pub fn coralize(url: &str, suffix: &Suffix) -> Result<String, UrlError> {
 
 /// The key under which the index holds references for `url`, which may be plain or coralized.
 pub fn index_key(url: &str, suffixes: &[Suffix], sites: &[Site]) -> Result<Key, UrlError> {
-    let names = Names {
-        suffixes: suffixes.to_vec(),
-        sites: sites.to_vec(),
-        allow_addresses: true,
-    };
+    let names = Names { suffixes: suffixes.to_vec(), sites: sites.to_vec(), allow_addresses: true };
     CoralUrl::parse_absolute(url, &names).map(|url| url.key())
+}
+
+/// Reads a host and a target, and reads what they mean once more: for the fuzzer.
+#[doc(hidden)]
+pub fn fuzz(host: &str, target: &str) {
+    let suffix = Suffix("nyud.net".to_owned());
+    let names = Names { suffixes: vec![suffix.clone()], sites: Vec::new(), allow_addresses: true };
+    if let Ok(coralized) = coralize(host, &suffix) {
+        assert_eq!(coralize(&coralized, &suffix).as_ref(), Ok(&coralized));
+    }
+    if let Ok(url) = CoralUrl::parse(host, target, &names) {
+        let again = CoralUrl::parse_absolute(&url.canonical(), &names).expect("a canonical URL is a URL");
+        assert_eq!(again.canonical(), url.canonical());
+        assert_eq!(again.key(), url.key());
+    }
 }
 
 fn parse_url(text: &str) -> Result<Url, UrlError> {
@@ -472,8 +446,8 @@ fn canonical_host(text: &str) -> Result<String, UrlError> {
     if text.is_empty() || text.len() > 1024 {
         return Err(UrlError::BadHost);
     }
-    // The four-label check comes first: to the URL standard a host ending in a number *is* an IPv4 address or an
-    // error, while here `www.x.com.8080` cannot occur but an address under a suffix can.
+    // To the URL standard a host that ends in a number is an IPv4 address or an error, `0x7f.1` among them. An
+    // address by itself names this node, and no suffix.
     let host = match Host::parse(text) {
         Ok(Host::Domain(host)) => host,
         Ok(Host::Ipv4(address)) if address.to_string() == text => return Err(UrlError::UnknownHost),
@@ -482,9 +456,7 @@ fn canonical_host(text: &str) -> Result<String, UrlError> {
     };
     let valid = |label: &str| {
         (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
     if host.len() > 253 || !host.split('.').all(valid) {
         return Err(UrlError::BadHost);
@@ -552,4 +524,141 @@ pub enum UrlError {
     /// The host ends in none of this node's suffixes and is none of its sites.
     #[error("this node serves no such host")]
     UnknownHost,
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names() -> Names {
+        Names {
+            suffixes: vec!["nyud.net".parse().unwrap(), ".nyud.localhost".parse().unwrap()],
+            sites: vec![Site::new("cdn.example.org", "http://127.0.0.1:8000").unwrap()],
+            allow_addresses: false,
+        }
+    }
+
+    /// The origin and the canonical URL that `host` and `target` mean.
+    fn check(host: &str, target: &str, expected: Expect) {
+        let outcome = match CoralUrl::parse(host, target, &names()) {
+            Ok(url) => format!("{} from {}", url.canonical(), url.origin),
+            Err(error) => format!("{error:?}"),
+        };
+        expected.assert_eq(&outcome);
+    }
+
+    #[test]
+    fn a_suffix_is_taken_off_and_a_port_label_with_it() {
+        check("www.x.com.nyud.net", "/p?q=1", expect!["http://www.x.com/p?q=1 from http://www.x.com"]);
+        check("www.x.com.8080.nyud.net", "/p", expect!["http://www.x.com:8080/p from http://www.x.com:8080"]);
+        check("www.x.com.443.nyud.net", "/", expect!["https://www.x.com/ from https://www.x.com"]);
+        check("www.x.com.80.nyud.net", "/", expect!["http://www.x.com/ from http://www.x.com"]);
+        for port in ["0", "65536", "080"] {
+            check(&format!("www.x.com.{port}.nyud.net"), "/", expect!["BadPort"]);
+        }
+    }
+
+    #[test]
+    fn one_label_below_s_means_https() {
+        check("www-x-com.s.nyud.net", "/p", expect!["https://www.x.com/p from https://www.x.com"]);
+        check("my--site-com-8443.s.nyud.net", "/", expect!["https://my-site.com:8443/ from https://my-site.com:8443"]);
+        check("www.x.com.s.nyud.net", "/", expect!["BadHost"]);
+    }
+
+    #[test]
+    fn spelling_does_not_matter_nor_where_this_node_listens() {
+        check("WWW.X.com.NYUD.net.:8080", "/", expect!["http://www.x.com/ from http://www.x.com"]);
+        check("bücher.de.nyud.net", "/", expect!["http://xn--bcher-kva.de/ from http://xn--bcher-kva.de"]);
+        check("www.x.com.nyud.net", "/a/../b/./c d", expect!["http://www.x.com/b/c%20d from http://www.x.com"]);
+        check("www.x.com.nyud.net:http", "/", expect!["BadPort"]);
+    }
+
+    #[test]
+    fn nested_suffixes_collapse_and_the_innermost_counts() {
+        check("www.x.com.nyud.net.nyud.net", "/", expect!["http://www.x.com/ from http://www.x.com"]);
+        check(
+            "www.x.com.81.nyud.net.8080.nyud.localhost",
+            "/",
+            expect!["http://www.x.com:81/ from http://www.x.com:81"],
+        );
+        check(&format!("www.x.com{}", ".nyud.net".repeat(9)), "/", expect!["TooNested"]);
+        check("nyud.net.nyud.net", "/", expect!["NoOrigin"]);
+    }
+
+    #[test]
+    fn a_site_is_its_own_name_with_an_origin_elsewhere() {
+        check("cdn.example.org", "/p", expect!["http://cdn.example.org/p from http://127.0.0.1:8000"]);
+        check("cdn.example.org.nyud.net", "/p", expect!["http://cdn.example.org/p from http://127.0.0.1:8000"]);
+    }
+
+    #[test]
+    fn addresses_and_strangers_are_refused() {
+        check("10.0.0.1.nyud.net", "/", expect!["AddressRefused"]);
+        check("10.0.0.1.8080.nyud.net", "/", expect!["AddressRefused"]);
+        check("0x7f.1.nyud.net", "/", expect!["BadHost"]);
+        check("www.x.com", "/", expect!["UnknownHost"]);
+        check("notnyud.net", "/", expect!["UnknownHost"]);
+        check("127.0.0.1:8080", "/", expect!["UnknownHost"]);
+        check("[::1]:8080", "/", expect!["UnknownHost"]);
+        check("nyud.net", "/", expect!["NoOrigin"]);
+        check("localhost.nyud.net", "/", expect!["NoOrigin"]);
+        check("user@www.x.com.nyud.net", "/", expect!["UserInfo"]);
+        check("a..b.nyud.net", "/", expect!["BadHost"]);
+        check("", "/", expect!["BadHost"]);
+        check("www.x.com.nyud.net", "http://", expect!["BadUrl"]);
+    }
+
+    #[test]
+    fn addresses_pass_where_they_are_allowed() {
+        let names = Names { allow_addresses: true, ..names() };
+        let url = CoralUrl::parse("9.9.9.9.81.nyud.net", "/", &names).unwrap();
+        assert_eq!(url.canonical(), "http://9.9.9.9:81/");
+    }
+
+    #[test]
+    fn a_url_is_coralized_once() {
+        let suffix: Suffix = "nyud.net".parse().unwrap();
+        let check = |url: &str, expected: Expect| {
+            let coralized = coralize(url, &suffix).unwrap();
+            expected.assert_eq(&coralized);
+            assert_eq!(coralize(&coralized, &suffix).unwrap(), coralized);
+        };
+        check("http://www.x.com/p?q#f", expect!["http://www.x.com.nyud.net/p?q#f"]);
+        check("http://www.x.com:8080", expect!["http://www.x.com.8080.nyud.net/"]);
+        check("https://www.x.com/", expect!["http://www.x.com.443.nyud.net/"]);
+        check("https://my-site.com:8443/", expect!["http://my--site-com-8443.s.nyud.net/"]);
+        assert_eq!(coralize("ftp://a.b/", &suffix), Err(UrlError::Scheme));
+        assert_eq!(coralize("http://u:p@a.b/", &suffix), Err(UrlError::UserInfo));
+        assert_eq!(coralize("www.x.com", &suffix), Err(UrlError::BadUrl));
+    }
+
+    #[test]
+    fn plain_and_coralized_urls_have_one_key() {
+        let names = names();
+        let key = |url: &str| index_key(url, &names.suffixes, &names.sites).unwrap();
+        assert_eq!(key("http://www.x.com/p"), key("http://WWW.x.com.nyud.localhost:8080/p#there"));
+        assert_eq!(key("https://www.x.com/p"), key("https://www-x-com.s.nyud.net/p"));
+        assert_ne!(key("http://www.x.com/p"), key("http://www.x.com/P"));
+    }
+
+    #[test]
+    fn a_peer_is_asked_by_a_name_that_means_the_same() {
+        for host in ["www.x.com.nyud.net", "a-b.8080.nyud.net", "www-x-com-8443.s.nyud.net", "cdn.example.org"] {
+            let Ok(url) = CoralUrl::parse(host, "/p", &names()) else {
+                continue;
+            };
+            let again = CoralUrl::parse(&url.peer_host(), &url.target, &names()).unwrap();
+            assert_eq!(again.canonical(), url.canonical());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_host_is_read_and_a_good_one_means_the_same_again(host in "[a-zA-Z0-9.:@_%é-]{0,40}(.nyud.net)?", target: String) {
+            fuzz(&host, &target);
+        }
+    }
 }

@@ -1,0 +1,168 @@
+//! What a request asks of an object that is here: not if unchanged (RFC 9110 §13), only a part of it (RFC 9110 §14).
+//!
+//! Values in, values out. Requests for several ranges get the whole, as RFC 9110 §14.2 allows.
+
+use std::ops::Range;
+
+use http::header::{ETAG, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE};
+
+use crate::policy::{date, list_members};
+
+/// Whether the client's copy is still good, so that 304 answers (RFC 9110 §13.2.2).
+pub fn not_modified(request: &HeaderMap, response: &HeaderMap) -> bool {
+    if request.contains_key(IF_NONE_MATCH) {
+        // RFC 9110 §13.1.3: If-Modified-Since is then ignored.
+        return request
+            .get_all(IF_NONE_MATCH)
+            .iter()
+            .flat_map(|value| list_members(value.as_bytes()))
+            .any(|tag| tag == "*" || response.get(ETAG).is_some_and(|ours| weak(&tag) == weak_bytes(ours.as_bytes())));
+    }
+    match (date(request, &IF_MODIFIED_SINCE), date(response, &LAST_MODIFIED)) {
+        (Some(since), Some(modified)) => modified <= since,
+        _ => false,
+    }
+}
+
+fn weak(tag: &str) -> &[u8] {
+    weak_bytes(tag.as_bytes())
+}
+
+/// An entity tag without its mark of weakness: what the weak comparison compares (RFC 9110 §8.8.3.2).
+fn weak_bytes(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
+}
+
+/// The part of an object that a request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// All of it: 200.
+    Whole,
+    /// These bytes: 206.
+    Bytes(Range<u64>),
+    /// Bytes that it does not have: 416.
+    Unsatisfiable,
+}
+
+/// The part of an object of `length` bytes, with the head `response`, that `request` is for.
+pub fn part(request: &HeaderMap, response: &HeaderMap, length: u64) -> Part {
+    let mut values = request.get_all(RANGE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Part::Whole;
+    };
+    if !if_range_holds(request, response) {
+        return Part::Whole;
+    }
+    let Some(range) = value.to_str().ok().and_then(parse_range) else {
+        // RFC 9110 §14.2: what is not understood is ignored.
+        return Part::Whole;
+    };
+    let bytes = match range {
+        Bytes::From(first, last) => first..last.map_or(length, |last| last.saturating_add(1).min(length)),
+        Bytes::Last(count) => length.saturating_sub(count)..length,
+    };
+    if bytes.is_empty() { Part::Unsatisfiable } else { Part::Bytes(bytes) }
+}
+
+enum Bytes {
+    From(u64, Option<u64>),
+    Last(u64),
+}
+
+fn parse_range(value: &str) -> Option<Bytes> {
+    let (unit, range) = value.split_once('=')?;
+    let (first, last) = range.trim().split_once('-')?;
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
+        return None;
+    }
+    let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse::<u64>().ok(),
+        false => None,
+    };
+    match (first, last) {
+        ("", count) => Some(Bytes::Last(number(count)?)),
+        (first, "") => Some(Bytes::From(number(first)?, None)),
+        (first, last) => {
+            let (first, last) = (number(first)?, number(last)?);
+            (first <= last).then_some(Bytes::From(first, Some(last)))
+        }
+    }
+}
+
+/// Whether the range is wanted of this very version (RFC 9110 §13.1.5): by a strong tag or the exact date.
+fn if_range_holds(request: &HeaderMap, response: &HeaderMap) -> bool {
+    let Some(wanted) = request.get(IF_RANGE) else {
+        return true;
+    };
+    if wanted.as_bytes().starts_with(b"\"") {
+        return response.get(ETAG) == Some(wanted);
+    }
+    let wanted = date(request, &IF_RANGE);
+    wanted.is_some() && wanted == date(response, &LAST_MODIFIED)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(lines: &[&str]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|line| line.split_once(": ").expect("a header line has a colon"))
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    const OURS: &[&str] = &["etag: W/\"a\"", "last-modified: Thu, 01 Jan 2026 11:00:00 GMT"];
+
+    #[test]
+    fn a_tag_is_compared_weakly_and_counts_before_the_date() {
+        let unchanged = |lines: &[&str]| not_modified(&headers(lines), &headers(OURS));
+        assert!(unchanged(&["if-none-match: \"b\", \"a\""]));
+        assert!(unchanged(&["if-none-match: *"]));
+        assert!(!unchanged(&["if-none-match: \"b\"", "if-modified-since: Thu, 01 Jan 2026 12:00:00 GMT"]));
+        assert!(unchanged(&["if-modified-since: Thu, 01 Jan 2026 11:00:00 GMT"]));
+        assert!(!unchanged(&["if-modified-since: Thu, 01 Jan 2026 10:59:59 GMT"]));
+        assert!(!unchanged(&["if-modified-since: yesterday"]));
+    }
+
+    #[test]
+    fn a_range_of_ten_bytes() {
+        let part = |value: &str| part(&headers(&[&format!("range: {value}")]), &headers(OURS), 10);
+        assert_eq!(part("bytes=2-4"), Part::Bytes(2..5));
+        assert_eq!(part("bytes=2-"), Part::Bytes(2..10));
+        assert_eq!(part("bytes=-3"), Part::Bytes(7..10));
+        assert_eq!(part("bytes=-30"), Part::Bytes(0..10));
+        assert_eq!(part("bytes=5-99999999999999999999"), Part::Whole);
+        assert_eq!(part("bytes=5-18446744073709551615"), Part::Bytes(5..10));
+        assert_eq!(part("bytes=10-"), Part::Unsatisfiable);
+        assert_eq!(part("bytes=-0"), Part::Unsatisfiable);
+        for ignored in ["bytes=4-2", "bytes=1-2,4-5", "lines=1-2", "bytes=", "bytes=-", "1-2", "bytes=+1-2"] {
+            assert_eq!(part(ignored), Part::Whole, "{ignored}");
+        }
+    }
+
+    #[test]
+    fn if_range_wants_the_same_version() {
+        let of = |condition: &str, ours: &[&str]| {
+            part(&headers(&["range: bytes=0-0", &format!("if-range: {condition}")]), &headers(ours), 10)
+        };
+        assert_eq!(of("\"a\"", &["etag: \"a\""]), Part::Bytes(0..1));
+        assert_eq!(of("\"a\"", &["etag: \"b\""]), Part::Whole);
+        assert_eq!(of("W/\"a\"", OURS), Part::Whole);
+        assert_eq!(of("Thu, 01 Jan 2026 11:00:00 GMT", OURS), Part::Bytes(0..1));
+        assert_eq!(of("Thu, 01 Jan 2026 12:00:00 GMT", OURS), Part::Whole);
+    }
+
+    proptest! {
+        #[test]
+        fn a_part_is_never_outside_of_the_object(value in "bytes=[0-9]{0,20}-[0-9]{0,20}", length: u64) {
+            if let Part::Bytes(range) = part(&headers(&[&format!("range: {value}")]), &HeaderMap::new(), length) {
+                prop_assert!(range.start < range.end && range.end <= length);
+            }
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! Where an object comes from: the cache, then nodes that have it, then the origin. The order, as one function each.
+//!
+//! A fetch is a task of its own: the client who began it may leave without harm to others who joined. Its response is
+//! shown to all as soon as the head is here, and is stored once it is whole; then, and only then, it takes the place of
+//! what was there before.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use coral_dsht::{DshtHandle, Key};
+use http::header::{HeaderMap, HeaderName};
+use http::{Method, StatusCode};
+
+use crate::cache::body::{Body, BodyError, Limits, Reader, Writer};
+use crate::cache::disk::Disk;
+use crate::cache::{Cache, Object};
+use crate::cache_status::{CacheStatus, Source};
+use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead, Stage, head};
+use crate::config::Config;
+use crate::error::ProxyError;
+use crate::headers::{add_condition, clean_response, freshened, has_validator, selecting, to_upstream};
+use crate::metrics::Metrics;
+use crate::origin::{Answer, Origins, Upstream, client, tls};
+use crate::peers::Peers;
+use crate::policy::{CacheControl, NotStored, Validity, may_store, variant_key};
+use crate::reference::{Fetching, References};
+use crate::resolver::Resolver;
+use crate::url::CoralUrl;
+
+/// Everything that a fetch needs.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    pub(crate) config: Arc<Config>,
+    pub(crate) cache: Cache,
+    pub(crate) references: References,
+    pub(crate) metrics: Metrics,
+    coalesce: Coalesce,
+    peers: Peers,
+    origins: Origins,
+    limits: Limits,
+}
+
+/// What a client wants.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) url: CoralUrl,
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    /// From what is here, or not at all.
+    pub(crate) only_if_cached: bool,
+}
+
+/// What it gets: an object and a place to read it from.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) object: Arc<Object>,
+    /// Begun at the first byte, so that a window does not move on; `None` where the body is whole in memory.
+    pub(crate) reader: Option<Reader>,
+    pub(crate) status: CacheStatus,
+}
+
+impl Served {
+    /// `None` if the beginning of the body is gone already.
+    fn new(object: Arc<Object>, status: CacheStatus) -> Option<Self> {
+        let reader = match object.body.whole() {
+            Some(_) => None,
+            None => Some(object.body.reader(0, None)?),
+        };
+        Some(Self { object, reader, status })
+    }
+}
+
+impl Fetcher {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        me: std::net::SocketAddr,
+        dsht: DshtHandle,
+        metrics: Metrics,
+    ) -> Result<Self, ProxyError> {
+        let tls = tls()?;
+        let disk = config.disk.path.clone().map(Disk::open).transpose()?;
+        let references = References::start(me, dsht.clone(), config.reference.clone(), metrics.clone());
+        // Peers are always addresses, so this resolver is never asked.
+        let peer_client = client(Resolver::of_system(), tls.clone(), config.peer.connect_timeout)?;
+        Ok(Self {
+            cache: Cache::new(&config, references.clone(), &metrics),
+            peers: Peers::new(&config, peer_client, me, dsht, metrics.clone()),
+            origins: Origins::new(&config, &tls, &metrics)?,
+            coalesce: Coalesce::default(),
+            limits: Limits {
+                memory: usize::try_from(config.memory_object_limit.as_u64()).unwrap_or(usize::MAX),
+                disk,
+                patience: config.client.stall_timeout,
+                finish_unread: config.origin.finish_unread.as_u64(),
+            },
+            references,
+            metrics,
+            config,
+        })
+    }
+
+    /// Finds or fetches what is wanted.
+    pub(crate) async fn serve(self: &Arc<Self>, wanted: Wanted) -> Result<Served, ProxyError> {
+        let key = wanted.url.key();
+        let now = SystemTime::now();
+        let found = self.cache.find(key, &wanted.headers);
+        if wanted.method == Method::OPTIONS {
+            return self.pass(wanted, found.selecting).await;
+        }
+        let mut stale = None;
+        if let Some(object) = found.object {
+            if object.validity.is_fresh(now)
+                && let Some(served) = Served::new(Arc::clone(&object), CacheStatus::Hit)
+            {
+                return Ok(served);
+            }
+            stale = Some(object);
+        }
+        if wanted.only_if_cached {
+            return self.join_only(&wanted, found.variant).await;
+        }
+        if let Some(error) = self.cache.failed(&key) {
+            return match stale.filter(|stale| stale.validity.may_stand_in(now)) {
+                Some(stale) => served(stale, CacheStatus::Stale { origin_status: None }),
+                None => Err(ProxyError::FailedLately(error.to_string().into(), Arc::new(error))),
+            };
+        }
+        if wanted.method == Method::HEAD {
+            return self.pass(wanted, found.selecting).await;
+        }
+        if !self.cache.is_passed(&key) && !CacheControl::of(&wanted.headers).no_store {
+            match self.coalesce.join(found.variant) {
+                Joined::Leader(lead) => return self.lead(wanted, found.selecting, found.variant, stale, lead).await,
+                Joined::Follower(stage) => {
+                    self.metrics.coalesced.inc();
+                    let fetched = head(stage, true).await?;
+                    if let Some(served) = joined(&fetched, &wanted) {
+                        return Ok(served);
+                    }
+                }
+            }
+        }
+        // By now it may be known what the responses for this URL vary by.
+        let found = self.cache.find(key, &wanted.headers);
+        self.lead(wanted, found.selecting, found.variant, stale, Lead::alone()).await
+    }
+
+    /// Serves another node, or a client who wants only what is here: from a fetch under way, or not at all.
+    async fn join_only(&self, wanted: &Wanted, variant: Key) -> Result<Served, ProxyError> {
+        let stage = self.coalesce.under_way(&variant).ok_or(ProxyError::NotCached)?;
+        let fetched = head(stage, false).await.map_err(|_| ProxyError::NotCached)?;
+        joined(&fetched, wanted).ok_or(ProxyError::NotCached)
+    }
+
+    /// Fetches, and waits for the head.
+    async fn lead(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        selecting: Arc<[HeaderName]>,
+        variant: Key,
+        stale: Option<Arc<Object>>,
+        lead: Lead,
+    ) -> Result<Served, ProxyError> {
+        // Between the look into the cache and the lead, another fetch may have ended.
+        if let Some(object) = self.cache.find(wanted.url.key(), &wanted.headers).object
+            && object.variant == variant
+            && object.validity.is_fresh(SystemTime::now())
+        {
+            return served(object, CacheStatus::Hit);
+        }
+        let stage = lead.watch();
+        let fetch = Fetch {
+            fetcher: Arc::clone(self),
+            upstream: to_upstream(&wanted.headers, &selecting),
+            wanted,
+            stale,
+            lead,
+        };
+        tokio::spawn(fetch.run());
+        let fetched = head(stage, true).await?;
+        served(Arc::clone(&fetched.object), status(&fetched, false))
+    }
+
+    /// Passes a request on to the origin, and its response back, without the cache.
+    async fn pass(self: &Arc<Self>, wanted: Wanted, selecting: Arc<[HeaderName]>) -> Result<Served, ProxyError> {
+        if wanted.only_if_cached {
+            return Err(ProxyError::NotCached);
+        }
+        let upstream = to_upstream(&wanted.headers, &selecting);
+        let mut answer = self.origins.fetch(&wanted.method, &wanted.url, upstream).await?;
+        clean_response(&mut answer.headers, answer.received);
+        let (body, writer) = Body::new(answer.length, false, self.limits.clone());
+        let object = self.object(&wanted, &HeaderMap::new(), &answer, Arc::from([]), body);
+        let served = served(Arc::new(object), CacheStatus::Passed)?;
+        tokio::spawn(pump(answer.body, writer, answer.length, || {}));
+        Ok(served)
+    }
+
+    fn object(
+        &self,
+        wanted: &Wanted,
+        upstream: &HeaderMap,
+        answer: &Answer,
+        selecting: Arc<[HeaderName]>,
+        body: Body,
+    ) -> Object {
+        let key = wanted.url.key();
+        Object {
+            key,
+            variant: variant_key(key, &selecting, upstream),
+            selecting,
+            status: answer.status,
+            headers: answer.headers.clone(),
+            body,
+            validity: Validity::of(
+                answer.status,
+                &answer.headers,
+                answer.asked,
+                answer.received,
+                &self.config.freshness,
+            ),
+        }
+    }
+}
+
+fn served(object: Arc<Object>, status: CacheStatus) -> Result<Served, ProxyError> {
+    // Only a window that has moved on has no beginning, and then nobody is led here.
+    Served::new(object, status).ok_or(ProxyError::BrokenOff)
+}
+
+/// What one who joined a fetch gets of it; `None` if it is not meant for him, or he came too late.
+fn joined(fetched: &Fetched, wanted: &Wanted) -> Option<Served> {
+    let object = &fetched.object;
+    let matches = object.variant == variant_key(object.key, &object.selecting, &wanted.headers);
+    if !(fetched.shared && matches) {
+        return None;
+    }
+    Served::new(Arc::clone(object), status(fetched, true))
+}
+
+fn status(fetched: &Fetched, collapsed: bool) -> CacheStatus {
+    let stored = fetched.stored;
+    match fetched.how {
+        How::New(source) => CacheStatus::Fetched { source, stored, collapsed },
+        How::Replaced(source) => CacheStatus::Replaced { source, stored, collapsed },
+        How::Revalidated(source) => CacheStatus::Revalidated(source),
+        How::Stale(origin_status) => CacheStatus::Stale { origin_status },
+    }
+}
+
+/// One fetch.
+struct Fetch {
+    fetcher: Arc<Fetcher>,
+    wanted: Wanted,
+    /// The fields with which others are asked.
+    upstream: HeaderMap,
+    stale: Option<Arc<Object>>,
+    lead: Lead,
+}
+
+impl Fetch {
+    async fn run(self) {
+        let mut conditional = self.upstream.clone();
+        let asks_if_changed = self.stale.as_ref().is_some_and(|stale| has_validator(&stale.headers));
+        if let Some(stale) = &self.stale {
+            add_condition(&mut conditional, &stale.headers);
+        }
+        let (answer, source, reference) = match self.ask(conditional).await {
+            Ok(answered) => answered,
+            Err(error) => return self.failed(error),
+        };
+        let may_stand_in = |stale: &Arc<Object>| stale.validity.may_stand_in(SystemTime::now());
+        if answer.status == StatusCode::NOT_MODIFIED {
+            match self.stale.clone().filter(|_| asks_if_changed) {
+                Some(stale) => return self.confirmed(&stale, answer, source),
+                None => return self.failed(ProxyError::OriginProtocol("304 to a request without condition".into())),
+            }
+        }
+        if answer.status.is_server_error()
+            && let Some(stale) = self.stale.clone().filter(may_stand_in)
+        {
+            let status = answer.status;
+            let failed = ProxyError::OriginProtocol(format!("it answered {status}").into());
+            self.fetcher.cache.fail(self.wanted.url.key(), failed);
+            return self.tell(stale, How::Stale(Some(status.as_u16())), true, false);
+        }
+        self.received(answer, source, reference).await;
+    }
+
+    /// Other nodes first, then the origin.
+    async fn ask(&self, headers: HeaderMap) -> Result<(Answer, Source, Fetching), ProxyError> {
+        let (fetcher, url) = (&self.fetcher, &self.wanted.url);
+        if let Some((answer, level)) = fetcher.peers.fetch(url, &headers).await {
+            return Ok((answer, Source::Peer(level), fetcher.references.fetching(url.key())));
+        }
+        self.lead.tell(Stage::AtOrigin);
+        // Both at once: the reference is on its way into the index while the origin thinks.
+        let mut reference = fetcher.references.fetching(url.key());
+        let answer = fetcher.origins.fetch(&Method::GET, url, headers).await?;
+        if may_store(&Method::GET, &self.wanted.headers, answer.status, &answer.headers).is_ok() {
+            reference.published(fetcher.config.reference.wait).await;
+        }
+        Ok((answer, Source::Origin, reference))
+    }
+
+    fn failed(self, error: ProxyError) {
+        let cache = &self.fetcher.cache;
+        cache.fail(self.wanted.url.key(), error.clone());
+        match self.stale.clone().filter(|stale| stale.validity.may_stand_in(SystemTime::now())) {
+            Some(stale) => self.tell(stale, How::Stale(None), true, false),
+            None => self.lead.tell(Stage::Head(Err(error))),
+        }
+    }
+
+    /// The stale object is good again (RFC 9111 §4.3.3, §4.3.4).
+    fn confirmed(self, stale: &Object, mut answer: Answer, source: Source) {
+        clean_response(&mut answer.headers, answer.received);
+        let headers = freshened(&stale.headers, &answer.headers);
+        let config = &self.fetcher.config.freshness;
+        let object = Arc::new(Object {
+            key: stale.key,
+            selecting: Arc::clone(&stale.selecting),
+            variant: stale.variant,
+            status: stale.status,
+            validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config),
+            headers,
+            body: stale.body.clone(),
+        });
+        self.fetcher.cache.insert(Arc::clone(&object), SystemTime::now());
+        self.tell(object, How::Revalidated(source), true, true);
+    }
+
+    /// A response with a body: shows it to all who wait, and stores it once it is whole.
+    async fn received(self, mut answer: Answer, source: Source, reference: Fetching) {
+        let fetcher = Arc::clone(&self.fetcher);
+        let key = self.wanted.url.key();
+        clean_response(&mut answer.headers, answer.received);
+        let may_store = may_store(&Method::GET, &self.wanted.headers, answer.status, &answer.headers);
+        if let Err(reason) = may_store {
+            tracing::debug!(url = %self.wanted.url.canonical(), ?reason, "not stored");
+            // A client's own no-store says nothing of the URL.
+            if reason != NotStored::NoStore || CacheControl::of(&answer.headers).no_store {
+                fetcher.cache.pass(key);
+            }
+        }
+        let selecting = selecting(&answer.headers);
+        let (body, writer) = Body::new(answer.length, may_store.is_ok(), fetcher.limits.clone());
+        let object = Arc::new(fetcher.object(&self.wanted, &self.upstream, &answer, selecting, body));
+        if may_store.is_ok() {
+            fetcher.cache.varies(key, &object.selecting);
+        }
+        let how = if self.stale.is_some() { How::Replaced(source) } else { How::New(source) };
+        let stored = may_store.is_ok() && !object.body.is_window();
+        let lead = self.lead;
+        lead.tell(Stage::Head(Ok(Arc::new(Fetched {
+            object: Arc::clone(&object),
+            how,
+            shared: may_store.is_ok(),
+            stored,
+        }))));
+        // What cannot be joined later is no longer offered, neither here nor in the index.
+        let (lead, reference) = if stored { (Some(lead), Some(reference)) } else { (None, None) };
+        let store = |body: &Body| {
+            if may_store.is_ok() && !body.is_window() {
+                fetcher.cache.insert(Arc::clone(&object), SystemTime::now());
+            }
+        };
+        let body = object.body.clone();
+        let ended = pump(answer.body, writer, answer.length, move || store(&body)).await;
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a fetch ended before its end");
+        }
+        drop((lead, reference));
+    }
+
+    fn tell(self, object: Arc<Object>, how: How, shared: bool, stored: bool) {
+        let fetched = Fetched { object, how, shared, stored };
+        self.lead.tell(Stage::Head(Ok(Arc::new(fetched))));
+    }
+}
+
+/// Moves a body from where it comes to all who read it. `whole` is called when all of it is here, before any reader
+/// can have seen the end: the next request then finds it in the cache.
+async fn pump(mut from: Upstream, mut to: Writer, length: Option<u64>, whole: impl FnOnce()) -> Result<(), ProxyError> {
+    let mut so_far = 0;
+    let mut last = Bytes::new();
+    loop {
+        match from.chunk().await {
+            Ok(None) => break,
+            Ok(Some(chunk)) => {
+                so_far += chunk.len() as u64;
+                if length == Some(so_far) {
+                    last = chunk;
+                } else if let Err(error) = to.write(chunk).await {
+                    to.fail(error);
+                    return Err(ProxyError::Node(error.to_string().into()));
+                }
+            }
+            Err(error) => {
+                to.fail(BodyError::BrokenOff);
+                return Err(error);
+            }
+        }
+    }
+    if let Err(error) = to.seal(last).await {
+        to.fail(error);
+        return Err(ProxyError::Node(error.to_string().into()));
+    }
+    whole();
+    to.end();
+    Ok(())
+}

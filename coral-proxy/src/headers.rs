@@ -1,0 +1,283 @@
+//! Which header fields pass: towards an origin or another node, into the store, and out to a client.
+//!
+//! Towards the origin the list is of what passes, not of what is held back: a field that neither is in the key nor
+//! was named by `Vary` could make the origin answer something that is then served to everybody (cache poisoning).
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG,
+    HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, ORIGIN, SET_COOKIE, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
+};
+
+use crate::policy::list_members;
+
+/// What this node calls itself towards origins [C04 §3.2], so that they can tell it from a browser.
+pub const AGENT: &str = concat!("CoralWebPrx/", env!("CARGO_PKG_VERSION"));
+/// The member of `Via` that a node adds.
+const VIA_MEMBER: HeaderValue = HeaderValue::from_static("1.1 coral (CoralWebPrx)");
+/// The member of `CDN-Loop` (RFC 8586) that a node adds.
+const LOOP_MEMBER: HeaderValue = HeaderValue::from_static("coral");
+
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What a client may say to the origin through this node, besides what the response varies by.
+const PASSED_ON: [HeaderName; 6] = [
+    ACCEPT,
+    ACCEPT_ENCODING,
+    ACCEPT_LANGUAGE,
+    ORIGIN,
+    HeaderName::from_static("access-control-request-method"),
+    HeaderName::from_static("access-control-request-headers"),
+];
+
+/// What no `Vary` makes this node send on: who the client is, how it got here, and what the fetch itself sets.
+fn held_back(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "cookie"
+            | "authorization"
+            | "forwarded"
+            | "host"
+            | "via"
+            | "cdn-loop"
+            | "user-agent"
+            | "range"
+            | "content-length"
+            | "transfer-encoding"
+            | "te"
+            | "upgrade"
+            | "connection"
+            | "cache-control"
+            | "expect"
+            | "max-forwards"
+    ) || name.starts_with("if-")
+        || name.starts_with("x-forwarded")
+        || name.starts_with("proxy-")
+}
+
+/// The request fields that a response was selected by, of those that are ever sent on. `Vary: *` gives none: such a
+/// response is not stored.
+pub(crate) fn selecting(response: &HeaderMap) -> Arc<[HeaderName]> {
+    let names = crate::policy::vary(response).unwrap_or_default();
+    names.into_iter().filter(|name| !held_back(name)).collect()
+}
+
+/// The fields of a request to an origin or node, made from a client's: what is passed on, and what is `selecting`.
+pub fn to_upstream(client: &HeaderMap, selecting: &[HeaderName]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let selecting = selecting.iter().filter(|name| !held_back(name) && !PASSED_ON.contains(name));
+    for name in PASSED_ON.iter().chain(selecting) {
+        for value in client.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    headers.insert(VIA, VIA_MEMBER);
+    headers.insert(CDN_LOOP, LOOP_MEMBER);
+    headers
+}
+
+/// Makes a request ask only whether the stored response with the head `stored` is still good (RFC 9111 §4.3.1).
+pub fn add_condition(request: &mut HeaderMap, stored: &HeaderMap) {
+    if let Some(tag) = stored.get(ETAG) {
+        request.insert(IF_NONE_MATCH, tag.clone());
+    }
+    if let Some(modified) = stored.get(LAST_MODIFIED) {
+        request.insert(IF_MODIFIED_SINCE, modified.clone());
+    }
+}
+
+/// Whether a response with this head can be asked about.
+pub fn has_validator(stored: &HeaderMap) -> bool {
+    stored.contains_key(ETAG) || stored.contains_key(LAST_MODIFIED)
+}
+
+/// Turns a request to an origin into one to another node, which then answers from what it has or not at all.
+pub fn only_if_cached(request: &mut HeaderMap) {
+    request.insert(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
+}
+
+/// Whether the request has been through a Coral node already (RFC 8586 §2; Via, for those between that drop the former).
+pub fn came_through_coral(request: &HeaderMap) -> bool {
+    let in_loop = members(request, &CDN_LOOP).any(|member| {
+        let id = member.split(';').next().unwrap_or_default();
+        id.trim().eq_ignore_ascii_case("coral")
+    });
+    in_loop || members(request, &VIA).any(|member| member.contains("CoralWebPrx"))
+}
+
+fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + use<'a> {
+    headers.get_all(name.clone()).into_iter().flat_map(|value| list_members(value.as_bytes()))
+}
+
+/// Cleans the head of a response before it is stored or passed on: hop-by-hop fields (RFC 9110 §7.6.1), cookies, and
+/// what another Coral node said of its own cache. A missing `Date` is set (RFC 9110 §6.6.1).
+pub fn clean_response(headers: &mut HeaderMap, now: SystemTime) {
+    let named: Vec<HeaderName> = members(headers, &CONNECTION)
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        // Content-Length is no field of one hop, whatever the origin says: without it a cut body looks whole.
+        .filter(|name| *name != CONTENT_LENGTH)
+        .collect();
+    for name in named.iter().chain(&[
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        SET_COOKIE,
+        HeaderName::from_static("set-cookie2"),
+        HeaderName::from_static("proxy-authenticate"),
+        HeaderName::from_static("proxy-authentication-info"),
+    ]) {
+        headers.remove(name);
+    }
+    for name in [CACHE_STATUS, PROXY_STATUS] {
+        let foreign: Vec<HeaderValue> = members(headers, &name)
+            .filter(|member| member.split(';').next().map(str::trim) != Some("coral"))
+            .filter_map(|member| HeaderValue::from_str(&member).ok())
+            .collect();
+        headers.remove(&name);
+        for value in foreign {
+            headers.append(&name, value);
+        }
+    }
+    if !headers.contains_key(DATE) {
+        let date = HeaderValue::from_str(&httpdate::fmt_http_date(now)).expect("an HTTP date is ASCII");
+        headers.insert(DATE, date);
+    }
+}
+
+/// Adds this node to the `Via` of a response.
+pub fn add_via(headers: &mut HeaderMap) {
+    headers.append(VIA, VIA_MEMBER);
+}
+
+/// The head of a stored response after a 304 with the head `news` (RFC 9111 §3.2).
+pub fn freshened(stored: &HeaderMap, news: &HeaderMap) -> HeaderMap {
+    let mut headers = stored.clone();
+    // The age that was said of the old response says nothing of the new one.
+    headers.remove(http::header::AGE);
+    for name in news.keys() {
+        // These describe the stored body, which has not changed.
+        let of_body = [CONTENT_LENGTH, CONTENT_RANGE, http::header::CONTENT_ENCODING, http::header::CONTENT_TYPE];
+        if of_body.contains(name) {
+            continue;
+        }
+        headers.remove(name);
+        for value in news.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    headers
+}
+
+/// Reads `bytes` as a request's and a response's head and does with them all that a proxy does: for the fuzzer.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::{conditional, policy};
+    let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_767_268_800);
+    let mut headers = HeaderMap::new();
+    for line in bytes.split(|byte| *byte == b'\n').take(100) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(&line[colon + 1..]))
+        {
+            headers.append(name, value);
+        }
+    }
+    let config = crate::config::Freshness::default();
+    let validity = policy::Validity::of(http::StatusCode::OK, &headers, now, now, &config);
+    assert_eq!(validity.is_fresh(now), !validity.remaining(now).is_zero());
+    if let conditional::Part::Bytes(range) = conditional::part(&headers, &headers, 1000) {
+        assert!(range.start < range.end && range.end <= 1000);
+    }
+    conditional::not_modified(&headers, &headers);
+    came_through_coral(&headers);
+    let selecting = policy::vary(&headers).unwrap_or_default();
+    let upstream = to_upstream(&headers, &selecting);
+    assert!(!upstream.contains_key(http::header::COOKIE) && !upstream.contains_key(http::header::AUTHORIZATION));
+    clean_response(&mut headers, now);
+    assert!(!headers.contains_key(CONNECTION) && !headers.contains_key(SET_COOKIE));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(lines: &[&str]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|line| line.split_once(": ").expect("a header line has a colon"))
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn an_origin_hears_what_selects_and_nothing_of_the_client() {
+        let client =
+            headers(&["accept: */*", "cookie: a", "authorization: b", "x-forwarded-host: c", "foo: d", "bar: e"]);
+        let upstream = to_upstream(&client, &["foo".parse().unwrap(), "cookie".parse().unwrap()]);
+        assert_eq!(names(&upstream), ["accept", "cdn-loop", "foo", "user-agent", "via"]);
+    }
+
+    #[test]
+    fn fields_of_one_hop_and_cookies_go() {
+        let mut response = headers(&[
+            "connection: close, foo, content-length",
+            "foo: 1",
+            "set-cookie: a=b",
+            "content-length: 5",
+            "cache-status: Other; hit, coral; hit",
+            "keep-alive: 5",
+        ]);
+        clean_response(&mut response, SystemTime::UNIX_EPOCH);
+        assert_eq!(names(&response), ["cache-status", "content-length", "date"]);
+        assert_eq!(response[CACHE_STATUS], "Other; hit");
+    }
+
+    #[test]
+    fn a_loop_is_seen_by_either_field() {
+        assert!(came_through_coral(&headers(&["cdn-loop: other, Coral; x=1"])));
+        assert!(came_through_coral(&headers(&["via: 1.1 a, 1.1 coral (CoralWebPrx)"])));
+        assert!(!came_through_coral(&headers(&["cdn-loop: coralline", "via: 1.1 coral-reef"])));
+    }
+
+    #[test]
+    fn a_304_changes_the_head_but_not_what_describes_the_body() {
+        let old = headers(&["etag: \"a\"", "content-length: 5", "age: 70", "cache-control: max-age=1"]);
+        let new = freshened(&old, &headers(&["cache-control: max-age=9", "content-length: 0"]));
+        assert_eq!(
+            (&new["content-length"], &new["cache-control"]),
+            (&"5".parse().unwrap(), &"max-age=9".parse().unwrap())
+        );
+        assert!(!new.contains_key("age"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics(bytes: Vec<u8>, text in "(range|if-range|vary|connection|age|expires|cache-control|via): [ -~]{0,40}\n") {
+            fuzz(&bytes);
+            fuzz(text.as_bytes());
+        }
+    }
+}

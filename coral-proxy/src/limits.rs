@@ -1,0 +1,93 @@
+//! How many connections there may be, in all and from one address. Fair shares of bandwidth come with the issue on
+//! being a good neighbour.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config;
+
+/// Counts connections against their bounds. Clones count together.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    all: Arc<Semaphore>,
+    of_address: Arc<Mutex<HashMap<IpAddr, u32>>>,
+    max_of_address: NonZeroU32,
+}
+
+/// One connection, as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    _permit: OwnedSemaphorePermit,
+    limits: Limits,
+    address: IpAddr,
+}
+
+impl Limits {
+    pub(crate) fn new(config: &config::Client) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(config.max_connections.get().min(Semaphore::MAX_PERMITS))),
+            of_address: Arc::default(),
+            max_of_address: config.max_connections_per_address,
+        }
+    }
+
+    /// Waits until there is room for one more connection, before it is accepted: more wait in the kernel's queue.
+    pub(crate) async fn room(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.all).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// Lets a connection from `address` in, unless there are too many from there.
+    pub(crate) fn admit(&self, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<Admitted> {
+        let address = client(address);
+        let mut of_address = self.of_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = of_address.entry(address).or_default();
+        if *count >= self.max_of_address.get() {
+            return None;
+        }
+        *count += 1;
+        Some(Admitted { _permit: permit, limits: self.clone(), address })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut of_address = self.limits.of_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = of_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                of_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Whom an address belongs to: an IPv6 client has a /64 of them.
+fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_gets_its_share_and_gives_it_back() {
+        let config =
+            config::Client { max_connections_per_address: NonZeroU32::new(1).unwrap(), ..config::Client::default() };
+        let limits = Limits::new(&config);
+        let (near, neighbour) = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
+        let first = limits.admit(limits.room().await, near).unwrap();
+        assert!(limits.admit(limits.room().await, neighbour).is_none());
+        assert!(limits.admit(limits.room().await, "192.0.2.1".parse().unwrap()).is_some());
+        drop(first);
+        assert!(limits.admit(limits.room().await, neighbour).is_some());
+        assert!(limits.of_address.lock().unwrap().is_empty());
+    }
+}

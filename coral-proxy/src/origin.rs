@@ -1,0 +1,273 @@
+//! Fetching from the origin, with reqwest: what it is asked, how long it may take, what of its answer is believed.
+//!
+//! Redirects are not followed but for one: from http to https, same host, same path, which is an origin saying how it
+//! wants to be spoken to (design §4.2). That is remembered for the host. Whether an answer is stored is not decided here.
+
+use std::error::Error as StdError;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderMap, LOCATION, TRANSFER_ENCODING};
+use http::{Method, StatusCode};
+use moka::sync::Cache as Moka;
+use prometheus_client::metrics::counter::Counter;
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, Url};
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::address::is_public;
+use crate::config::{Config, OriginLimits};
+use crate::error::ProxyError;
+use crate::metrics::Metrics;
+use crate::resolver::Resolver;
+use crate::url::{CoralUrl, Scheme};
+
+/// How long it is remembered that a host wants https.
+const REMEMBER_HTTPS: Duration = Duration::from_secs(60 * 60);
+/// Hosts of which that is remembered.
+const REMEMBERED_HOSTS: u64 = 10_000;
+
+/// The head of an answer, and what its body is read from.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// When it was asked for, and when the head was here.
+    pub(crate) asked: SystemTime,
+    pub(crate) received: SystemTime,
+    /// The length of the body as announced.
+    pub(crate) length: Option<u64>,
+    pub(crate) body: Upstream,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    response: Response,
+    stall_timeout: Duration,
+    left: u64,
+    counter: Counter,
+}
+
+impl Upstream {
+    /// The next bytes; `None` at an end that HTTP says is one.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, ProxyError> {
+        let Ok(Ok(chunk)) = tokio::time::timeout(self.stall_timeout, self.response.chunk()).await else {
+            return Err(ProxyError::BrokenOff);
+        };
+        let length = chunk.as_ref().map_or(0, Bytes::len) as u64;
+        self.counter.inc_by(length);
+        self.left = self.left.checked_sub(length).ok_or(ProxyError::OriginBody)?;
+        Ok(chunk)
+    }
+}
+
+/// What bounds an answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Bounds {
+    pub(crate) first_byte_timeout: Duration,
+    pub(crate) stall_timeout: Duration,
+    pub(crate) max_header: u64,
+    pub(crate) max_body: u64,
+    pub(crate) counter: Counter,
+}
+
+/// Sends one request and waits for the head of the answer.
+pub(crate) async fn ask(
+    client: &Client,
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    bounds: &Bounds,
+) -> Result<Answer, ProxyError> {
+    let asked = SystemTime::now();
+    let sent = client.request(method.clone(), url).headers(headers).send();
+    let mut response = match tokio::time::timeout(bounds.first_byte_timeout, sent).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(blame(&error)),
+        Err(_) => return Err(ProxyError::OriginTimeout),
+    };
+    let mut headers = std::mem::take(response.headers_mut());
+    let header_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if header_bytes as u64 > bounds.max_header {
+        return Err(ProxyError::OriginHeader);
+    }
+    // RFC 9112 §6.3: Transfer-Encoding overrides Content-Length, which must then not be sent on.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    let length = if method == Method::HEAD { Some(0) } else { response.content_length() };
+    if length.is_some_and(|length| length > bounds.max_body) {
+        return Err(ProxyError::OriginBody);
+    }
+    Ok(Answer {
+        status: response.status(),
+        headers,
+        asked,
+        received: SystemTime::now(),
+        length,
+        body: Upstream {
+            response,
+            stall_timeout: bounds.stall_timeout,
+            left: bounds.max_body,
+            counter: bounds.counter.clone(),
+        },
+    })
+}
+
+/// What went wrong, found among the causes of the client's error.
+pub(crate) fn blame(error: &reqwest::Error) -> ProxyError {
+    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
+    while let Some(error) = cause {
+        if let Some(ours) = error.downcast_ref::<ProxyError>() {
+            return ours.clone();
+        }
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return ProxyError::OriginTls(tls.to_string().into());
+        }
+        if let Some(http) = error.downcast_ref::<hyper::Error>() {
+            if http.is_parse_too_large() {
+                return ProxyError::OriginHeader;
+            }
+            if http.is_parse() || http.is_incomplete_message() {
+                return ProxyError::OriginProtocol(http.to_string().into());
+            }
+        }
+        // An error that an I/O error wraps is no source of it: tokio-rustls hands its own over like this.
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                return ProxyError::OriginTls(tls.to_string().into());
+            }
+            if io.kind() == io::ErrorKind::TimedOut {
+                return ProxyError::OriginConnectTimeout;
+            }
+        }
+        cause = error.source();
+    }
+    match error.is_timeout() {
+        true => ProxyError::OriginConnectTimeout,
+        false => ProxyError::OriginConnect,
+    }
+}
+
+/// A client that resolves with `resolver` and trusts `tls`; no proxy of the environment, no redirects, no cookies.
+pub(crate) fn client(resolver: Resolver, tls: ClientConfig, connect_timeout: Duration) -> Result<Client, ProxyError> {
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .dns_resolver(Arc::new(resolver))
+        .connect_timeout(connect_timeout)
+        .redirect(Policy::none())
+        .no_proxy()
+        .referer(false)
+        .http1_only()
+        .pool_max_idle_per_host(8)
+        .pool_idle_timeout(Duration::from_secs(30))
+        .build()
+        .map_err(|error| ProxyError::Setup(format!("the HTTP client cannot be set up: {error}").into()))
+}
+
+/// TLS with ring and the system's certificates, with no global default involved.
+pub(crate) fn tls() -> Result<ClientConfig, ProxyError> {
+    let failed = |error: rustls::Error| ProxyError::Setup(format!("TLS cannot be set up: {error}").into());
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        tracing::warn!("the system has no root certificates: https origins will not be trusted");
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+/// The origins of the world, and those that the configuration names.
+#[derive(Debug)]
+pub(crate) struct Origins {
+    public: Client,
+    sites: Client,
+    wants_https: Moka<String, ()>,
+    bounds: Bounds,
+    requests: Counter,
+}
+
+impl Origins {
+    pub(crate) fn new(config: &Config, tls: &ClientConfig, metrics: &Metrics) -> Result<Self, ProxyError> {
+        let limits: &OriginLimits = &config.origin;
+        let resolver = Resolver::of_system();
+        Ok(Self {
+            sites: client(resolver.any_address(), tls.clone(), limits.connect_timeout)?,
+            public: client(resolver, tls.clone(), limits.connect_timeout)?,
+            wants_https: Moka::builder().max_capacity(REMEMBERED_HOSTS).time_to_live(REMEMBER_HTTPS).build(),
+            bounds: Bounds {
+                first_byte_timeout: limits.first_byte_timeout,
+                stall_timeout: limits.stall_timeout,
+                max_header: limits.max_header.as_u64(),
+                max_body: limits.max_body.as_u64(),
+                counter: metrics.moved("received", "origin"),
+            },
+            requests: metrics.origin_requests.clone(),
+        })
+    }
+
+    /// Asks the origin of `url`, with `headers`.
+    pub(crate) async fn fetch(
+        &self,
+        method: &Method,
+        url: &CoralUrl,
+        headers: HeaderMap,
+    ) -> Result<Answer, ProxyError> {
+        let client = if url.site { &self.sites } else { &self.public };
+        let mut target = Url::parse(&format!("{}{}", url.origin, url.target))
+            .map_err(|_| ProxyError::OriginProtocol("its URL cannot be written".into()))?;
+        if !url.site {
+            refuse_private(&target)?;
+        }
+        let may_change = !url.site && url.origin.scheme == Scheme::Http && url.origin.port == 80;
+        if may_change && self.wants_https.contains_key(&url.origin.host) {
+            to_https(&mut target);
+        }
+        self.requests.inc();
+        let answer = ask(client, method.clone(), target.clone(), headers.clone(), &self.bounds).await?;
+        if !(may_change && target.scheme() == "http" && redirects_to_https(&target, &answer)) {
+            return Ok(answer);
+        }
+        drop(answer);
+        to_https(&mut target);
+        self.requests.inc();
+        let answer = ask(client, method.clone(), target, headers, &self.bounds).await?;
+        self.wants_https.insert(url.origin.host.clone(), ());
+        Ok(answer)
+    }
+}
+
+fn to_https(url: &mut Url) {
+    url.set_scheme("https").expect("http becomes https in any URL with a host");
+}
+
+/// Whether the answer sends to the same URL but for the scheme.
+fn redirects_to_https(asked: &Url, answer: &Answer) -> bool {
+    let location = answer.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let mut wanted = asked.clone();
+    to_https(&mut wanted);
+    matches!(answer.status.as_u16(), 301 | 302 | 307 | 308)
+        && location.and_then(|location| asked.join(location).ok()) == Some(wanted)
+}
+
+/// Refuses an address in the URL itself, which no resolver is asked about.
+fn refuse_private(url: &Url) -> Result<(), ProxyError> {
+    let ip: Option<IpAddr> = match url.host() {
+        Some(url::Host::Ipv4(ip)) => Some(ip.into()),
+        Some(url::Host::Ipv6(ip)) => Some(ip.into()),
+        Some(url::Host::Domain(_)) => None,
+        None => return Err(ProxyError::OriginName),
+    };
+    if ip.is_some_and(|ip| !is_public(ip)) { Err(ProxyError::OriginAddress) } else { Ok(()) }
+}

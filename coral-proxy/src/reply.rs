@@ -1,0 +1,259 @@
+//! From an object to a response: the part asked for, 304 where that is enough, and the fields that a cache adds.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::header::{
+    ACCEPT_RANGES, AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
+    EXPIRES, HeaderMap, HeaderValue, LAST_MODIFIED, LOCATION, VARY, VIA,
+};
+use http::{HeaderName, Method, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::cache::Object;
+use crate::cache::body::{BodyError, Reader};
+use crate::cache_status::CacheStatus;
+use crate::conditional::{Part, not_modified, part};
+use crate::error::ProxyError;
+use crate::fetch::Served;
+use crate::headers::{CACHE_STATUS, PROXY_STATUS, add_via};
+use crate::url::{CoralUrl, Suffix, UrlError, coralize};
+
+/// What a 304 says of the response it stands for (RFC 9110 §15.4.5), and what the cache adds.
+const IN_304: [HeaderName; 8] = [CACHE_CONTROL, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY, VIA, AGE];
+
+type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
+
+/// The body of a response. An error in it makes hyper break the connection off, so that a client sees that it is cut.
+pub(crate) struct ReplyBody {
+    content: Content,
+    sent: Option<Counter>,
+    /// Counts the request as under way until its body is dropped.
+    under_way: Option<UnderWay>,
+}
+
+enum Content {
+    Whole(Bytes),
+    Stream(Chunks, Option<u64>),
+}
+
+/// A request in the gauge of those under way.
+pub(crate) struct UnderWay(Gauge);
+
+impl UnderWay {
+    pub(crate) fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl ReplyBody {
+    fn whole(bytes: impl Into<Bytes>) -> Self {
+        Self::of(Content::Whole(bytes.into()))
+    }
+
+    fn of(content: Content) -> Self {
+        Self { content, sent: None, under_way: None }
+    }
+
+    /// Counts what is sent, and that the request is under way until it is.
+    pub(crate) fn counted(mut self, sent: Counter, under_way: UnderWay) -> Self {
+        self.sent = Some(sent);
+        self.under_way = Some(under_way);
+        self
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let chunk = match &mut self.content {
+            Content::Whole(bytes) if bytes.is_empty() => None,
+            Content::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
+            Content::Stream(chunks, _) => ready!(chunks.as_mut().poll_next(cx)),
+        };
+        if let (Some(Ok(bytes)), Some(sent)) = (&chunk, &self.sent) {
+            sent.inc_by(bytes.len() as u64);
+        }
+        Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.content, Content::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Stream(_, Some(length)) => SizeHint::with_exact(*length),
+            Content::Stream(_, None) => SizeHint::default(),
+        }
+    }
+}
+
+/// The reader's chunks as a stream.
+fn chunks(reader: Reader) -> Chunks {
+    Box::pin(futures_util::stream::unfold(reader, |mut reader| async move {
+        reader.next().await.map(|chunk| (chunk, reader))
+    }))
+}
+
+/// The response with which `served` answers a request with `method` and the fields `request`.
+///
+/// `to_peer` leaves `Location` as the origin gave it: the other node coralizes with its own client's suffix.
+pub(crate) fn of_object(
+    method: &Method,
+    request: &HeaderMap,
+    url: &CoralUrl,
+    served: Served,
+    to_peer: bool,
+    now: SystemTime,
+) -> Response<ReplyBody> {
+    let Served { object, reader, status } = served;
+    let mut headers = object.headers.clone();
+    add_via(&mut headers);
+    append(&mut headers, CACHE_STATUS, &status.to_string());
+    if !matches!(status, CacheStatus::Passed) {
+        headers.insert(AGE, object.validity.age(now).as_secs().into());
+    }
+    if let Some(suffix) = url.suffix.as_ref().filter(|_| !to_peer) {
+        coralize_location(&mut headers, url, suffix);
+    }
+    if matches!(method, &Method::GET | &Method::HEAD) && object.status == StatusCode::OK {
+        if not_modified(request, &object.headers) {
+            return not_modified_reply(&headers);
+        }
+        if let Some(length) = object.body.length().filter(|_| method == Method::GET && !object.body.is_window()) {
+            match part(request, &object.headers, length) {
+                Part::Whole => {}
+                Part::Unsatisfiable => return unsatisfiable(headers, length),
+                Part::Bytes(range) => {
+                    // RFC 9110 §15.3.7: the range, out of the length of the whole.
+                    let text = format!("bytes {}-{}/{length}", range.start, range.end - 1);
+                    let size = range.end - range.start;
+                    let content = match (object.body.whole(), object.body.reader(range.start, Some(range.end))) {
+                        (Some(whole), _) => Content::Whole(whole.slice(range.start as usize..range.end as usize)),
+                        (None, Some(reader)) => Content::Stream(chunks(reader), Some(size)),
+                        (None, None) => return respond(StatusCode::OK, headers, full(&object, reader)),
+                    };
+                    append(&mut headers, CONTENT_RANGE, &text);
+                    headers.insert(CONTENT_LENGTH, size.into());
+                    return respond(StatusCode::PARTIAL_CONTENT, headers, ReplyBody::of(content));
+                }
+            }
+            headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        }
+    }
+    if method == Method::HEAD {
+        if let Some(length) = object.body.length().filter(|_| !matches!(status, CacheStatus::Passed)) {
+            headers.insert(CONTENT_LENGTH, length.into());
+        }
+        return respond(object.status, headers, ReplyBody::whole(Bytes::new()));
+    }
+    let body = full(&object, reader);
+    respond(object.status, headers, body)
+}
+
+fn full(object: &Object, reader: Option<Reader>) -> ReplyBody {
+    let content = match (reader, object.body.whole()) {
+        (Some(reader), _) => Content::Stream(chunks(reader), object.body.length()),
+        (None, Some(whole)) => Content::Whole(whole),
+        (None, None) => Content::Whole(Bytes::new()),
+    };
+    ReplyBody::of(content)
+}
+
+fn respond(status: StatusCode, headers: HeaderMap, body: ReplyBody) -> Response<ReplyBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn not_modified_reply(headers: &HeaderMap) -> Response<ReplyBody> {
+    let mut kept = HeaderMap::new();
+    for name in IN_304.iter().chain(&[CACHE_STATUS, http::header::CONTENT_LOCATION]) {
+        for value in headers.get_all(name) {
+            kept.append(name, value.clone());
+        }
+    }
+    respond(StatusCode::NOT_MODIFIED, kept, ReplyBody::whole(Bytes::new()))
+}
+
+fn unsatisfiable(mut headers: HeaderMap, length: u64) -> Response<ReplyBody> {
+    for name in [CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED, http::header::CONTENT_ENCODING] {
+        headers.remove(name);
+    }
+    append(&mut headers, CONTENT_RANGE, &format!("bytes */{length}"));
+    respond(StatusCode::RANGE_NOT_SATISFIABLE, headers, ReplyBody::whole(Bytes::new()))
+}
+
+/// Sends the client to the coralized form of where the origin sends it (design §4.1).
+fn coralize_location(headers: &mut HeaderMap, url: &CoralUrl, suffix: &Suffix) {
+    let Some(location) = headers.get(LOCATION).and_then(|value| value.to_str().ok()) else {
+        return;
+    };
+    // A relative one stays coralized by nature; a scheme that is not ours is not for us to change.
+    let absolute = if location.starts_with("//") {
+        format!("{}:{location}", url.origin.scheme.as_str())
+    } else {
+        location.to_owned()
+    };
+    if let Ok(value) = coralize(&absolute, suffix)
+        && let Ok(value) = HeaderValue::from_str(&value)
+    {
+        headers.insert(LOCATION, value);
+    }
+}
+
+fn append(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    headers.append(name, HeaderValue::from_str(text).expect("what this node writes is printable ASCII"));
+}
+
+/// The response for an error: a line that a person can read, and whose fault it was.
+pub(crate) fn of_error(error: &ProxyError, method: &Method) -> Response<ReplyBody> {
+    let verdict = error.verdict();
+    let mut headers = HeaderMap::new();
+    add_via(&mut headers);
+    append(&mut headers, CACHE_STATUS, &CacheStatus::Own.to_string());
+    if let Some(text) = error.proxy_status() {
+        append(&mut headers, PROXY_STATUS, &text);
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if verdict.status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+    }
+    // What follows such a head on the connection may be the body that was refused, not a request (RFC 9112 §11.2).
+    if matches!(error, ProxyError::RequestBody | ProxyError::Host | ProxyError::Method { .. }) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let hint = match error {
+        ProxyError::Url(UrlError::UnknownHost) => "\nAppend a suffix that this node serves to the host of a URL.",
+        _ => "",
+    };
+    let text = format!("{} {error}.{hint}\n", verdict.status.as_u16());
+    let body = if method == Method::HEAD { String::new() } else { text };
+    respond(verdict.status, headers, ReplyBody::whole(body))
+}
+
+/// The response to `OPTIONS *` and to OPTIONS that shall not go further: what this node itself can do.
+pub(crate) fn of_options() -> Response<ReplyBody> {
+    let mut headers = HeaderMap::new();
+    add_via(&mut headers);
+    headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+    respond(StatusCode::NO_CONTENT, headers, ReplyBody::whole(Bytes::new()))
+}

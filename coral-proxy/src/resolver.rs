@@ -1,0 +1,85 @@
+//! Names of origins to addresses: the system's name servers, and then only addresses that may be connected to.
+//!
+//! The lookup is this node's own, and the check is made on its outcome: what the HTTP client gets is what it connects
+//! to. Without a `resolv.conf` names do not resolve, which is told; no public resolver is asked behind the operator's back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::net::NetError;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use crate::address::is_public;
+use crate::error::ProxyError;
+
+/// Resolves with the system's name servers.
+#[derive(Clone)]
+pub(crate) struct Resolver {
+    /// The error of the set-up is kept for those who ask: a node whose sites are all addresses needs no resolver.
+    system: Result<Arc<TokioResolver>, Arc<str>>,
+    public_only: bool,
+}
+
+impl Resolver {
+    /// With the configuration of the system.
+    pub(crate) fn of_system() -> Self {
+        let system = TokioResolver::builder_tokio().and_then(|builder| builder.build());
+        let system = system.map(Arc::new).map_err(|error| {
+            tracing::warn!(%error, "the system names no DNS servers: origins given by name will not be found");
+            format!("the system names no DNS servers: {error}").into()
+        });
+        Self { system, public_only: true }
+    }
+
+    /// The same, for origins that the configuration names and that may be private.
+    pub(crate) fn any_address(&self) -> Self {
+        Self { system: self.system.clone(), public_only: false }
+    }
+
+    async fn lookup(&self, name: &str) -> Result<Vec<SocketAddr>, ProxyError> {
+        let system = self.system.as_ref().map_err(|error| ProxyError::Resolver(Arc::clone(error)))?;
+        // A dot at the end: no search domain of the operator's is tried.
+        let found =
+            system.lookup_ip(format!("{}.", name.trim_end_matches('.'))).await.map_err(|error| match error {
+                NetError::Dns(_) => ProxyError::OriginName,
+                other => ProxyError::Resolver(other.to_string().into()),
+            })?;
+        let all: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+        allowed(all, self.public_only)
+    }
+}
+
+/// Those of `all` that may be connected to.
+fn allowed(all: Vec<SocketAddr>, public_only: bool) -> Result<Vec<SocketAddr>, ProxyError> {
+    if all.is_empty() {
+        return Err(ProxyError::OriginName);
+    }
+    let allowed: Vec<SocketAddr> = all.into_iter().filter(|addr| !public_only || is_public(addr.ip())).collect();
+    if allowed.is_empty() { Err(ProxyError::OriginAddress) } else { Ok(allowed) }
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let resolver = self.clone();
+        Box::pin(async move {
+            let addrs: Addrs = Box::new(resolver.lookup(name.as_str()).await?.into_iter());
+            Ok(addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_leads_both_ways_leads_out_only() {
+        let addrs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let both = addrs(&["127.0.0.1:0", "9.9.9.9:0"]);
+        assert_eq!(allowed(both.clone(), true).unwrap(), addrs(&["9.9.9.9:0"]));
+        assert_eq!(allowed(both, false).unwrap().len(), 2);
+        assert!(matches!(allowed(addrs(&["10.0.0.1:0"]), true), Err(ProxyError::OriginAddress)));
+        assert!(matches!(allowed(Vec::new(), true), Err(ProxyError::OriginName)));
+    }
+}

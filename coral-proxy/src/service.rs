@@ -1,0 +1,148 @@
+//! One request from the top: checked, understood, served, answered, counted, logged.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, MAX_FORWARDS, TRANSFER_ENCODING};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::cache_status::CacheStatus;
+use crate::error::ProxyError;
+use crate::fetch::{Fetcher, Wanted};
+use crate::headers::came_through_coral;
+use crate::metrics::RequestLabels;
+use crate::policy::CacheControl;
+use crate::reply::{ReplyBody, UnderWay, of_error, of_object, of_options};
+use crate::url::{CoralUrl, Names};
+
+/// What answers requests. Shared by all connections.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) names: Names,
+}
+
+/// What became of a request, for log and metrics.
+struct Outcome {
+    response: Response<ReplyBody>,
+    word: &'static str,
+    error: Option<ProxyError>,
+}
+
+impl Service {
+    /// Answers one request. There is always an answer.
+    pub(crate) async fn answer(&self, client: SocketAddr, request: Request<Incoming>) -> Response<ReplyBody> {
+        let began = Instant::now();
+        let metrics = &self.fetcher.metrics;
+        let under_way = UnderWay::new(metrics.in_flight.clone());
+        let head = request.into_parts().0;
+        // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it.
+        let from_peer = came_through_coral(&head.headers) && CacheControl::of(&head.headers).only_if_cached;
+        let outcome = match self.outcome(&head, from_peer).await {
+            Ok(outcome) => outcome,
+            Err(error) => Outcome {
+                response: of_error(&error, &head.method),
+                word: match error {
+                    ProxyError::NotCached => "not-cached",
+                    _ => CacheStatus::Own.word(),
+                },
+                error: Some(error),
+            },
+        };
+        let status = outcome.response.status();
+        metrics.seconds.observe(began.elapsed().as_secs_f64());
+        metrics.requests.get_or_create(&RequestLabels { status: class(status), cache: outcome.word }).inc();
+        // That a node has not what another one hoped for is no error.
+        if let Some(error) = outcome.error.as_ref().filter(|error| !matches!(error, ProxyError::NotCached)) {
+            metrics.error(error.verdict());
+        }
+        tracing::info!(
+            target: "coral_proxy::access",
+            %client,
+            method = %head.method,
+            host = head.headers.get(HOST).map(tracing::field::debug),
+            uri = %head.uri,
+            status = status.as_u16(),
+            cache = outcome.word,
+            peer = from_peer,
+            error = outcome.error.as_ref().map(tracing::field::display),
+            ms = began.elapsed().as_millis() as u64,
+        );
+        let sent = metrics.moved("sent", if from_peer { "peer" } else { "client" });
+        outcome.response.map(|body| body.counted(sent, under_way))
+    }
+
+    async fn outcome(&self, head: &http::request::Parts, from_peer: bool) -> Result<Outcome, ProxyError> {
+        check_method(&head.method)?;
+        check_body(&head.headers)?;
+        if head.method == Method::OPTIONS && goes_no_further(head) {
+            return Ok(Outcome { response: of_options(), word: "own", error: None });
+        }
+        let authority = authority(head)?;
+        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        let url = CoralUrl::parse(authority, target, &self.names)?;
+        if came_through_coral(&head.headers) && !from_peer {
+            return Err(ProxyError::Loop);
+        }
+        let wanted = Wanted {
+            url: url.clone(),
+            method: head.method.clone(),
+            headers: head.headers.clone(),
+            only_if_cached: CacheControl::of(&head.headers).only_if_cached,
+        };
+        let served = self.fetcher.serve(wanted).await?;
+        let word = served.status.word();
+        let now = SystemTime::now();
+        let response = of_object(&head.method, &head.headers, &url, served, from_peer, now);
+        Ok(Outcome { response, word, error: None })
+    }
+}
+
+fn check_method(method: &Method) -> Result<(), ProxyError> {
+    match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS => Ok(()),
+        Method::POST | Method::PUT | Method::DELETE | Method::CONNECT | Method::TRACE | Method::PATCH => {
+            Err(ProxyError::Method { known: true })
+        }
+        _ => Err(ProxyError::Method { known: false }),
+    }
+}
+
+/// A body means nothing to GET (RFC 9110 §9.3.1), and reading one request as two is how smuggling works: refused.
+fn check_body(headers: &HeaderMap) -> Result<(), ProxyError> {
+    let empty = headers.get_all(CONTENT_LENGTH).iter().all(|value| value.as_bytes() == b"0");
+    if headers.contains_key(TRANSFER_ENCODING) || !empty {
+        return Err(ProxyError::RequestBody);
+    }
+    Ok(())
+}
+
+/// The host that is asked for (RFC 9112 §3.2): that of an absolute request target, else the one `Host` field.
+fn authority(head: &http::request::Parts) -> Result<&str, ProxyError> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Some(host.to_str().map_err(|_| ProxyError::Host)?),
+        (None, None) if head.version < Version::HTTP_11 => None,
+        // RFC 9112 §3.2: 400 for none or several.
+        _ => return Err(ProxyError::Host),
+    };
+    head.uri.authority().map(http::uri::Authority::as_str).or(host).ok_or(ProxyError::Host)
+}
+
+/// `OPTIONS *` is about the server itself, and so is one that may be forwarded no more (RFC 9110 §7.6.2).
+fn goes_no_further(head: &http::request::Parts) -> bool {
+    head.uri == "*" || head.headers.get(MAX_FORWARDS).is_some_and(|value| value.as_bytes() == b"0")
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    }
+}

@@ -1,0 +1,63 @@
+//! Nodes on one index, each a real proxy on a loopback socket.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use coral_dsht::memory::MemoryNetwork;
+use coral_dsht::{DshtHandle, Peer, Services};
+use coral_proxy::{Config, Metrics, Proxy, ProxyError, Site};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::origin::Origin;
+
+/// The host name under which the tests ask for their origin.
+pub const HOST: &str = "www.example.org";
+
+/// A node.
+pub struct Node {
+    pub addr: SocketAddr,
+    pub proxy: Proxy,
+    pub dsht: DshtHandle,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<Result<(), ProxyError>>,
+}
+
+impl Node {
+    /// A node of `network` with `HOST` as a site whose origin is `origin`.
+    pub async fn start(network: &MemoryNetwork, origin: &Origin) -> Self {
+        Self::start_with(network, origin, |_| {}).await
+    }
+
+    pub async fn start_with(network: &MemoryNetwork, origin: &Origin, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.sites.push(Site::new(HOST, &format!("http://{}", origin.addr)).unwrap());
+        change(&mut config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let dsht = network.node(Peer::new(addr, Services::NONE));
+        let metrics = Metrics::register(&mut Registry::default());
+        let suffixes = vec!["nyud.net".parse().unwrap()];
+        let proxy = Proxy::new(Arc::new(config), suffixes, addr, dsht.clone(), metrics).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn({
+            let proxy = proxy.clone();
+            async move {
+                proxy
+                    .run(listener, async {
+                        let _ = stopped.await;
+                    })
+                    .await
+            }
+        });
+        Self { addr, proxy, dsht, stop: Some(stop), running }
+    }
+
+    /// Tells it to stop, and waits until it has.
+    pub async fn stop(mut self) {
+        let _ = self.stop.take().unwrap().send(());
+        self.running.await.unwrap().unwrap();
+    }
+}
