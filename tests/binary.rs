@@ -1,0 +1,172 @@
+//! The binary as a user meets it: what it prints, what it says when something is wrong, and how it ends.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Nothing here takes seconds unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn coral(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coral"));
+    // Whatever the tester's own environment sets is none of the test's business.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CORAL_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments);
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    coral(arguments).output().expect("the binary runs")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn url_prints_the_coralized_url_and_nothing_else() {
+    let output = run(&["url", "http://www.example.com/a?b=c"]);
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "http://www.example.com.nyud.net/a?b=c\n");
+    let own = run(&["url", "www.example.com", "--suffix", "cdn.example.org"]);
+    assert_eq!(String::from_utf8_lossy(&own.stdout), "http://www.example.com.cdn.example.org/\n");
+    let bad = run(&["url", "ftp://www.example.com/"]);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(stderr(&bad).contains("ftp://www.example.com/"), "{}", stderr(&bad));
+}
+
+#[test]
+fn a_wrong_file_is_told_with_line_key_and_nearest_known_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wrong.toml");
+    std::fs::write(&path, "[proxy]\n# the cache\nlisten_at = '127.0.0.1:8080'\n").unwrap();
+    let output = run(&["node", "--config", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("wrong.toml:3: unknown key `proxy.listen_at`"), "{said}");
+    assert!(said.contains("the nearest known one is `proxy.listen`"), "{said}");
+}
+
+#[test]
+fn a_wrong_variable_is_told_by_its_name() {
+    let mut command = coral(&["check-config"]);
+    let output = command.env("CORAL_PROXY__MEMORY", "plenty").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("CORAL_PROXY__MEMORY"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_flag_counts_more_than_a_variable_and_a_variable_more_than_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("coral.toml");
+    std::fs::write(
+        &path,
+        "[proxy]\nlisten = '127.0.0.1:1'\n[dns]\nlisten = '127.0.0.1:1'\n[admin]\nlisten = '127.0.0.1:1'\n",
+    )
+    .unwrap();
+    let mut command = coral(&["check-config", "--proxy-listen", "127.0.0.1:3", "--config", path.to_str().unwrap()]);
+    command.env("CORAL_PROXY__LISTEN", "127.0.0.1:2").env("CORAL_DNS__LISTEN", "127.0.0.1:2");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let config: toml::Table = String::from_utf8(output.stdout).unwrap().parse().unwrap();
+    let listens = |section: &str| config[section]["listen"].as_str().unwrap();
+    assert_eq!((listens("proxy"), listens("dns"), listens("admin")), ("127.0.0.1:3", "127.0.0.1:2", "127.0.0.1:1"));
+}
+
+#[test]
+fn a_node_that_does_not_run_is_told_in_one_line() {
+    // Bound and not listening: nobody can answer there while this test runs.
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    for arguments in [&["status", "--admin", &addr][..], &["lookup", "http://x.com/", "--admin", &addr]] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let said = stderr(&output);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(&format!("no node answers at {addr}")), "{said}");
+    }
+}
+
+#[test]
+fn a_node_starts_answers_its_operator_and_ends_cleanly_on_sigterm() {
+    let mut node = Running::start(&[
+        "--dsht-listen",
+        "127.0.0.1:0",
+        "--dns-listen",
+        "127.0.0.1:0",
+        "--proxy-listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--log-format",
+        "json",
+    ]);
+    let started = node.line_with("started: ");
+    let json: serde_json::Value = serde_json::from_str(&started).expect("a line of JSON");
+    let message = json["fields"]["message"].as_str().unwrap();
+    let admin = message.rsplit_once("admin ").unwrap().1.to_owned();
+
+    let status = run(&["status", "--admin", &admin]);
+    assert!(status.status.success(), "{}", stderr(&status));
+    let page = String::from_utf8(status.stdout).unwrap();
+    for part in ["node ", "clusters", "neighbours", "cache and traffic", "index"] {
+        assert!(page.contains(part), "no {part} in\n{page}");
+    }
+    let lookup = run(&["lookup", "www.example.com", "--admin", &admin]);
+    assert!(String::from_utf8(lookup.stdout).unwrap().contains("no node is known to have it"));
+
+    let pid = node.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    node.line_with("the cache has stopped");
+    node.line_with("the index has stopped");
+    assert_eq!(node.end(), Some(0));
+}
+
+/// A node whose log is read line by line.
+struct Running {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = coral(&["node"]);
+        command.args(arguments).stderr(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the binary runs");
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let (send, lines) = mpsc::channel();
+        std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        Self { child, lines }
+    }
+
+    /// The next line of the log that contains `text`.
+    fn line_with(&self, text: &str) -> String {
+        let mut seen = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            if line.contains(text) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("no line with `{text}` in {seen:#?}");
+    }
+
+    /// Waits until it ends; its exit status.
+    fn end(&mut self) -> Option<i32> {
+        // Its standard output closes when it ends.
+        let mut rest = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "", "a node prints nothing");
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Already ended, when the test has passed.
+        let _ = self.child.kill();
+    }
+}
