@@ -135,8 +135,14 @@ pub struct Context<'a> {
 
 /// Answers what is asked about the name with these `labels`: from the left, in lower case, without the root.
 ///
-/// `near` is the level of the client. `random` decides which of the proxies are named, and in which order.
-pub fn answer(context: Context<'_>, labels: &[&[u8]], kind: Kind, near: Level, random: &mut impl Rng) -> Answer {
+/// `near` tells the level of the client, and is asked only where the answer hangs on it. `random` decides which of the proxies are named, and in which order.
+pub fn answer(
+    context: Context<'_>,
+    labels: &[&[u8]],
+    kind: Kind,
+    near: impl FnOnce() -> Level,
+    random: &mut impl Rng,
+) -> Answer {
     let Some((zone, place)) = place(labels, context.suffixes, context.config.ip_literals) else {
         return Answer::new(Rcode::Refused, None);
     };
@@ -146,7 +152,7 @@ pub fn answer(context: Context<'_>, labels: &[&[u8]], kind: Kind, near: Level, r
         (Place::Missing, _) => context.negative(Rcode::NxDomain, zone),
         (Place::Apex, Kind::Soa | Kind::Any) => context.start_of_authority(zone),
         (Place::Apex, Kind::Ns) => context.nameservers(zone, random),
-        (Place::Apex | Place::Host, Kind::A | Kind::Aaaa | Kind::Any) => context.proxies(zone, kind, near, random),
+        (Place::Apex | Place::Host, Kind::A | Kind::Aaaa | Kind::Any) => context.proxies(zone, kind, near(), random),
         (Place::Nameserver(ip), _) => context.nameserver(zone, ip, kind),
         (Place::Apex | Place::Host | Place::NonTerminal, _) => context.negative(Rcode::NoError, zone),
     }
@@ -309,7 +315,7 @@ mod tests {
         let context = Context { config: &config, suffixes: &suffixes, soas: &soas, table };
         let labels: Vec<&[u8]> = name.split('.').map(str::as_bytes).collect();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        answer(context, &labels, kind, Level::new(near).unwrap(), &mut random)
+        answer(context, &labels, kind, || Level::new(near).unwrap(), &mut random)
     }
 
     /// The answer as lines of a zone file, the sections set apart by their indent.

@@ -113,7 +113,8 @@ pub struct ProbeConfig {
     pub capacity: NonZeroUsize,
     /// Measurements under way at once; further clients wait for their next query. Default 64.
     ///
-    /// It bounds what forged source addresses can make this node send: about `at_once · echoes` packets a `timeout`.
+    /// It bounds what forged source addresses can make this node send: one packet for each of them a `timeout` to where
+    /// nobody answers, and one a round trip, `echoes` in all for a prefix, to where somebody does.
     pub at_once: NonZeroUsize,
 }
 

@@ -165,7 +165,7 @@ impl Handler {
             return Answer::new(Rcode::Refused, None);
         }
         let table = self.candidates.table(now);
-        let near = match &self.prober {
+        let near = || match &self.prober {
             Some(prober) if table.levels.len() > 1 => {
                 let levels = table.levels.iter().map(|level| (level.level, level.diameter));
                 proximity::level(prober.rtt(now, &query.client), levels)

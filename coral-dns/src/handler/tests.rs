@@ -1,3 +1,4 @@
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use expect_test::expect;
@@ -7,6 +8,7 @@ use super::check::sample;
 use super::*;
 use crate::candidates::{LevelTable, Table};
 use crate::config::ProbeConfig;
+use crate::metrics::OutcomeLabels;
 use crate::probe::{self, Measure};
 
 /// A query as a resolver sends it: recursion desired, and EDNS with 1232 bytes and these options.
@@ -62,21 +64,48 @@ impl Measure for Silence {
     }
 }
 
-/// RFC 7871 §7.2.1: the option comes back as asked, with the scope for which the answer holds.
-#[test]
-fn the_scope_is_the_prefix_that_was_measured_and_zero_where_nothing_hangs_on_it() {
-    let (prober, _task) = probe::new(&ProbeConfig::default(), Silence, sample(None).metrics);
-    let (measuring, not_measuring) = (sample(Some(prober)), sample(None));
+/// Two levels of one proxy each.
+fn two_levels() -> Table {
     let level = |number, milliseconds: Option<u64>| LevelTable {
         level: Level::new(number).unwrap(),
         diameter: milliseconds.map(Duration::from_millis),
         proxies: vec!["192.0.2.1".parse().unwrap()],
     };
+    Table { levels: vec![level(1, Some(60)), level(0, None)], nameservers: vec!["192.0.2.1".parse().unwrap()] }
+}
+
+/// Else anybody could make this node send packets by asking it for anything.
+#[test]
+fn only_who_asks_for_proxies_is_measured() {
+    let metrics = sample(None).metrics;
+    let config = ProbeConfig { at_once: NonZeroUsize::MIN, ..ProbeConfig::default() };
+    let (prober, _task) = probe::new(&config, Silence, metrics.clone());
+    let handler = sample(Some(prober));
+    let now = Instant::now();
+    handler.candidates.set(now, two_levels());
+    // The line has room for one, so each further client that is to be measured is skipped, and counted.
+    let skipped = |name: &str, kind| {
+        let from = SocketAddr::from(([198, 51, 100, 1], 53));
+        handler.respond(now, from, Transport::Udp, &query(name, kind, &[])).unwrap();
+        metrics.probes.get_or_create(&OutcomeLabels { outcome: "skipped" }).get()
+    };
+    assert_eq!(skipped("x.com.nyud.net", 1), 0);
+    for (name, kind) in
+        [("example.org", 1), ("com.nyud.net", 1), ("_x.nyud.net", 1), ("x.com.nyud.net", 16), ("nyud.net", 2)]
+    {
+        assert_eq!(skipped(name, kind), 0, "{name}");
+    }
+    assert_eq!(skipped("x.com.nyud.net", 1), 1);
+}
+
+/// RFC 7871 §7.2.1: the option comes back as asked, with the scope for which the answer holds.
+#[test]
+fn the_scope_is_the_prefix_that_was_measured_and_zero_where_nothing_hangs_on_it() {
+    let (prober, _task) = probe::new(&ProbeConfig::default(), Silence, sample(None).metrics);
+    let (measuring, not_measuring) = (sample(Some(prober)), sample(None));
     let now = Instant::now();
     for handler in [&measuring, &not_measuring] {
-        let table =
-            Table { levels: vec![level(1, Some(60)), level(0, None)], nameservers: vec!["192.0.2.1".parse().unwrap()] };
-        handler.candidates.set(now, table);
+        handler.candidates.set(now, two_levels());
     }
     let scope = |handler: &Handler, name: &str, source: u8, address: &[u8]| {
         let option = [&[0, 8, 0, 4 + address.len() as u8, 0, 1, source, 0], address].concat();
