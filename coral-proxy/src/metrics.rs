@@ -52,6 +52,8 @@ pub struct Metrics {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RequestLabels {
+    /// `client` or `peer`.
+    pub(crate) from: &'static str,
     /// `2xx`, `3xx`, …
     pub(crate) status: &'static str,
     /// The word of [`crate::cache_status`].
@@ -108,7 +110,7 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("coral_proxy");
         registry.register(
             "requests",
-            "Requests answered, by class of status and by what the cache did",
+            "Requests answered, by who asked, by class of status and by what the cache did",
             metrics.requests.clone(),
         );
         registry.register_with_unit(
@@ -170,12 +172,12 @@ impl Metrics {
         faults.filter_map(|fault| Some((fault.to_owned(), self.faults.get(&FaultLabels { fault })?.get()))).collect()
     }
 
-    /// Requests by the word of [`crate::cache_status`]; what never happened is left out.
-    pub(crate) fn requests_by_word(&self) -> BTreeMap<String, u64> {
+    /// Requests of each `client` or `peer`, by the word of [`crate::cache_status`]; what never happened is left out.
+    pub(crate) fn requests_by_word(&self, from: &'static str) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();
         for cache in CACHE_WORDS {
             for status in STATUS_CLASSES {
-                if let Some(count) = self.requests.get(&RequestLabels { status, cache }) {
+                if let Some(count) = self.requests.get(&RequestLabels { from, status, cache }) {
                     *sums.entry(cache.to_owned()).or_default() += count.get();
                 }
             }

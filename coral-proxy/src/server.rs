@@ -55,9 +55,11 @@ pub struct Status {
     pub references: u64,
     /// Requests whose response is not yet sent whole.
     pub in_flight: u64,
-    /// Requests answered, by what the cache did: `hit`, `peer-l0`, `peer-l1`, `peer-l2`, `origin`, `revalidated`,
-    /// `stale`, `passed`, `not-cached` (another node hoped in vain), `error`.
+    /// Requests of clients answered, by what the cache did: `hit`, `peer-l0`, `peer-l1`, `peer-l2`, `origin`, `revalidated`,
+    /// `stale`, `passed`, `not-cached` (only what is here was wanted), `own` (OPTIONS of this node), `error`.
     pub requests: BTreeMap<String, u64>,
+    /// The same of other nodes' requests: `hit`, the source of a fetch under way, or `not-cached`.
+    pub peer_requests: BTreeMap<String, u64>,
     /// Requests sent to origins.
     pub origin_requests: u64,
     /// Requests that waited for the fetch of another one.
@@ -184,7 +186,8 @@ impl Proxy {
             disk_bytes,
             references: metrics.references.get().max(0).unsigned_abs(),
             in_flight: metrics.in_flight.get().max(0).unsigned_abs(),
-            requests: metrics.requests_by_word(),
+            requests: metrics.requests_by_word("client"),
+            peer_requests: metrics.requests_by_word("peer"),
             origin_requests: metrics.origin_requests.get(),
             coalesced: metrics.coalesced.get(),
             errors: metrics.errors_by_fault(),

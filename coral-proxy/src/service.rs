@@ -41,6 +41,7 @@ impl Service {
         let head = request.into_parts().0;
         // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it.
         let from_peer = came_through_coral(&head.headers) && CacheControl::of(&head.headers).only_if_cached;
+        let from = if from_peer { "peer" } else { "client" };
         let outcome = match self.outcome(&head, from_peer).await {
             Ok(outcome) => outcome,
             Err(error) => Outcome {
@@ -54,7 +55,7 @@ impl Service {
         };
         let status = outcome.response.status();
         metrics.seconds.observe(began.elapsed().as_secs_f64());
-        metrics.requests.get_or_create(&RequestLabels { status: class(status), cache: outcome.word }).inc();
+        metrics.requests.get_or_create(&RequestLabels { from, status: class(status), cache: outcome.word }).inc();
         // That a node has not what another one hoped for is no error.
         if let Some(error) = outcome.error.as_ref().filter(|error| !matches!(error, ProxyError::NotCached)) {
             metrics.error(error.verdict());
@@ -67,11 +68,11 @@ impl Service {
             uri = %head.uri,
             status = status.as_u16(),
             cache = outcome.word,
-            peer = from_peer,
+            from,
             error = outcome.error.as_ref().map(tracing::field::display),
             ms = began.elapsed().as_millis() as u64,
         );
-        let sent = metrics.moved("sent", if from_peer { "peer" } else { "client" });
+        let sent = metrics.moved("sent", from);
         outcome.response.map(|body| body.counted(sent, under_way))
     }
 

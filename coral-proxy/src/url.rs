@@ -470,8 +470,8 @@ fn without_port(authority: &str) -> Result<&str, UrlError> {
         return Err(UrlError::UserInfo);
     }
     match authority.rsplit_once(':') {
-        // The colons of a bare or bracketed IPv6 address are no port.
-        Some((host, _)) if host.contains(':') => Ok(authority),
+        // The colons inside an IPv6 address are no port.
+        Some((_, tail)) if tail.ends_with(']') => Ok(authority),
         Some((host, port)) if port.is_empty() || port.parse::<u16>().is_ok() => Ok(host),
         Some(_) => Err(UrlError::BadPort),
         None => Ok(authority),
@@ -598,7 +598,8 @@ mod tests {
     fn addresses_and_strangers_are_refused() {
         check("10.0.0.1.nyud.net", "/", expect!["AddressRefused"]);
         check("10.0.0.1.8080.nyud.net", "/", expect!["AddressRefused"]);
-        check("0x7f.1.nyud.net", "/", expect!["BadHost"]);
+        check("0x7f.1.nyud.net", "/", expect!["NoOrigin"]);
+        check("0x7f.0.0.0x1.nyud.net", "/", expect!["BadHost"]);
         check("www.x.com", "/", expect!["UnknownHost"]);
         check("notnyud.net", "/", expect!["UnknownHost"]);
         check("127.0.0.1:8080", "/", expect!["UnknownHost"]);

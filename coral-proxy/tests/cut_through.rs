@@ -68,7 +68,8 @@ async fn chain(length: u64, change: impl Fn(&mut Config)) -> (Origin, [Node; 3])
         reader.await.unwrap();
     }
     let grown = peak_memory().saturating_sub(before);
-    assert!(grown < 24 * MIB, "a chain of three grew by {} MiB", grown / MIB);
+    // Kept in memory it would be three times the file. The rest is buffers of sockets, and of the tests beside this one.
+    assert!(grown < 64 * MIB, "a chain of three grew by {} MiB", grown / MIB);
     assert_eq!(origin.count("/large"), 1);
     (origin, nodes)
 }

@@ -48,7 +48,7 @@ async fn what_is_wrong_with_a_request_is_told() {
         ("\u{16}\u{3}\u{1}\u{2}\n\n".to_owned(), 400),
     ] {
         let reply = request(node.addr, &text).await;
-        assert_eq!(reply.status, status, "{:.80}", text);
+        assert_eq!(reply.status, status, "{text:.80}");
     }
     assert_eq!(origin.count("/"), 0);
     assert_eq!(get(node.addr, HOST, "/").await.status, 200, "and the next one is served");
