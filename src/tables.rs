@@ -72,7 +72,11 @@ pub(crate) fn lookup(lookup: &Json) -> String {
             answer(&hop["answer"]),
         ]);
     }
-    page += &titled("the search", &hops);
+    if hops.is_empty() {
+        page += "\nno other node was asked: none that this one knows is nearer to the key\n";
+    } else {
+        page += &titled("the search", &hops);
+    }
     let references = items(&lookup["references"]);
     if references.is_empty() {
         page += "\nno node is known to have it: the next request goes to the origin\n";

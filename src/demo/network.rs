@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use coral_proxy::Site;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Options, site, suffixes};
@@ -80,14 +81,20 @@ impl Network {
         self.nodes.iter().map(|node| node.me().addr.ip()).collect()
     }
 
-    /// Stops all nodes, the last one first, and says which did not end cleanly.
+    /// Stops all nodes, and says which did not end cleanly.
+    ///
+    /// All at once: one after the other, the later ones would wait for answers of those that are gone.
     pub(super) async fn stop(self) -> Vec<String> {
+        let mut nodes = JoinSet::new();
+        for node in self.nodes {
+            nodes.spawn(async move { (node.me().addr, node.stop().await) });
+        }
         let mut wrong = Vec::new();
-        for node in self.nodes.into_iter().rev() {
-            let addr = node.me().addr;
-            let ending = node.stop().await;
-            if !ending.is_clean() {
-                wrong.push(format!("the node at {addr} did not end cleanly: {ending}"));
+        while let Some(ended) = nodes.join_next().await {
+            match ended {
+                Ok((_, ending)) if ending.is_clean() => {}
+                Ok((addr, ending)) => wrong.push(format!("the node at {addr} did not end cleanly: {ending}")),
+                Err(e) => wrong.push(format!("stopping a node panicked: {e}")),
             }
         }
         wrong

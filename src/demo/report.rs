@@ -125,6 +125,8 @@ pub(super) fn what_to_try(network: &Network) -> String {
     let [public, local] = [0, 1].map(|index| format!("{HOST}.{}", suffixes()[index]));
     let (http, dns, admin) = (ports.http, ports.dns, ports.admin);
     let last = network.nodes.len();
+    // As it was called: a line that can be pasted.
+    let coral = std::env::args().next().unwrap_or_else(|| "coral".to_owned());
     format!(
         "
 The network stays up until Ctrl-C. To try it:
@@ -136,16 +138,15 @@ The network stays up until Ctrl-C. To try it:
     dig @127.0.0.1 -p {dns} {public}
 
   a request that goes where that DNS says:
-    curl -i --connect-to \"::$(dig +short @127.0.0.1 -p {dns} {public} | head -n 1):{http}\" http://{public}/
+    curl -i --connect-to \"::$(dig +short @127.0.0.1 -p {dns} {public} | head -n 1):{http}\" \\
+      http://{public}/
 
   without dig, and by way of a node of your choice:
     curl -i --resolve {public}:{http}:127.0.0.{last} http://{public}:{http}/
 
   what a node knows, and where it finds a page:
-    coral status --admin 127.0.0.{last}:{admin}
-    coral lookup http://{HOST}/ --admin 127.0.0.{last}:{admin}
-
-`coral` is this program: target/release/coral, or `cargo run --release --`.
+    {coral} status --admin 127.0.0.{last}:{admin}
+    {coral} lookup http://{HOST}/ --admin 127.0.0.{last}:{admin}
 "
     )
 }
