@@ -82,7 +82,8 @@ impl Fetcher {
         let disk = config.disk.path.clone().map(Disk::open).transpose()?;
         let references = References::start(me, dsht.clone(), config.reference.clone(), metrics.clone());
         // Peers are always addresses, so this resolver is never asked.
-        let peer_client = client(Resolver::of_system(), tls.clone(), config.peer.connect_timeout)?;
+        let peer_client =
+            client(Resolver::of_system(config.peer.connect_timeout), tls.clone(), config.peer.connect_timeout)?;
         Ok(Self {
             cache: Cache::new(&config, references.clone(), &metrics),
             peers: Peers::new(&config, peer_client, me, dsht, metrics.clone()),

@@ -201,7 +201,8 @@ pub(crate) struct Origins {
 impl Origins {
     pub(crate) fn new(config: &Config, tls: &ClientConfig, metrics: &Metrics) -> Result<Self, ProxyError> {
         let limits: &OriginLimits = &config.origin;
-        let resolver = Resolver::of_system();
+        // Less than the time for connecting, which it is part of: so it can be told which of both was slow.
+        let resolver = Resolver::of_system(limits.connect_timeout * 4 / 5);
         Ok(Self {
             sites: client(resolver.any_address(), tls.clone(), limits.connect_timeout)?,
             public: client(resolver, tls.clone(), limits.connect_timeout)?,
@@ -236,7 +237,7 @@ impl Origins {
         }
         self.requests.inc();
         let answer = ask(client, method.clone(), target.clone(), headers.clone(), &self.bounds).await?;
-        if !(may_change && target.scheme() == "http" && redirects_to_https(&target, &answer)) {
+        if !(may_change && target.scheme() == "http" && redirects_to_https(&target, answer.status, &answer.headers)) {
             return Ok(answer);
         }
         drop(answer);
@@ -253,11 +254,11 @@ fn to_https(url: &mut Url) {
 }
 
 /// Whether the answer sends to the same URL but for the scheme.
-fn redirects_to_https(asked: &Url, answer: &Answer) -> bool {
-    let location = answer.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+fn redirects_to_https(asked: &Url, status: StatusCode, headers: &HeaderMap) -> bool {
+    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     let mut wanted = asked.clone();
     to_https(&mut wanted);
-    matches!(answer.status.as_u16(), 301 | 302 | 307 | 308)
+    matches!(status.as_u16(), 301 | 302 | 307 | 308)
         && location.and_then(|location| asked.join(location).ok()) == Some(wanted)
 }
 
@@ -270,4 +271,36 @@ fn refuse_private(url: &Url) -> Result<(), ProxyError> {
         None => return Err(ProxyError::OriginName),
     };
     if ip.is_some_and(|ip| !is_public(ip)) { Err(ProxyError::OriginAddress) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_change_of_scheme_alone_is_followed() {
+        let asked = Url::parse("http://www.x.com/p?q").unwrap();
+        let follows = |status: u16, location: &str| {
+            let headers = HeaderMap::from_iter([(LOCATION, location.parse().unwrap())]);
+            redirects_to_https(&asked, StatusCode::from_u16(status).unwrap(), &headers)
+        };
+        assert!(follows(301, "https://www.x.com/p?q") && follows(308, "https://WWW.x.com:443/p?q"));
+        assert!(!follows(200, "https://www.x.com/p?q"));
+        for other in
+            ["https://x.com/p?q", "https://www.x.com/", "https://www.x.com:444/p?q", "http://www.x.com/p?q", "/p?q"]
+        {
+            assert!(!follows(302, other), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_address_in_the_url_is_checked_as_one_that_was_looked_up() {
+        let refused = |url: &str| refuse_private(&Url::parse(url).unwrap()).is_err();
+        for url in
+            ["http://127.0.0.1/", "http://0x7f.1/", "http://2130706433/", "http://[::1]/", "http://[::ffff:10.0.0.1]/"]
+        {
+            assert!(refused(url), "{url}");
+        }
+        assert!(!refused("http://9.9.9.9/") && !refused("http://www.x.com/"));
+    }
 }

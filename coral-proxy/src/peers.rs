@@ -107,9 +107,11 @@ impl Peers {
         let answer = ask(&self.client, Method::GET, target, headers, &self.bounds).await?;
         match said(&answer.headers) {
             Said::Served if !answer.status.is_server_error() => Ok(Some(answer)),
+            // It stored an error of the origin's. Better to ask for oneself, but it is not to blame.
+            Said::Served => Ok(None),
             Said::Nothing => Err(ProxyError::Peer("it is no Coral node".into())),
-            _ if answer.status == StatusCode::GATEWAY_TIMEOUT => Ok(None),
-            _ => Err(ProxyError::Peer(format!("it answered {}", answer.status).into())),
+            Said::Own if answer.status == StatusCode::GATEWAY_TIMEOUT => Ok(None),
+            Said::Own => Err(ProxyError::Peer(format!("it answered {}", answer.status).into())),
         }
     }
 }

@@ -257,3 +257,39 @@ pub(crate) fn of_options() -> Response<ReplyBody> {
     headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
     respond(StatusCode::NO_CONTENT, headers, ReplyBody::whole(Bytes::new()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::url::Names;
+
+    #[test]
+    fn a_location_is_coralized_where_it_leads_to_a_web_server() {
+        let suffix: Suffix = "nyud.net".parse().unwrap();
+        let names = Names { suffixes: vec![suffix.clone()], ..Names::default() };
+        let url = CoralUrl::parse("www.x.com.nyud.net", "/", &names).unwrap();
+        let location = |text: &str| {
+            let mut headers = HeaderMap::from_iter([(LOCATION, text.parse().unwrap())]);
+            coralize_location(&mut headers, &url, &suffix);
+            headers[LOCATION].to_str().unwrap().to_owned()
+        };
+        assert_eq!(location("http://www.x.com/a"), "http://www.x.com.nyud.net/a");
+        assert_eq!(location("https://other.org/a"), "http://other.org.443.nyud.net/a");
+        assert_eq!(location("//other.org/a"), "http://other.org.nyud.net/a");
+        assert_eq!(location("http://www.x.com.nyud.net/a"), "http://www.x.com.nyud.net/a");
+        for unchanged in ["/a", "a?b", "mailto:a@b.c", "ftp://x.com/", "http://[::1]/"] {
+            assert_eq!(location(unchanged), unchanged);
+        }
+    }
+
+    #[test]
+    fn an_error_can_be_read_and_says_whose_fault_it_was() {
+        let reply = of_error(&ProxyError::OriginTls("bad \"certificate\"\n".into()), &Method::GET);
+        assert_eq!(reply.status(), 502);
+        assert_eq!(
+            reply.headers()[PROXY_STATUS],
+            "coral; error=tls_protocol_error; details=\"no secure connection to the origin: bad certificate\""
+        );
+        assert!(!of_error(&ProxyError::Host, &Method::GET).headers().contains_key(PROXY_STATUS));
+    }
+}

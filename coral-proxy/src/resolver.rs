@@ -5,9 +5,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::net::NetError;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::address::is_public;
@@ -19,34 +21,48 @@ pub(crate) struct Resolver {
     /// The error of the set-up is kept for those who ask: a node whose sites are all addresses needs no resolver.
     system: Result<Arc<TokioResolver>, Arc<str>>,
     public_only: bool,
+    /// How long a lookup may take, all name servers together.
+    timeout: Duration,
 }
 
 impl Resolver {
     /// With the configuration of the system.
-    pub(crate) fn of_system() -> Self {
+    pub(crate) fn of_system(timeout: Duration) -> Self {
         let system = TokioResolver::builder_tokio().and_then(|builder| builder.build());
         let system = system.map(Arc::new).map_err(|error| {
             tracing::warn!(%error, "the system names no DNS servers: origins given by name will not be found");
             format!("the system names no DNS servers: {error}").into()
         });
-        Self { system, public_only: true }
+        Self { system, public_only: true, timeout }
     }
 
     /// The same, for origins that the configuration names and that may be private.
     pub(crate) fn any_address(&self) -> Self {
-        Self { system: self.system.clone(), public_only: false }
+        Self { system: self.system.clone(), public_only: false, timeout: self.timeout }
     }
 
     async fn lookup(&self, name: &str) -> Result<Vec<SocketAddr>, ProxyError> {
         let system = self.system.as_ref().map_err(|error| ProxyError::Resolver(Arc::clone(error)))?;
         // A dot at the end: no search domain of the operator's is tried.
-        let found =
-            system.lookup_ip(format!("{}.", name.trim_end_matches('.'))).await.map_err(|error| match error {
-                NetError::Dns(_) => ProxyError::OriginName,
-                other => ProxyError::Resolver(other.to_string().into()),
-            })?;
+        let lookup = system.lookup_ip(format!("{}.", name.trim_end_matches('.')));
+        let found = match tokio::time::timeout(self.timeout, lookup).await {
+            Ok(found) => found.map_err(|error| blame(&error))?,
+            Err(_) => return Err(ProxyError::Resolver("they did not answer in time".into())),
+        };
         let all: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
         allowed(all, self.public_only)
+    }
+}
+
+/// Whether it is the name that is at fault, or those who were asked for it.
+fn blame(error: &NetError) -> ProxyError {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none))
+            if matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError) =>
+        {
+            ProxyError::OriginName
+        }
+        other => ProxyError::Resolver(other.to_string().into()),
     }
 }
 

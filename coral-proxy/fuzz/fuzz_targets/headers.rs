@@ -1,0 +1,4 @@
+//! Any header lines: `cargo +nightly fuzz run headers`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| coral_proxy::headers::fuzz(bytes));
