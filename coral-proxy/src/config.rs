@@ -207,7 +207,7 @@ pub struct Freshness {
     /// The most that this part comes to. Default 12 h.
     #[serde(with = "humantime_serde")]
     pub heuristic_limit: Duration,
-    /// How long an expired copy is served while the origin fails. Default 24 h [C10].
+    /// How long an expired copy is served while the origin fails. Default 24 h \[C10\].
     #[serde(with = "humantime_serde")]
     pub stale_if_error: Duration,
 }

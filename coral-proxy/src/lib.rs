@@ -1,4 +1,62 @@
-//! Coral's cooperative HTTP cache.
+//! Coral's cooperative HTTP cache: an object comes from this node, else from a node that has it, else from the origin.
+//!
+//! # The life of one request
+//!
+//! 1. [`Proxy::run`] accepts a connection within the bounds of `limits`; hyper reads the head within its own.
+//! 2. `service` refuses what is no request for a cache: other methods, bodies, a missing host, a loop.
+//! 3. [`url`] turns host and target into the origin, the canonical URL and its key [C04 §3.2].
+//! 4. `fetch` looks into the [`cache`]; [`policy`] says whether what is there is fresh (RFC 9111).
+//! 5. If not, `coalesce` joins the fetch that is under way, or begins one: `peers` asks the nodes that the index names,
+//!    nearest level first; then `origin` asks the origin. Meanwhile [`mod@reference`] tells the index that this node fetches.
+//! 6. As soon as the head is here, all who wait stream from one growing [`cache::body`].
+//! 7. `reply` adds what a cache adds, cuts out the part that was asked for ([`conditional`]), or makes of an
+//!    [`error`] a status and a `Proxy-Status`. [`cache_status`] is the one word for header, log and metric.
+//!
+//! # How to run one
+//!
+//! The caller binds the socket, owns the stop signal, and says how the index is reached. Nothing is global: a test, or
+//! `coral demo`, runs any number of proxies beside each other.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use coral_dsht::{Peer, Services, memory::MemoryNetwork};
+//! use coral_proxy::{Config, Metrics, Proxy, coralize};
+//! use prometheus_client::registry::Registry;
+//!
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let me = listener.local_addr()?;
+//! let index = MemoryNetwork::new().node(Peer::new(me, Services::NONE));
+//! let suffix = "nyud.net".parse()?;
+//! assert_eq!(coralize("http://www.x.com:8080/p", &suffix)?, "http://www.x.com.8080.nyud.net/p");
+//!
+//! let metrics = Metrics::register(&mut Registry::default());
+//! let proxy = Proxy::new(Arc::new(Config::default()), vec![suffix], me, index, metrics)?;
+//! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+//! let running = tokio::spawn({
+//!     let proxy = proxy.clone();
+//!     async move { proxy.run(listener, async { drop(stopped.await) }).await }
+//! });
+//! assert_eq!(proxy.status().objects, 0);
+//! drop(stop);
+//! running.await??;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How it is built
+//!
+//! [`url`], [`policy`], [`conditional`], [`headers`], [`address`] and [`cache_status`] are values in, values out: most
+//! tests and both fuzz targets live there. `fetch` holds the order of sources, and each source has a file. The index is
+//! a [`coral_dsht::DshtHandle`], whatever is behind it.
+//!
+//! # What it is not, yet
+//!
+//! A restart begins with an empty store. Parts of an object are cut from the whole: a range of something that is not
+//! here fetches all of it. References are tried one after another, not raced, and a body that breaks off is not
+//! continued elsewhere. Two nodes that miss at the same instant both ask the origin; the index's claims will end that.
+//! No TLS is served, and bandwidth is not shared out. Stale-while-revalidate and CDN-Cache-Control are not read.
 
 pub mod address;
 pub mod cache;
