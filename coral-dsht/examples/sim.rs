@@ -13,26 +13,18 @@ fn main() -> Result<(), String> {
     let (mut nodes, mut seed) = (200, 42);
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
-        let number: u64 = args
-            .next()
-            .and_then(|text| text.parse().ok())
-            .ok_or(format!("{flag} wants a number"))?;
+        let number: u64 = args.next().and_then(|text| text.parse().ok()).ok_or(format!("{flag} wants a number"))?;
         match flag.as_str() {
             "--nodes" if number > 1 => nodes = usize::try_from(number).map_err(|error| error.to_string())?,
             "--seed" => seed = number,
             _ => {
-                return Err(format!(
-                    "unknown or impossible: {flag} {number}; there are --nodes N and --seed S"
-                ));
+                return Err(format!("unknown or impossible: {flag} {number}; there are --nodes N and --seed S"));
             }
         }
     }
     let mut sim = Simulation::new(seed, Config::default());
     sim.join(nodes);
-    println!(
-        "{nodes} nodes, seed {seed}: {:.3} know the node nearest to them",
-        check::know_their_nearest(&mut sim)
-    );
+    println!("{nodes} nodes, seed {seed}: {:.3} know the node nearest to them", check::know_their_nearest(&mut sim));
 
     let (mut hops, mut found) = (0, 0);
     for number in 0..GETS {
@@ -44,10 +36,7 @@ fn main() -> Result<(), String> {
         found += got.values.len();
         hops += got.hops.len();
     }
-    println!(
-        "gets: {found} of {GETS} found, {:.2} hops in the mean over all levels",
-        hops as f64 / GETS as f64
-    );
+    println!("gets: {found} of {GETS} found, {:.2} hops in the mean over all levels", hops as f64 / GETS as f64);
 
     let key = Id::hash(&[b"hot"]);
     let nearest = check::nearest(&sim, &key).ok_or("everybody is alive")?;
@@ -57,9 +46,7 @@ fn main() -> Result<(), String> {
         for number in 0..nodes {
             let value = Value::new(&number.to_be_bytes()).ok_or("eight bytes fit")?;
             let now = sim.now();
-            sim.act(number, |dsht| {
-                dsht.put(now, key, value, Duration::from_secs(3600), Levels::only(Level::GLOBAL))
-            });
+            sim.act(number, |dsht| dsht.put(now, key, value, Duration::from_secs(3600), Levels::only(Level::GLOBAL)));
         }
         sim.run_for(Duration::from_secs(1));
         if second == 0 {

@@ -27,9 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let value = Value::new(b"127.0.0.1:8080").ok_or("a value is at most 64 bytes")?;
     // Until the two have met, each stores for itself alone: put until the other finds it.
     loop {
-        handles[0]
-            .put(key, value.clone(), Duration::from_secs(60), Levels::ALL)
-            .await?;
+        handles[0].put(key, value.clone(), Duration::from_secs(60), Levels::ALL).await?;
         let found = handles[1].get(key, Levels::ALL).await?;
         if let Some(level) = found.level {
             println!("found {:?} at {level} after {} hops", found.values, found.hops.len());

@@ -80,7 +80,7 @@ pub struct Config {
     pub verified: Duration,
 
     /// How often a random part of each table is looked up again, to learn of nodes that came. Default 5 min, as often
-    /// as clusters are weighed [C04 §4.4]; ten times as often in the first such span.
+    /// as clusters are weighed [C04 §4.4]. A new node does so after 1 s, 2 s, 4 s … until it has reached this.
     #[serde(with = "span")]
     pub refresh: Duration,
 
@@ -150,11 +150,7 @@ mod span {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let span: Duration = humantime_serde::deserialize(deserializer)?;
-        if span < Duration::from_millis(1) {
-            Err(de::Error::custom("at least 1ms"))
-        } else {
-            Ok(span)
-        }
+        if span < Duration::from_millis(1) { Err(de::Error::custom("at least 1ms")) } else { Ok(span) }
     }
 }
 
@@ -176,17 +172,12 @@ mod diameters {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
-        let spans: Vec<Duration> = Vec::<Span>::deserialize(deserializer)?
-            .into_iter()
-            .map(|span| span.0)
-            .collect();
+        let spans: Vec<Duration> = Vec::<Span>::deserialize(deserializer)?.into_iter().map(|span| span.0).collect();
         if spans.len() >= MAX_LEVELS {
             return Err(de::Error::custom(format!("at most {} diameters", MAX_LEVELS - 1)));
         }
         if !spans.is_sorted_by(|wide, narrow| wide > narrow) {
-            return Err(de::Error::custom(
-                "each diameter must be smaller than the one before it",
-            ));
+            return Err(de::Error::custom("each diameter must be smaller than the one before it"));
         }
         Ok(spans)
     }

@@ -52,16 +52,7 @@ impl Driver {
         let (handle, commands) = DshtHandle::channel(WAITING_COMMANDS);
         let epoch = tokio::time::Instant::now();
         let dsht = Dsht::new(config, me, seed, Instant::START);
-        Ok((
-            handle,
-            Self {
-                dsht,
-                socket,
-                commands,
-                waiting: BTreeMap::new(),
-                epoch,
-            },
-        ))
+        Ok((handle, Self { dsht, socket, commands, waiting: BTreeMap::new(), epoch }))
     }
 
     /// Joins by any of `seeds` and serves until `shutdown`, or until the last handle is gone; then says goodbye to those
@@ -114,13 +105,9 @@ impl Driver {
         let now = self.now();
         let (op, reply) = match command {
             Command::Get { key, levels, reply } => (self.dsht.get(now, key, levels), Reply::Get(reply)),
-            Command::Put {
-                key,
-                value,
-                ttl,
-                levels,
-                reply,
-            } => (self.dsht.put(now, key, value, ttl, levels), Reply::Put(reply)),
+            Command::Put { key, value, ttl, levels, reply } => {
+                (self.dsht.put(now, key, value, ttl, levels), Reply::Put(reply))
+            }
             Command::Remove { key, value, reply } => (self.dsht.remove(now, key, value), Reply::Remove(reply)),
             Command::Nodes { query, reply } => (self.dsht.nodes(now, query), Reply::Nodes(reply)),
             Command::Snapshot { reply } => {
@@ -142,10 +129,7 @@ impl Driver {
                         debug!(%error, %to, "sending failed");
                     }
                 }
-                Output::Done {
-                    op,
-                    outcome: Outcome::Joined { contact, seen_as },
-                } if Some(op) == joining => {
+                Output::Done { op, outcome: Outcome::Joined { contact, seen_as } } if Some(op) == joining => {
                     self.joined(contact, seen_as);
                 }
                 Output::Done { op, outcome } => {

@@ -75,7 +75,7 @@ pub struct Dsht {
     contacts: Vec<SocketAddr>,
     next_maintenance: Instant,
     next_refresh: Instant,
-    started: Instant,
+    refresh_after: Duration,
     outputs: VecDeque<Output>,
     stats: Stats,
 }
@@ -156,8 +156,8 @@ impl Dsht {
             next_op: 0,
             contacts: Vec::new(),
             next_maintenance: now + config.maintenance(),
-            next_refresh: now + config.refresh / YOUNG_REFRESHES,
-            started: now,
+            next_refresh: now + FIRST_REFRESH.min(config.refresh),
+            refresh_after: FIRST_REFRESH.min(config.refresh),
             outputs: VecDeque::new(),
             stats: Stats::default(),
             config,
@@ -204,6 +204,13 @@ impl Dsht {
             self.next_maintenance = now + self.config.maintenance();
             self.maintain(now);
         }
+        if now >= self.next_refresh {
+            self.refresh_after = (2 * self.refresh_after).min(self.config.refresh);
+            self.next_refresh = now + self.refresh_after;
+            for level in self.config.levels().nearest_first() {
+                self.refresh(now, level);
+            }
+        }
     }
 
     /// Joins the network by any of `contacts`, which are also tried again whenever this node knows nobody.
@@ -226,17 +233,9 @@ impl Dsht {
     /// Held back if this node has let out β puts for the key in the past minute: without that the load on the node
     /// nearest to a popular key would grow with the rate of its puts.
     pub fn put(&mut self, now: Instant, key: Key, value: Value, ttl: Duration, levels: Levels) -> OpId {
-        if !self
-            .own_puts
-            .entry(key)
-            .or_insert_with(|| Meter::new(now))
-            .take(&self.config, now)
-        {
+        if !self.own_puts.entry(key).or_insert_with(|| Meter::new(now)).take(&self.config, now) {
             self.stats.puts_held_back += 1;
-            return self.done(Outcome::Put(Stored {
-                held_back: true,
-                ..Stored::default()
-            }));
+            return self.done(Outcome::Put(Stored { held_back: true, ..Stored::default() }));
         }
         match Walk::new(Lookup::new(self.me.id, key), levels.and(self.config.levels())) {
             Some(walk) => self.start(now, Op::Put(Put::new(walk, value, ttl)), true),
@@ -250,18 +249,9 @@ impl Dsht {
     pub fn remove(&mut self, now: Instant, key: Key, value: Value) -> OpId {
         let entry = (key, value);
         let is_same = |op: &Op| matches!(op, Op::Put(put) if put.entry() == (entry.0, &entry.1));
-        let same: Vec<OpId> = self
-            .ops
-            .iter()
-            .filter(|(_, running)| is_same(&running.op))
-            .map(|(id, _)| *id)
-            .collect();
+        let same: Vec<OpId> = self.ops.iter().filter(|(_, running)| is_same(&running.op)).map(|(id, _)| *id).collect();
         for id in same {
-            if let Some(Running {
-                op: Op::Put(mut put),
-                reported,
-            }) = self.ops.remove(&id)
-            {
+            if let Some(Running { op: Op::Put(mut put), reported }) = self.ops.remove(&id) {
                 self.note_published(now, &put, put.holders());
                 self.finish(id, reported, Outcome::Put(put.abandon()));
             }
@@ -290,10 +280,8 @@ impl Dsht {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Instant {
-        let maintenance = self.next_maintenance;
-        self.rpcs
-            .next_deadline()
-            .map_or(maintenance, |deadline| deadline.min(maintenance))
+        let maintenance = self.next_maintenance.min(self.next_refresh);
+        self.rpcs.next_deadline().map_or(maintenance, |deadline| deadline.min(maintenance))
     }
 
     /// Whether so many requests are under way that new ones should wait.
@@ -342,31 +330,15 @@ impl Dsht {
             Some(level) if !self.shares(&header.clusters, level) => Response::OtherCluster,
             _ => serve::serve(&mut self.lent(now), peer, request),
         };
-        if matches!(
-            response,
-            Response::Room {
-                full: true,
-                loaded: true,
-                ..
-            }
-        ) {
+        if matches!(response, Response::Room { full: true, loaded: true, .. }) {
             self.stats.puts_turned_back += 1;
         }
         self.send(peer.addr, request_id, Body::Response(response));
         // What a request says of its sender is hearsay until the sender answers: the address may be made up.
         match self.routing.get(&peer.id) {
-            Some(known)
-                if known
-                    .clusters
-                    .from_l1()
-                    .iter()
-                    .map(|info| info.id)
-                    .eq(ids(&header.clusters)) => {}
+            Some(known) if known.clusters.from_l1().iter().map(|info| info.id).eq(ids(&header.clusters)) => {}
             Some(_) => self.verify(now, peer),
-            None if self
-                .routing
-                .has_room_for(peer.id, |level| self.shares(&header.clusters, level)) =>
-            {
+            None if self.routing.has_room_for(peer.id, |level| self.shares(&header.clusters, level)) => {
                 self.verify(now, peer);
             }
             None => {}
@@ -450,9 +422,7 @@ impl Dsht {
     fn follow(&mut self, now: Instant, rtt: Option<Duration>, theirs: &Clusters) {
         let Some(rtt) = rtt else { return };
         let routing = &self.routing;
-        let moved = self
-            .membership
-            .weigh(&self.config, now, rtt, theirs, |level| routing.size(level));
+        let moved = self.membership.weigh(&self.config, now, rtt, theirs, |level| routing.size(level));
         for level in moved {
             self.announce(now);
             let mine = &self.clusters;
@@ -460,14 +430,12 @@ impl Dsht {
             self.refresh(now, level);
             let diameter = self.config.diameter(level).unwrap_or_default();
             let near = |rtt: Option<Duration>| rtt.is_some_and(|rtt| rtt < diameter);
-            let old: Vec<Peer> = self
-                .routing
-                .all()
-                .filter(|known| near(known.rtt.smoothed()))
-                .map(|known| known.peer)
-                .collect();
+            let old: Vec<Peer> =
+                self.routing.all().filter(|known| near(known.rtt.smoothed())).map(|known| known.peer).collect();
             for peer in old.into_iter().take(MAX_TOLD) {
-                self.verify(now, peer);
+                // Even if a ping is under way: that one does not tell of the move.
+                self.verifying.insert(peer.id);
+                self.ask(now, peer, Request::Ping, Owner::Tables);
             }
         }
         self.announce(now);
@@ -518,13 +486,6 @@ impl Dsht {
             let join = Join::new(self.me, &self.contacts);
             self.start(now, Op::Join(join), false);
         }
-        if now >= self.next_refresh {
-            let is_young = now.saturating_since(self.started) < self.config.refresh;
-            self.next_refresh = now + self.config.refresh / if is_young { YOUNG_REFRESHES } else { 1 };
-            for level in self.config.levels().nearest_first() {
-                self.refresh(now, level);
-            }
-        }
     }
 
     /// Fills the tables of `level` anew, unless that is under way.
@@ -533,14 +494,10 @@ impl Dsht {
         if self.ops.values().any(same) {
             return;
         }
-        let depth = self
-            .routing
-            .depth(level)
-            .min(self.routing.size(level).ilog2() as usize + 2);
+        let depth = self.routing.depth(level).min(self.routing.size(level).ilog2() as usize + 2);
         let me = self.me.id;
-        let in_buckets: Vec<Key> = (0..depth)
-            .map(|bucket| me.at_distance(&random_distance(&mut self.rng, bucket)))
-            .collect();
+        let in_buckets: Vec<Key> =
+            (0..depth).map(|bucket| me.at_distance(&random_distance(&mut self.rng, bucket))).collect();
         let targets = std::iter::once(me).chain(in_buckets);
         self.start(now, Op::Refresh(Refresh::new(level, targets)), false);
     }
@@ -598,11 +555,8 @@ impl Dsht {
             },
             (Op::Put(put), Outcome::Put(stored)) => {
                 self.note_published(now, put, stored.at.clone());
-                let counter = if stored.at.is_empty() {
-                    &mut self.stats.puts_failed
-                } else {
-                    &mut self.stats.puts_stored
-                };
+                let counter =
+                    if stored.at.is_empty() { &mut self.stats.puts_failed } else { &mut self.stats.puts_stored };
                 *counter += 1;
             }
             (_, Outcome::Joined { contact: Some(_), .. }) => self.refresh(now, Level::GLOBAL),
@@ -649,15 +603,8 @@ impl Dsht {
     }
 
     fn send(&mut self, to: SocketAddr, request_id: u64, body: Body) {
-        let header = Header {
-            services: self.me.services,
-            clusters: self.clusters.clone(),
-        };
-        let bytes = wire::encode(&Message {
-            header,
-            request_id,
-            body,
-        });
+        let header = Header { services: self.me.services, clusters: self.clusters.clone() };
+        let bytes = wire::encode(&Message { header, request_id, body });
         self.stats.datagrams_sent += 1;
         self.stats.bytes_sent += bytes.len() as u64;
         self.outputs.push_back(Output::Send { to, bytes });
@@ -728,10 +675,8 @@ const MAX_VERIFYING: usize = 64;
 const MAX_PINGS: usize = 32;
 /// Near peers told at once of a move to another cluster; the others learn of it by and by.
 const MAX_TOLD: usize = 16;
-/// How many times as often a node refreshes its tables in its first `refresh` span.
-const YOUNG_REFRESHES: u32 = 10;
+/// When a new node refreshes its tables for the first time; after twice as long the next time, up to `refresh`. Nodes
+/// that start together have hardly anybody to learn of each other from at first.
+const FIRST_REFRESH: Duration = Duration::from_secs(1);
 
-const _: () = assert!(
-    MAX_VALUE_BYTES < wire::MAX_DATAGRAM_BYTES / 16,
-    "an answer holds several values"
-);
+const _: () = assert!(MAX_VALUE_BYTES < wire::MAX_DATAGRAM_BYTES / 16, "an answer holds several values");

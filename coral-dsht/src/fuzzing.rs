@@ -23,11 +23,7 @@ pub fn decode(bytes: &[u8]) {
 /// Any sequence of inputs to one node: datagrams of a few peers (junk, and answers to what it just asked), requests of
 /// the application, the passing of time. It must not panic, and must stay within its bounds.
 pub fn operations(bytes: &[u8]) {
-    let config = Config {
-        stored_values: 64,
-        operations: 64,
-        ..Config::default()
-    };
+    let config = Config { stored_values: 64, operations: 64, ..Config::default() };
     let me = Peer::new(peer(0), Services::NONE);
     let mut now = Instant::START;
     let mut dsht = Dsht::new(Arc::new(config), me, [7; 32], now);
@@ -78,15 +74,7 @@ pub fn operations(bytes: &[u8]) {
             }
             11 => {
                 let count = usize::from(take.u8());
-                dsht.nodes(
-                    now,
-                    NodesQuery {
-                        level: Level::GLOBAL,
-                        count,
-                        target: None,
-                        services: Services::NONE,
-                    },
-                );
+                dsht.nodes(now, NodesQuery { level: Level::GLOBAL, count, target: None, services: Services::NONE });
             }
             12 => dsht.leave(),
             _ => {}
@@ -102,16 +90,9 @@ pub fn operations(bytes: &[u8]) {
         asked.drain(..asked.len().saturating_sub(32));
         assert!(dsht.poll_timeout() > now, "what was due has been done");
         let snapshot = dsht.snapshot(now);
+        assert!(snapshot.stored_values <= 64, "{} values are stored", snapshot.stored_values);
         assert!(
-            snapshot.stored_values <= 64,
-            "{} values are stored",
-            snapshot.stored_values
-        );
-        assert!(
-            snapshot
-                .neighbours
-                .iter()
-                .all(|near| near.peer.id != me.id && near.peer.id == Id::of_node(near.peer.addr))
+            snapshot.neighbours.iter().all(|near| near.peer.id != me.id && near.peer.id == Id::of_node(near.peer.addr))
         );
     }
 }

@@ -86,14 +86,7 @@ impl DshtHandle {
 
     /// Stores `value` under `key` for `ttl`, once at each of `levels`; the same value put again is renewed.
     pub async fn put(&self, key: Key, value: Value, ttl: Duration, levels: Levels) -> Result<Stored, Stopped> {
-        self.ask(|reply| Command::Put {
-            key,
-            value,
-            ttl,
-            levels,
-            reply,
-        })
-        .await
+        self.ask(|reply| Command::Put { key, value, ttl, levels, reply }).await
     }
 
     /// Withdraws a value that this node has put, wherever it is still alive. Returns how many nodes confirmed it.

@@ -15,11 +15,7 @@ impl Level {
 
     /// The level with this number, if a network can have it.
     pub const fn new(number: u8) -> Option<Self> {
-        if (number as usize) < MAX_LEVELS {
-            Some(Self(number))
-        } else {
-            None
-        }
+        if (number as usize) < MAX_LEVELS { Some(Self(number)) } else { None }
     }
 
     /// Its number: 0 for the global level.
@@ -58,11 +54,7 @@ impl Levels {
 
     /// The first `count` levels, from the global one up.
     pub const fn first(count: usize) -> Self {
-        Self(if count >= MAX_LEVELS {
-            Self::ALL.0
-        } else {
-            (1 << count) - 1
-        })
+        Self(if count >= MAX_LEVELS { Self::ALL.0 } else { (1 << count) - 1 })
     }
 
     /// Only this level.
@@ -92,10 +84,7 @@ impl Levels {
 
     /// The levels of the set from the nearest to the global one: the order in which a get searches them.
     pub fn nearest_first(self) -> impl Iterator<Item = Level> {
-        (0..MAX_LEVELS as u8)
-            .rev()
-            .map(Level)
-            .filter(move |level| self.contains(*level))
+        (0..MAX_LEVELS as u8).rev().map(Level).filter(move |level| self.contains(*level))
     }
 }
 

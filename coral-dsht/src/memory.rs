@@ -66,34 +66,16 @@ impl Shared {
         // A caller that has given up has closed its channel: nothing is left to do then.
         match command {
             Command::Get { key, reply, .. } => {
-                let values: Vec<Value> = self
-                    .values
-                    .get(&key)
-                    .into_iter()
-                    .flatten()
-                    .map(|(v, _)| v.clone())
-                    .collect();
+                let values: Vec<Value> = self.values.get(&key).into_iter().flatten().map(|(v, _)| v.clone()).collect();
                 let level = (!values.is_empty()).then_some(Level::GLOBAL);
-                let _ = reply.send(Found {
-                    values,
-                    level,
-                    hops: Vec::new(),
-                });
+                let _ = reply.send(Found { values, level, hops: Vec::new() });
             }
-            Command::Put {
-                key, value, ttl, reply, ..
-            } => {
+            Command::Put { key, value, ttl, reply, .. } => {
                 self.values.entry(key).or_default().insert(value, now + ttl);
-                let _ = reply.send(Stored {
-                    at: vec![(Level::GLOBAL, me)],
-                    ..Stored::default()
-                });
+                let _ = reply.send(Stored { at: vec![(Level::GLOBAL, me)], ..Stored::default() });
             }
             Command::Remove { key, value, reply } => {
-                let removed = self
-                    .values
-                    .get_mut(&key)
-                    .is_some_and(|values| values.remove(&value).is_some());
+                let removed = self.values.get_mut(&key).is_some_and(|values| values.remove(&value).is_some());
                 let _ = reply.send(usize::from(removed));
             }
             Command::Nodes { query, reply } => {
@@ -106,28 +88,16 @@ impl Shared {
     }
 
     fn neighbours(&self, me: Peer, query: NodesQuery) -> Vec<Neighbour> {
-        let others = self
-            .peers
-            .iter()
-            .filter(|peer| **peer != me && peer.services.contains(query.services));
+        let others = self.peers.iter().filter(|peer| **peer != me && peer.services.contains(query.services));
         others
-            .map(|peer| Neighbour {
-                peer: *peer,
-                rtt: RTT,
-                heard: Duration::ZERO,
-                level: Level::GLOBAL,
-            })
+            .map(|peer| Neighbour { peer: *peer, rtt: RTT, heard: Duration::ZERO, level: Level::GLOBAL })
             .take(query.count)
             .collect()
     }
 
     fn snapshot(&self, me: Peer) -> Snapshot {
-        let everyone = NodesQuery {
-            level: Level::GLOBAL,
-            count: usize::MAX,
-            target: None,
-            services: Default::default(),
-        };
+        let everyone =
+            NodesQuery { level: Level::GLOBAL, count: usize::MAX, target: None, services: Default::default() };
         let cluster = ClusterStatus {
             level: Level::GLOBAL,
             diameter: None,

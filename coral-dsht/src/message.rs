@@ -64,11 +64,7 @@ impl Clusters {
 
     /// The id of the cluster at `level`. All nodes share that of L0.
     pub fn id_at(&self, level: Level) -> Option<ClusterId> {
-        if level == Level::GLOBAL {
-            Some(ClusterId::ZERO)
-        } else {
-            self.at(level).map(|info| info.id)
-        }
+        if level == Level::GLOBAL { Some(ClusterId::ZERO) } else { self.at(level).map(|info| info.id) }
     }
 }
 

@@ -52,10 +52,6 @@ pub struct Peer {
 impl Peer {
     /// The peer at `addr`, with the id that follows from it.
     pub fn new(addr: SocketAddr, services: Services) -> Self {
-        Self {
-            id: Id::of_node(addr),
-            addr,
-            services,
-        }
+        Self { id: Id::of_node(addr), addr, services }
     }
 }

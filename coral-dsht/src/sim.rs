@@ -102,6 +102,12 @@ impl Simulation {
         }
     }
 
+    /// Where nodes that are added from now on are.
+    pub fn set_map(&mut self, map: Map) {
+        assert!(self.nodes.is_empty(), "the nodes have their places already");
+        self.map = map;
+    }
+
     /// What the links do from now on.
     pub fn set_link(&mut self, link: Link) {
         self.link = link;
@@ -110,25 +116,14 @@ impl Simulation {
     /// Adds a node that knows nobody; its number.
     pub fn add_node(&mut self) -> usize {
         let number = self.nodes.len();
-        let octets = u32::try_from(number)
-            .expect("a simulation has fewer nodes than IPv4 addresses")
-            .to_be_bytes();
+        let octets = u32::try_from(number).expect("a simulation has fewer nodes than IPv4 addresses").to_be_bytes();
         let addr = SocketAddr::from(([10, octets[1], octets[2], octets[3]], PORT));
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
-        let dsht = Dsht::new(
-            Arc::clone(&self.config),
-            Peer::new(addr, Services::NONE),
-            seed,
-            self.now,
-        );
+        let dsht = Dsht::new(Arc::clone(&self.config), Peer::new(addr, Services::NONE), seed, self.now);
         self.by_addr.insert(addr, number);
         self.map.place();
-        self.nodes.push(Node {
-            dsht,
-            alive: true,
-            timer: None,
-        });
+        self.nodes.push(Node { dsht, alive: true, timer: None });
         self.schedule(number);
         number
     }
@@ -217,11 +212,7 @@ impl Simulation {
 
     /// All nodes that are alive, with their numbers.
     pub fn alive(&self) -> impl Iterator<Item = (usize, &Dsht)> {
-        self.nodes
-            .iter()
-            .enumerate()
-            .filter(|(_, node)| node.alive)
-            .map(|(number, node)| (number, &node.dsht))
+        self.nodes.iter().enumerate().filter(|(_, node)| node.alive).map(|(number, node)| (number, &node.dsht))
     }
 
     /// The round-trip time between two nodes, as the map has it.
@@ -245,10 +236,7 @@ impl Simulation {
             if let Some(outcome) = self.outcomes.remove(&(number, op)) {
                 return outcome;
             }
-            assert!(
-                self.step(end),
-                "an operation of node {number} takes more than {LONGEST_OPERATION:?}"
-            );
+            assert!(self.step(end), "an operation of node {number} takes more than {LONGEST_OPERATION:?}");
         }
     }
 
@@ -285,14 +273,7 @@ impl Simulation {
                     if let Some(to) = self.by_addr.get(&to).copied() {
                         let one_way = self.map.rtt(number, to) / 2;
                         for delay in self.link.carry(&mut self.rng, one_way) {
-                            self.push(
-                                self.now + delay,
-                                What::Datagram {
-                                    from: number,
-                                    to,
-                                    bytes: bytes.clone(),
-                                },
-                            );
+                            self.push(self.now + delay, What::Datagram { from: number, to, bytes: bytes.clone() });
                         }
                     }
                 }
@@ -314,11 +295,7 @@ impl Simulation {
 
     fn push(&mut self, due: Instant, what: What) {
         self.sequence += 1;
-        self.events.push(Reverse(Event {
-            due,
-            sequence: self.sequence,
-            what,
-        }));
+        self.events.push(Reverse(Event { due, sequence: self.sequence, what }));
     }
 }
 

@@ -119,15 +119,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
         PONG..=OTHER_CLUSTER => Body::Response(decode_response(kind, &mut input)?),
         _ => return Err(DecodeError::Kind),
     };
-    if input.rest.is_empty() {
-        Ok(Message {
-            header,
-            request_id,
-            body,
-        })
-    } else {
-        Err(DecodeError::Trailing)
-    }
+    if input.rest.is_empty() { Ok(Message { header, request_id, body }) } else { Err(DecodeError::Trailing) }
 }
 
 fn kind(body: &Body) -> u8 {
@@ -236,48 +228,19 @@ fn decode_header(input: &mut Reader<'_>) -> Result<Header, DecodeError> {
     }
     let mut clusters = Vec::with_capacity(count);
     for _ in 0..count {
-        clusters.push(ClusterInfo {
-            id: input.id()?,
-            age_minutes: input.u16()?,
-            size: input.u32()?,
-        });
+        clusters.push(ClusterInfo { id: input.id()?, age_minutes: input.u16()?, size: input.u32()? });
     }
-    Ok(Header {
-        services,
-        clusters: Clusters::new(clusters),
-    })
+    Ok(Header { services, clusters: Clusters::new(clusters) })
 }
 
 fn decode_request(kind: u8, input: &mut Reader<'_>) -> Result<Request, DecodeError> {
     Ok(match kind {
         PING => Request::Ping,
-        FIND => Request::Find {
-            level: input.level()?,
-            key: input.id()?,
-            aim: input.distance()?,
-        },
-        GET => Request::Get {
-            level: input.level()?,
-            key: input.id()?,
-            aim: input.distance()?,
-        },
-        PUT => Request::Put {
-            level: input.level()?,
-            key: input.id()?,
-            ttl: input.ttl()?,
-            aim: input.distance()?,
-        },
-        STORE => Request::Store {
-            level: input.level()?,
-            key: input.id()?,
-            ttl: input.ttl()?,
-            value: input.value()?,
-        },
-        REMOVE => Request::Remove {
-            level: input.level()?,
-            key: input.id()?,
-            value: input.value()?,
-        },
+        FIND => Request::Find { level: input.level()?, key: input.id()?, aim: input.distance()? },
+        GET => Request::Get { level: input.level()?, key: input.id()?, aim: input.distance()? },
+        PUT => Request::Put { level: input.level()?, key: input.id()?, ttl: input.ttl()?, aim: input.distance()? },
+        STORE => Request::Store { level: input.level()?, key: input.id()?, ttl: input.ttl()?, value: input.value()? },
+        REMOVE => Request::Remove { level: input.level()?, key: input.id()?, value: input.value()? },
         _ => return Err(DecodeError::Kind),
     })
 }
@@ -292,11 +255,7 @@ fn decode_response(kind: u8, input: &mut Reader<'_>) -> Result<Response, DecodeE
             if flags > 3 {
                 return Err(DecodeError::Field);
             }
-            Response::Room {
-                full: flags & 1 != 0,
-                loaded: flags & 2 != 0,
-                peers: input.peers()?,
-            }
+            Response::Room { full: flags & 1 != 0, loaded: flags & 2 != 0, peers: input.peers()? }
         }
         DONE => match input.u8()? {
             0 => Response::Done(false),
@@ -379,9 +338,7 @@ impl Reader<'_> {
     }
 
     fn peers(&mut self) -> Result<Vec<Peer>, DecodeError> {
-        (0..self.u8()?)
-            .map(|_| Ok(Peer::new(self.addr()?, Services::from_bits(self.u16()?))))
-            .collect()
+        (0..self.u8()?).map(|_| Ok(Peer::new(self.addr()?, Services::from_bits(self.u16()?)))).collect()
     }
 }
 
@@ -413,10 +370,7 @@ mod tests {
     }
 
     fn peers() -> impl Strategy<Value = Vec<Peer>> {
-        vec(
-            (addr(), any::<u16>()).prop_map(|(addr, bits)| Peer::new(addr, Services::from_bits(bits))),
-            0..8,
-        )
+        vec((addr(), any::<u16>()).prop_map(|(addr, bits)| Peer::new(addr, Services::from_bits(bits))), 0..8)
     }
 
     fn ttl() -> impl Strategy<Value = Duration> {
@@ -449,11 +403,7 @@ mod tests {
             any::<bool>().prop_map(Response::Done),
             Just(Response::OtherCluster),
         ];
-        prop_oneof![
-            Just(Body::Leave),
-            request.prop_map(Body::Request),
-            response.prop_map(Body::Response)
-        ]
+        prop_oneof![Just(Body::Leave), request.prop_map(Body::Request), response.prop_map(Body::Response)]
     }
 
     fn message() -> impl Strategy<Value = Message> {
@@ -464,15 +414,8 @@ mod tests {
         });
         (any::<u16>(), vec(cluster, 0..MAX_LEVELS), any::<u64>(), body()).prop_map(
             |(bits, clusters, request_id, body)| {
-                let header = Header {
-                    services: Services::from_bits(bits),
-                    clusters: Clusters::new(clusters),
-                };
-                Message {
-                    header,
-                    request_id,
-                    body,
-                }
+                let header = Header { services: Services::from_bits(bits), clusters: Clusters::new(clusters) };
+                Message { header, request_id, body }
             },
         )
     }

@@ -37,22 +37,11 @@ async fn suite(a: &DshtHandle, b: &DshtHandle) {
     assert_eq!(b.get(key, Levels::ALL).await.unwrap().values, [value("b")]);
     assert_eq!(a.remove(key, value("never put")).await.unwrap(), 0);
 
-    let query = NodesQuery {
-        level: Level::GLOBAL,
-        count: 5,
-        target: None,
-        services: WEB,
-    };
+    let query = NodesQuery { level: Level::GLOBAL, count: 5, target: None, services: WEB };
     let near = a.nodes(query).await.unwrap();
-    assert_eq!(
-        near.iter().map(|near| near.peer).collect::<Vec<_>>(),
-        [b.snapshot().await.unwrap().me]
-    );
+    assert_eq!(near.iter().map(|near| near.peer).collect::<Vec<_>>(), [b.snapshot().await.unwrap().me]);
     assert!(b.nodes(query).await.unwrap().is_empty());
-    let unknown = NodesQuery {
-        services: Services::from_bits(0x80),
-        ..query
-    };
+    let unknown = NodesQuery { services: Services::from_bits(0x80), ..query };
     assert!(a.nodes(unknown).await.unwrap().is_empty());
 }
 
@@ -75,20 +64,13 @@ async fn node(services: Services, seeds: Vec<SocketAddr>) -> Node {
 
 /// Until `handle` has `count` verified neighbours.
 async fn neighbours(handle: &DshtHandle, count: usize) {
-    let everybody = NodesQuery {
-        level: Level::GLOBAL,
-        count: 100,
-        target: None,
-        services: Services::NONE,
-    };
+    let everybody = NodesQuery { level: Level::GLOBAL, count: 100, target: None, services: Services::NONE };
     let known = async {
         while handle.nodes(everybody).await.unwrap().len() != count {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), known)
-        .await
-        .expect("neighbours are known in time");
+    tokio::time::timeout(Duration::from_secs(20), known).await.expect("neighbours are known in time");
 }
 
 #[tokio::test]
@@ -106,6 +88,30 @@ async fn real_sockets_do_what_the_index_does() {
     neighbours(&a.handle, 1).await;
     neighbours(&b.handle, 1).await;
     suite(&a.handle, &b.handle).await;
+}
+
+#[tokio::test]
+async fn the_nodes_of_one_machine_meet_in_one_cluster_at_every_level() {
+    let first = node(WEB, Vec::new()).await;
+    let mut nodes = vec![first];
+    for _ in 1..8 {
+        let seeds = vec![nodes[0].me.addr];
+        nodes.push(node(WEB, seeds).await);
+    }
+    let met = async {
+        for node in &nodes {
+            while node.handle.snapshot().await.unwrap().clusters.iter().any(|cluster| cluster.size != 8) {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), met).await.expect("they meet in time");
+    let clusters =
+        |snapshot: coral_dsht::Snapshot| snapshot.clusters.iter().map(|status| status.cluster).collect::<Vec<_>>();
+    let expected = clusters(nodes[0].handle.snapshot().await.unwrap());
+    for node in &nodes {
+        assert_eq!(clusters(node.handle.snapshot().await.unwrap()), expected);
+    }
 }
 
 #[tokio::test]
@@ -132,9 +138,7 @@ async fn junk_does_no_harm_and_is_counted() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), counted)
-        .await
-        .expect("all junk is counted");
+    tokio::time::timeout(Duration::from_secs(20), counted).await.expect("all junk is counted");
     let b = node(WEB, vec![a.me.addr]).await;
     neighbours(&a.handle, 1).await;
     neighbours(&b.handle, 1).await;
@@ -146,10 +150,7 @@ async fn seeds_that_come_later_are_found() {
     let late = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let addr = late.local_addr().unwrap();
     drop(late);
-    let config = Arc::new(Config {
-        keepalive: Duration::from_millis(200),
-        ..Config::default()
-    });
+    let config = Arc::new(Config { keepalive: Duration::from_millis(200), ..Config::default() });
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let me = Peer::new(socket.local_addr().unwrap(), Services::NONE);
     let (early, driver) = Driver::new(socket, me, Arc::clone(&config)).unwrap();

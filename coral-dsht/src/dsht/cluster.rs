@@ -9,38 +9,38 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::id::ClusterId;
-use crate::level::Level;
+use crate::level::{Level, MAX_LEVELS};
 use crate::message::{ClusterInfo, Clusters};
 use crate::time::Instant;
 
 /// This node's clusters, from L1 inwards.
 #[derive(Debug)]
 pub(crate) struct Membership {
-    mine: Vec<(ClusterId, Instant)>,
+    mine: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    cluster: ClusterId,
+    since: Instant,
+    /// How many members the cluster had, as the peer said that was followed into it.
+    said: u32,
 }
 
 impl Membership {
     /// A new node is alone at each level: `draw` gives the id of each of its singleton clusters.
     pub(crate) fn new(config: &Config, now: Instant, mut draw: impl FnMut() -> ClusterId) -> Self {
-        Self {
-            mine: config.diameters.iter().map(|_| (draw(), now)).collect(),
-        }
+        Self { mine: config.diameters.iter().map(|_| Member { cluster: draw(), since: now, said: 1 }).collect() }
     }
 
     /// What the header of each message says, with the sizes that the tables tell.
     pub(crate) fn announce(&self, now: Instant, size: impl Fn(Level) -> u32) -> Clusters {
-        let at = |index: usize, id: ClusterId, since: Instant| ClusterInfo {
-            id,
-            age_minutes: u16::try_from(now.saturating_since(since).as_secs() / 60).unwrap_or(u16::MAX),
-            size: Level::new(index as u8 + 1).map_or(1, &size),
+        let at = |(level, member): (Level, &Member)| ClusterInfo {
+            id: member.cluster,
+            age_minutes: u16::try_from(now.saturating_since(member.since).as_secs() / 60).unwrap_or(u16::MAX),
+            size: member.size(now, size(level)),
         };
-        Clusters::new(
-            self.mine
-                .iter()
-                .enumerate()
-                .map(|(index, (id, since))| at(index, *id, *since))
-                .collect(),
-        )
+        Clusters::new(levels_from_1().zip(&self.mine).map(at).collect())
     }
 
     /// Follows a peer that answered in `rtt` and is in the clusters `theirs`; the levels at which this node moved.
@@ -53,15 +53,11 @@ impl Membership {
         size: impl Fn(Level) -> u32,
     ) -> Vec<Level> {
         let mut moved = Vec::new();
-        for (index, (id, since)) in self.mine.iter_mut().enumerate() {
-            let Some(level) = Level::new(index as u8 + 1) else {
-                continue;
-            };
-            let (Some(diameter), Some(other)) = (config.diameter(level), theirs.at(level)) else {
-                continue;
-            };
-            if rtt < diameter && other.id != *id && is_better(other, *id, size(level)) {
-                (*id, *since) = (other.id, now);
+        for (level, member) in levels_from_1().zip(&mut self.mine) {
+            let (Some(diameter), Some(other)) = (config.diameter(level), theirs.at(level)) else { continue };
+            let rested = now.saturating_since(member.since) >= REST || member.said == 1;
+            if rested && rtt < diameter && other.id != member.cluster && member.is_worse(now, size(level), other) {
+                *member = Member { cluster: other.id, since: now, said: other.size.saturating_add(1) };
                 moved.push(level);
             }
         }
@@ -69,18 +65,37 @@ impl Membership {
     }
 }
 
-/// Whether `other` is to be preferred to the cluster `id` of `size` members: when it is more than twice as large; and when
-/// neither is, if it has the lower id, which both sides see alike.
-fn is_better(other: &ClusterInfo, id: ClusterId, size: u32) -> bool {
-    let (theirs, ours) = (u64::from(other.size), u64::from(size));
-    if theirs > 2 * ours {
-        true
-    } else if ours > 2 * theirs {
-        false
-    } else {
-        other.id < id
+impl Member {
+    /// How many members the cluster has: as the table tells, and for a newcomer, whose table is still empty, as it was
+    /// told. Else it would take the cluster that it has just left for the larger one, and go back.
+    fn size(&self, now: Instant, known: u32) -> u32 {
+        let is_newcomer = now.saturating_since(self.since) < NEWCOMER;
+        if is_newcomer { known.max(self.said) } else { known }
+    }
+
+    /// Whether `other` is to be preferred: when it is more than twice as large; and when neither is, if it has the lower
+    /// id, which both sides see alike.
+    fn is_worse(&self, now: Instant, known: u32, other: &ClusterInfo) -> bool {
+        let (theirs, ours) = (u64::from(other.size), u64::from(self.size(now, known)));
+        if theirs > 2 * ours {
+            true
+        } else if ours > 2 * theirs {
+            false
+        } else {
+            other.id < self.cluster
+        }
     }
 }
+
+fn levels_from_1() -> impl Iterator<Item = Level> {
+    (1..MAX_LEVELS as u8).filter_map(Level::new)
+}
+
+/// How long a node that has moved is taken to know less than it was told.
+const NEWCOMER: Duration = Duration::from_secs(30);
+/// How long a node stays where it is at least, once it has left its first, own cluster: a move costs its neighbours
+/// a datagram each, which must not feed on itself.
+const REST: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
@@ -97,11 +112,7 @@ mod tests {
     fn moves(rtt: Duration, (other, other_size): (u8, u32), size: u32) -> Vec<u8> {
         let config = Config::default();
         let mut membership = Membership::new(&config, Instant::START, || id(5));
-        let info = ClusterInfo {
-            id: id(other),
-            age_minutes: 0,
-            size: other_size,
-        };
+        let info = ClusterInfo { id: id(other), age_minutes: 0, size: other_size };
         let moved = membership.weigh(&config, Instant::START, rtt, &Clusters::new(vec![info; 2]), |_| size);
         moved.into_iter().map(Level::number).collect()
     }

@@ -19,10 +19,7 @@ pub(crate) struct Get {
 
 impl Get {
     pub(crate) fn new(walk: Walk) -> Self {
-        Self {
-            walk,
-            values: Vec::new(),
-        }
+        Self { walk, values: Vec::new() }
     }
 
     /// What to do next.
@@ -34,14 +31,7 @@ impl Get {
             match self.walk.step(lent) {
                 Step::Enter => self.look_at_own_store(lent),
                 Step::Ask(peer, aim) => {
-                    return Next::Ask(
-                        peer,
-                        Request::Get {
-                            level: self.walk.level(),
-                            key: self.walk.key(),
-                            aim,
-                        },
-                    );
+                    return Next::Ask(peer, Request::Get { level: self.walk.level(), key: self.walk.key(), aim });
                 }
                 Step::Wait => return Next::Wait,
                 Step::End if self.walk.climb() => {}
@@ -54,8 +44,7 @@ impl Get {
     pub(crate) fn answered(&mut self, lent: &Lent<'_>, level: Level, peer: &Peer, rtt: Duration, response: Response) {
         match response {
             Response::Values(values) => {
-                self.walk
-                    .answered(level, peer, rtt, HopAnswer::Values { count: values.len() }, &[]);
+                self.walk.answered(level, peer, rtt, HopAnswer::Values { count: values.len() }, &[]);
                 // A late answer of a nearer level is as welcome as any.
                 self.values.extend(values);
             }
@@ -80,19 +69,11 @@ impl Get {
 
     fn found(&mut self) -> Found {
         let level = (!self.values.is_empty()).then_some(self.walk.level());
-        Found {
-            values: std::mem::take(&mut self.values),
-            level,
-            hops: self.walk.take_hops(),
-        }
+        Found { values: std::mem::take(&mut self.values), level, hops: self.walk.take_hops() }
     }
 }
 
 /// How an answer that names peers reads in the log.
 pub(crate) fn nearer(peers: &[Peer]) -> HopAnswer {
-    if peers.is_empty() {
-        HopAnswer::Nearest
-    } else {
-        HopAnswer::Nearer { count: peers.len() }
-    }
+    if peers.is_empty() { HopAnswer::Nearest } else { HopAnswer::Nearer { count: peers.len() } }
 }

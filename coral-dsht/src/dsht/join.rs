@@ -27,13 +27,7 @@ impl Join {
     pub(crate) fn new(me: Peer, contacts: &[SocketAddr]) -> Self {
         let contacts = contacts.iter().filter(|addr| **addr != me.addr).copied().collect();
         let refresh = Refresh::new(Level::GLOBAL, [me.id]);
-        Self {
-            contacts,
-            waiting: 0,
-            contact: None,
-            seen_as: None,
-            refresh,
-        }
+        Self { contacts, waiting: 0, contact: None, seen_as: None, refresh }
     }
 
     /// What to do next.
@@ -42,10 +36,7 @@ impl Join {
             self.waiting += 1;
             return Next::Ask(Peer::new(addr, Services::NONE), Request::Ping);
         }
-        let outcome = Outcome::Joined {
-            contact: self.contact,
-            seen_as: self.seen_as,
-        };
+        let outcome = Outcome::Joined { contact: self.contact, seen_as: self.seen_as };
         match self.contact {
             None if self.waiting > 0 => Next::Wait,
             None => Next::Done(outcome),

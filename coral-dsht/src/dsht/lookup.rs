@@ -61,10 +61,7 @@ impl Lookup {
     ///
     /// A node looks so for its own neighbours, to whom nobody is nearer than it is.
     pub(crate) fn exploring(me: NodeId, key: Key) -> Self {
-        Self {
-            reached: Distance::MAX,
-            ..Self::new(me, key)
-        }
+        Self { reached: Distance::MAX, ..Self::new(me, key) }
     }
 
     /// What is looked for.
@@ -85,11 +82,7 @@ impl Lookup {
         for peer in peers {
             let distance = peer.id.distance(&self.key);
             if distance < self.reached && peer.id != self.me {
-                self.candidates.entry(peer.id).or_insert(Candidate {
-                    peer,
-                    distance,
-                    state: State::Untried,
-                });
+                self.candidates.entry(peer.id).or_insert(Candidate { peer, distance, state: State::Untried });
             }
         }
     }
@@ -103,14 +96,7 @@ impl Lookup {
         let half = self.reached.halved();
         let aim = half.halved();
         if let Some(peer) = self.reached_peer.filter(|_| std::mem::take(&mut self.resume)) {
-            self.candidates.insert(
-                peer.id,
-                Candidate {
-                    peer,
-                    distance: self.reached,
-                    state: State::Asked,
-                },
-            );
+            self.candidates.insert(peer.id, Candidate { peer, distance: self.reached, state: State::Asked });
             return Some((peer, aim));
         }
         if self.requests >= MAX_REQUESTS {
@@ -184,11 +170,7 @@ mod tests {
 
     fn peer(number: u8) -> Peer {
         let addr = ([192, 0, 2, number], 1).into();
-        Peer {
-            id: id(number),
-            addr,
-            services: Services::NONE,
-        }
+        Peer { id: id(number), addr, services: Services::NONE }
     }
 
     fn number(peer: &Peer) -> u8 {
@@ -217,12 +199,7 @@ mod tests {
     }
 
     /// [C04 fig. 3]: nodes {4,5,7,0,2,3,13,14}; 14 looks for key 4.
-    const FIGURE_3: &[(u8, &[u8])] = &[
-        (14, &[0, 2, 3, 13]),
-        (0, &[5, 7, 2, 3, 14]),
-        (5, &[4, 7, 0]),
-        (4, &[5, 7, 0]),
-    ];
+    const FIGURE_3: &[(u8, &[u8])] = &[(14, &[0, 2, 3, 13]), (0, &[5, 7, 2, 3, 14]), (5, &[4, 7, 0]), (4, &[5, 7, 0])];
 
     #[test]
     fn a_lookup_halves_the_distance_as_in_figure_3() {
@@ -240,12 +217,8 @@ mod tests {
 
     #[test]
     fn a_dead_node_is_passed_by() {
-        let without_5: Vec<_> = FIGURE_3
-            .iter()
-            .copied()
-            .filter(|(node, _)| *node != 5)
-            .chain([(7, &[4][..])])
-            .collect();
+        let without_5: Vec<_> =
+            FIGURE_3.iter().copied().filter(|(node, _)| *node != 5).chain([(7, &[4][..])]).collect();
         check(
             4,
             14,

@@ -21,11 +21,7 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     pub(crate) fn new(query: NodesQuery) -> Self {
-        Self {
-            query,
-            doubtful: None,
-            waiting: BTreeSet::new(),
-        }
+        Self { query, doubtful: None, waiting: BTreeSet::new() }
     }
 
     /// What to do next.
@@ -40,11 +36,7 @@ impl Nodes {
             self.waiting.insert(peer.id);
             return Next::Ask(peer, Request::Ping);
         }
-        if self.waiting.is_empty() {
-            Next::Done(self.verified(lent))
-        } else {
-            Next::Wait
-        }
+        if self.waiting.is_empty() { Next::Done(self.verified(lent)) } else { Next::Wait }
     }
 
     /// `peer` has answered, or has been given up, or is so late that it is not worth waiting for.
@@ -54,21 +46,13 @@ impl Nodes {
 
     fn wanted<'a>(&self, lent: &Lent<'a>) -> impl Iterator<Item = &'a Known> + use<'a> {
         let services = self.query.services;
-        lent.routing
-            .members(self.query.level)
-            .filter(move |known| known.peer.services.contains(services))
+        lent.routing.members(self.query.level).filter(move |known| known.peer.services.contains(services))
     }
 
     fn verified(&self, lent: &Lent<'_>) -> Vec<Neighbour> {
         let verified = self.wanted(lent).filter(|known| is_verified(lent, known));
         let mut found: Vec<Neighbour> = verified.filter_map(|known| neighbour(lent, known)).collect();
-        found.sort_by_key(|near| {
-            (
-                !is_same_network(near.peer.addr.ip(), self.query.target),
-                near.rtt,
-                near.peer.id,
-            )
-        });
+        found.sort_by_key(|near| (!is_same_network(near.peer.addr.ip(), self.query.target), near.rtt, near.peer.id));
         found.truncate(self.query.count);
         found
     }
@@ -76,11 +60,7 @@ impl Nodes {
 
 /// What the application is told of a peer; `None` before its round-trip time is known.
 pub(crate) fn neighbour(lent: &Lent<'_>, known: &Known) -> Option<Neighbour> {
-    let level = lent
-        .config
-        .levels()
-        .nearest_first()
-        .find(|level| shares(lent.clusters, &known.clusters, *level));
+    let level = lent.config.levels().nearest_first().find(|level| shares(lent.clusters, &known.clusters, *level));
     Some(Neighbour {
         peer: known.peer,
         rtt: known.rtt.smoothed()?,

@@ -38,14 +38,7 @@ enum Phase {
 
 impl Put {
     pub(crate) fn new(walk: Walk, value: Value, ttl: Duration) -> Self {
-        Self {
-            walk,
-            value,
-            ttl,
-            phase: Phase::Forward,
-            stack: Vec::new(),
-            stored: Stored::default(),
-        }
+        Self { walk, value, ttl, phase: Phase::Forward, stack: Vec::new(), stored: Stored::default() }
     }
 
     /// What it puts.
@@ -82,15 +75,7 @@ impl Put {
                     self.stack = vec![(lent.me.id.distance(&key), lent.me)];
                     self.next(lent)
                 }
-                Step::Ask(peer, aim) => Next::Ask(
-                    peer,
-                    Request::Put {
-                        level,
-                        key,
-                        ttl: self.ttl,
-                        aim,
-                    },
-                ),
+                Step::Ask(peer, aim) => Next::Ask(peer, Request::Put { level, key, ttl: self.ttl, aim }),
                 Step::Wait => Next::Wait,
                 Step::End => {
                     self.turn_back();
@@ -100,10 +85,7 @@ impl Put {
             Phase::Reverse => match self.stack.pop() {
                 Some((_, peer)) if peer.id == lent.me.id => {
                     let entry = (self.value.clone(), self.ttl);
-                    if lent
-                        .store
-                        .put(lent.config, lent.now, (level, key), entry, lent.me.addr.ip())
-                    {
+                    if lent.store.put(lent.config, lent.now, (level, key), entry, lent.me.addr.ip()) {
                         self.stored.at.push((level, peer));
                         self.stack.clear();
                     }
@@ -111,15 +93,7 @@ impl Put {
                 }
                 Some((_, peer)) => {
                     self.phase = Phase::Storing(peer);
-                    Next::Ask(
-                        peer,
-                        Request::Store {
-                            level,
-                            key,
-                            ttl: self.ttl,
-                            value: self.value.clone(),
-                        },
-                    )
+                    Next::Ask(peer, Request::Store { level, key, ttl: self.ttl, value: self.value.clone() })
                 }
                 None if self.walk.climb() => {
                     self.phase = Phase::Forward;
@@ -137,11 +111,7 @@ impl Put {
             return;
         }
         match response {
-            Response::Room {
-                full: true,
-                loaded: true,
-                ..
-            } if self.phase == Phase::Forward => {
+            Response::Room { full: true, loaded: true, .. } if self.phase == Phase::Forward => {
                 self.walk.answered(level, peer, rtt, HopAnswer::FullAndLoaded, &[]);
                 self.turn_back();
             }

@@ -26,11 +26,7 @@ pub(crate) struct Refresh {
 impl Refresh {
     /// Looks for each of `targets` at `level`, one after the other.
     pub(crate) fn new(level: Level, targets: impl IntoIterator<Item = Key>) -> Self {
-        Self {
-            level,
-            targets: targets.into_iter().collect(),
-            walk: None,
-        }
+        Self { level, targets: targets.into_iter().collect(), walk: None }
     }
 
     /// The level it fills.
@@ -51,14 +47,7 @@ impl Refresh {
             match walk.step(lent) {
                 Step::Enter => {}
                 Step::Ask(peer, aim) => {
-                    return Next::Ask(
-                        peer,
-                        Request::Find {
-                            level: self.level,
-                            key: walk.key(),
-                            aim,
-                        },
-                    );
+                    return Next::Ask(peer, Request::Find { level: self.level, key: walk.key(), aim });
                 }
                 Step::Wait => return Next::Wait,
                 Step::End => self.walk = None,

@@ -24,13 +24,7 @@ pub(crate) struct Remove {
 
 impl Remove {
     pub(crate) fn new(key: Key, value: Value, holders: Vec<(Level, Peer)>) -> Self {
-        Self {
-            key,
-            value,
-            holders,
-            waiting: 0,
-            confirmed: 0,
-        }
+        Self { key, value, holders, waiting: 0, confirmed: 0 }
     }
 
     /// What to do next: all are asked at once.
@@ -41,21 +35,10 @@ impl Remove {
                 self.confirmed += usize::from(removed);
             } else {
                 self.waiting += 1;
-                return Next::Ask(
-                    peer,
-                    Request::Remove {
-                        level,
-                        key: self.key,
-                        value: self.value.clone(),
-                    },
-                );
+                return Next::Ask(peer, Request::Remove { level, key: self.key, value: self.value.clone() });
             }
         }
-        if self.waiting == 0 {
-            Next::Done(self.confirmed)
-        } else {
-            Next::Wait
-        }
+        if self.waiting == 0 { Next::Done(self.confirmed) } else { Next::Wait }
     }
 
     /// One of them has answered whether it dropped the value, or has been given up.
@@ -82,10 +65,7 @@ impl Published {
     /// `peer` has taken a value, for as long as `expires`.
     pub(crate) fn stored(&mut self, entry: (Key, Value), level: Level, peer: Peer, expires: Instant) {
         let holders = self.holders.entry(entry).or_default();
-        match holders
-            .iter_mut()
-            .find(|holder| holder.level == level && holder.peer.id == peer.id)
-        {
+        match holders.iter_mut().find(|holder| holder.level == level && holder.peer.id == peer.id) {
             Some(holder) => holder.expires = expires,
             None => holders.push(Holder { level, peer, expires }),
         }
@@ -94,11 +74,7 @@ impl Published {
     /// Forgets a value, and tells who may still hold it.
     pub(crate) fn withdraw(&mut self, now: Instant, entry: &(Key, Value)) -> Vec<(Level, Peer)> {
         let holders = self.holders.remove(entry).unwrap_or_default();
-        holders
-            .into_iter()
-            .filter(|holder| holder.expires > now)
-            .map(|holder| (holder.level, holder.peer))
-            .collect()
+        holders.into_iter().filter(|holder| holder.expires > now).map(|holder| (holder.level, holder.peer)).collect()
     }
 
     /// Forgets what has ended by `now`.

@@ -44,12 +44,7 @@ struct Table {
 impl Routing {
     /// Empty tables for `me`.
     pub(crate) fn new(me: NodeId, bucket_peers: usize) -> Self {
-        Self {
-            me,
-            bucket_peers,
-            known: BTreeMap::new(),
-            tables: Default::default(),
-        }
+        Self { me, bucket_peers, known: BTreeMap::new(), tables: Default::default() }
     }
 
     /// Takes in an answer of `peer`: it is alive, and in these clusters, of which `shared` says those that are ours.
@@ -107,12 +102,8 @@ impl Routing {
     /// This node is in another cluster at `level` now, whose members `shared` tells.
     pub(crate) fn rebuild(&mut self, level: Level, shared: impl Fn(&Clusters) -> bool) {
         self.tables[level.index()] = Table::default();
-        let members: Vec<NodeId> = self
-            .known
-            .values()
-            .filter(|known| shared(&known.clusters))
-            .map(|known| known.peer.id)
-            .collect();
+        let members: Vec<NodeId> =
+            self.known.values().filter(|known| shared(&known.clusters)).map(|known| known.peer.id).collect();
         for id in members {
             self.tables[level.index()].insert(&self.me, id, self.bucket_peers);
         }
@@ -121,11 +112,7 @@ impl Routing {
 
     /// Everybody known at `level`.
     pub(crate) fn members(&self, level: Level) -> impl Iterator<Item = &Known> {
-        self.tables[level.index()]
-            .buckets
-            .iter()
-            .flatten()
-            .filter_map(|id| self.known.get(id))
+        self.tables[level.index()].buckets.iter().flatten().filter_map(|id| self.known.get(id))
     }
 
     /// Everybody known.
@@ -145,11 +132,7 @@ impl Routing {
             .collect();
         nearer.sort_by_key(|(distance, _)| (distance.abs_diff(aim), *distance));
         if nearer.len() > count && count > 0 {
-            let nearest = nearer
-                .iter()
-                .enumerate()
-                .min_by_key(|(_, (distance, _))| *distance)
-                .map(|(index, _)| index);
+            let nearest = nearer.iter().enumerate().min_by_key(|(_, (distance, _))| *distance).map(|(index, _)| index);
             if let Some(index) = nearest.filter(|index| *index >= count) {
                 nearer.swap(count - 1, index);
             }
@@ -247,19 +230,14 @@ mod tests {
     const LEVEL_1: Level = Level::new(1).expect("there is a level 1");
 
     fn peer(number: u16) -> Peer {
-        Peer::new(
-            ([10, 0, (number >> 8) as u8, number as u8], 4000).into(),
-            Services::NONE,
-        )
+        Peer::new(([10, 0, (number >> 8) as u8, number as u8], 4000).into(), Services::NONE)
     }
 
     /// The tables of node 0 after it has heard the nodes 1 to `count`, all of which share its global cluster.
     fn routing_of(count: u16) -> Routing {
         let mut routing = Routing::new(peer(0).id, 8);
         for number in 1..=count {
-            routing.heard(Instant::START, peer(number), None, &Clusters::default(), |level| {
-                level == Level::GLOBAL
-            });
+            routing.heard(Instant::START, peer(number), None, &Clusters::default(), |level| level == Level::GLOBAL);
         }
         routing
     }
@@ -280,10 +258,7 @@ mod tests {
         }
         for many in [100u16, 1000, 10_000] {
             let size = f64::from(routing_of(many).size(Level::GLOBAL));
-            assert!(
-                (0.3..3.0).contains(&(size / f64::from(many))),
-                "{many} nodes seem {size}"
-            );
+            assert!((0.3..3.0).contains(&(size / f64::from(many))), "{many} nodes seem {size}");
         }
     }
 
@@ -296,10 +271,8 @@ mod tests {
             let answer = routing.nearer(Level::GLOBAL, &key, &mine.halved().halved(), 4);
             assert!(answer.len() <= 4);
             assert!(answer.iter().all(|peer| peer.id.distance(&key) < mine));
-            let nearest = routing
-                .members(Level::GLOBAL)
-                .map(|known| known.peer)
-                .min_by_key(|peer| peer.id.distance(&key));
+            let nearest =
+                routing.members(Level::GLOBAL).map(|known| known.peer).min_by_key(|peer| peer.id.distance(&key));
             let nearest = nearest.filter(|peer| peer.id.distance(&key) < mine);
             assert!(nearest.is_none_or(|nearest| answer.contains(&nearest)));
         }
@@ -308,13 +281,9 @@ mod tests {
     #[test]
     fn a_peer_that_leaves_a_cluster_leaves_its_table() {
         let mut routing = routing_of(3);
-        routing.heard(Instant::START, peer(1), None, &Clusters::default(), |level| {
-            level <= LEVEL_1
-        });
+        routing.heard(Instant::START, peer(1), None, &Clusters::default(), |level| level <= LEVEL_1);
         assert_eq!(routing.members(LEVEL_1).count(), 1);
-        routing.heard(Instant::START, peer(1), None, &Clusters::default(), |level| {
-            level == Level::GLOBAL
-        });
+        routing.heard(Instant::START, peer(1), None, &Clusters::default(), |level| level == Level::GLOBAL);
         assert_eq!(routing.members(LEVEL_1).count(), 0);
         assert!(routing.get(&peer(1).id).is_some());
         routing.remove(&peer(1).id);

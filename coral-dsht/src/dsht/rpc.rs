@@ -65,16 +65,7 @@ impl Rpcs {
         repeats: u32,
     ) {
         let deadline = now + timeout;
-        let pending = Pending {
-            to,
-            request,
-            owner,
-            sent: now,
-            repeats,
-            repeated: false,
-            timeout,
-            deadline,
-        };
+        let pending = Pending { to, request, owner, sent: now, repeats, repeated: false, timeout, deadline };
         self.deadlines.insert((deadline, id));
         self.pending.insert(id, pending);
     }
@@ -91,16 +82,9 @@ impl Rpcs {
 
     /// The next request whose time-out has passed by `now`, if any.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<Expired> {
-        let (deadline, id) = self
-            .deadlines
-            .first()
-            .copied()
-            .filter(|(deadline, _)| *deadline <= now)?;
+        let (deadline, id) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now)?;
         self.deadlines.remove(&(deadline, id));
-        let pending = self
-            .pending
-            .get_mut(&id)
-            .expect("a deadline belongs to a pending request");
+        let pending = self.pending.get_mut(&id).expect("a deadline belongs to a pending request");
         if pending.repeats == 0 {
             return self.pending.remove(&id).map(Expired::Failed);
         }
@@ -131,13 +115,7 @@ mod tests {
     fn one_ping() -> (Rpcs, Peer) {
         let to = Peer::new(([192, 0, 2, 1], 4000).into(), Services::NONE);
         let mut rpcs = Rpcs::default();
-        rpcs.start(
-            at(0),
-            7,
-            (to, Request::Ping, Owner::Tables),
-            Duration::from_millis(100),
-            1,
-        );
+        rpcs.start(at(0), 7, (to, Request::Ping, Owner::Tables), Duration::from_millis(100), 1);
         (rpcs, to)
     }
 

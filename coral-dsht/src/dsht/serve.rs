@@ -28,11 +28,7 @@ pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, request: Request) -> Respon
         Request::Put { level, key, ttl, aim } => {
             let full = lent.store.is_full(lent.config, lent.now, level, &key, ttl);
             let loaded = lent.store.count_put(lent.config, lent.now, level, key);
-            Response::Room {
-                full,
-                loaded,
-                peers: lent.routing.nearer(level, &key, &aim, count),
-            }
+            Response::Room { full, loaded, peers: lent.routing.nearer(level, &key, &aim, count) }
         }
         Request::Store { level, key, ttl, value } => {
             let owner = peer.addr.ip();

@@ -130,8 +130,7 @@ impl Store {
             return false;
         };
         let before = slot.values.len();
-        slot.values
-            .retain(|stored| stored.value != *value || stored.owner != owner);
+        slot.values.retain(|stored| stored.value != *value || stored.owner != owner);
         let removed = before - slot.values.len();
         self.values -= removed;
         removed > 0
@@ -247,9 +246,7 @@ mod tests {
     #[test]
     fn the_thirteenth_put_of_a_minute_finds_the_node_loaded() {
         let (config, mut store, key) = store_of(0, HOUR);
-        let loaded: Vec<bool> = (0..14)
-            .map(|_| store.count_put(&config, at(0), Level::GLOBAL, key))
-            .collect();
+        let loaded: Vec<bool> = (0..14).map(|_| store.count_put(&config, at(0), Level::GLOBAL, key)).collect();
         assert_eq!(loaded.iter().filter(|loaded| !**loaded).count(), 12);
         assert!(loaded[12] && loaded[13]);
         // The leak: one more after 60/β = 5 s, however many ask.
@@ -281,13 +278,7 @@ mod tests {
     fn only_its_owner_removes_or_shortens_a_value() {
         let (config, mut store, key) = store_of(1, HOUR);
         assert!(!store.remove(Level::GLOBAL, &key, &value(0), OTHER));
-        store.put(
-            &config,
-            at(0),
-            (Level::GLOBAL, key),
-            (value(0), Duration::from_secs(1)),
-            OTHER,
-        );
+        store.put(&config, at(0), (Level::GLOBAL, key), (value(0), Duration::from_secs(1)), OTHER);
         assert_eq!(store.values(at(3599), Level::GLOBAL, &key).len(), 1);
         assert!(store.remove(Level::GLOBAL, &key, &value(0), OWNER));
         assert_eq!(store.len(), 0);
@@ -307,10 +298,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_keys_costs_bounded_memory() {
-        let config = Config {
-            stored_values: 10,
-            ..Config::default()
-        };
+        let config = Config { stored_values: 10, ..Config::default() };
         let mut store = Store::default();
         for number in 0..1000 {
             let key = Key::hash(&[value(number).as_bytes()]);

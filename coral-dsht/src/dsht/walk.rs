@@ -42,14 +42,7 @@ impl Walk {
     /// A walk towards `key` through `levels`, the nearest first. `None` if there is no level.
     pub(crate) fn new(lookup: Lookup, levels: Levels) -> Option<Self> {
         let level = levels.nearest()?;
-        Some(Self {
-            lookup,
-            levels,
-            level,
-            entered: false,
-            fresh: BTreeSet::new(),
-            hops: Vec::new(),
-        })
+        Some(Self { lookup, levels, level, entered: false, fresh: BTreeSet::new(), hops: Vec::new() })
     }
 
     /// What it is for.
@@ -115,15 +108,7 @@ impl Walk {
         if level != self.level {
             return;
         }
-        self.log(
-            peer,
-            rtt,
-            if rtt.is_some() {
-                HopAnswer::OtherCluster
-            } else {
-                HopAnswer::TimedOut
-            },
-        );
+        self.log(peer, rtt, if rtt.is_some() { HopAnswer::OtherCluster } else { HopAnswer::TimedOut });
         self.fresh.remove(&peer.id);
         if self.lookup.failed(peer) {
             self.learn_own(lent);
@@ -142,18 +127,11 @@ impl Walk {
 
     fn log(&mut self, peer: &Peer, rtt: Option<Duration>, answer: HopAnswer) {
         let distance = peer.id.distance(&self.lookup.key());
-        self.hops.push(Hop {
-            level: self.level,
-            peer: *peer,
-            distance,
-            rtt,
-            answer,
-        });
+        self.hops.push(Hop { level: self.level, peer: *peer, distance, rtt, answer });
     }
 
     fn learn_own(&mut self, lent: &Lent<'_>) {
-        self.lookup
-            .learn(lent.routing.members(self.level).map(|known| known.peer));
+        self.lookup.learn(lent.routing.members(self.level).map(|known| known.peer));
     }
 }
 

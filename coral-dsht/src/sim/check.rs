@@ -5,9 +5,7 @@ use crate::sim::Simulation;
 
 /// The live node nearest to `key`, by its number: where a lookup ought to end.
 pub fn nearest(sim: &Simulation, key: &crate::id::Key) -> Option<usize> {
-    sim.alive()
-        .min_by_key(|(_, dsht)| dsht.me().id.distance(key))
-        .map(|(number, _)| number)
+    sim.alive().min_by_key(|(_, dsht)| dsht.me().id.distance(key)).map(|(number, _)| number)
 }
 
 /// The share of live nodes that know the live node nearest to them, which is what makes every lookup end where it should.
@@ -16,10 +14,7 @@ pub fn know_their_nearest(sim: &mut Simulation) -> f64 {
     let now = sim.now();
     let mut knowing = 0;
     for (number, id) in &ids {
-        let nearest = ids
-            .iter()
-            .filter(|(other, _)| other != number)
-            .min_by_key(|(_, other)| id.distance(other));
+        let nearest = ids.iter().filter(|(other, _)| other != number).min_by_key(|(_, other)| id.distance(other));
         let snapshot = sim.act(*number, |dsht| dsht.snapshot(now));
         if nearest.is_none_or(|(_, nearest)| snapshot.neighbours.iter().any(|near| near.peer.id == *nearest)) {
             knowing += 1;
@@ -35,13 +30,7 @@ pub fn clusters(sim: &mut Simulation, level: Level) -> usize {
     let mut ids = std::collections::BTreeSet::new();
     for number in numbers {
         let snapshot = sim.act(number, |dsht| dsht.snapshot(now));
-        ids.extend(
-            snapshot
-                .clusters
-                .iter()
-                .filter(|status| status.level == level)
-                .map(|status| status.cluster),
-        );
+        ids.extend(snapshot.clusters.iter().filter(|status| status.level == level).map(|status| status.cluster));
     }
     ids.len()
 }

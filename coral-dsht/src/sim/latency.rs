@@ -14,28 +14,32 @@ use rand_core::{Rng as _, SeedableRng as _};
 pub struct Map {
     rng: ChaCha12Rng,
     regions: Vec<[f64; 2]>,
+    /// How wide a region is, in milliseconds.
+    width: f64,
     /// In milliseconds of round trip from the corner of the plane, and the delay of the node's own access line.
     places: Vec<([f64; 2], f64)>,
 }
 
 impl Map {
+    /// An empty map of a single place: everybody is within a few milliseconds of everybody.
+    pub fn one_place(seed: u64) -> Self {
+        let mut map = Self::synthetic(seed);
+        map.regions.truncate(1);
+        map.width = 1.0;
+        map
+    }
+
     /// An empty map of ten regions on a plane 250 ms wide.
     pub fn synthetic(seed: u64) -> Self {
         let mut rng = ChaCha12Rng::seed_from_u64(seed);
-        let regions = (0..REGIONS)
-            .map(|_| [WIDTH_MS * unit(&mut rng), WIDTH_MS * unit(&mut rng)])
-            .collect();
-        Self {
-            rng,
-            regions,
-            places: Vec::new(),
-        }
+        let regions = (0..REGIONS).map(|_| [WIDTH_MS * unit(&mut rng), WIDTH_MS * unit(&mut rng)]).collect();
+        Self { rng, regions, width: REGION_MS, places: Vec::new() }
     }
 
     /// Gives the next node its place.
     pub fn place(&mut self) {
-        let [x, y] = self.regions[(self.rng.next_u64() % REGIONS) as usize];
-        let mut around = |centre: f64| centre + REGION_MS * (unit(&mut self.rng) - 0.5);
+        let [x, y] = self.regions[(self.rng.next_u64() % self.regions.len() as u64) as usize];
+        let mut around = |centre: f64| centre + self.width * (unit(&mut self.rng) - 0.5);
         let place = [around(x), around(y)];
         let access = 0.1 + unit(&mut self.rng);
         self.places.push((place, access));

@@ -35,9 +35,7 @@ impl Link {
         } else {
             1
         };
-        (0..copies)
-            .map(|_| one_way + self.jitter.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX)))
-            .collect()
+        (0..copies).map(|_| one_way + self.jitter.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX))).collect()
     }
 }
 

@@ -26,8 +26,7 @@ impl Trace {
         if self.last.len() == KEPT {
             self.last.pop_front();
         }
-        self.last
-            .push_back(format!("{now:?} {what} at node {node}, {} bytes", bytes.len()));
+        self.last.push_back(format!("{now:?} {what} at node {node}, {} bytes", bytes.len()));
     }
 
     /// How many events there were.
@@ -37,12 +36,7 @@ impl Trace {
 
     /// The hash of them all, in hexadecimal.
     pub fn hash(&self) -> String {
-        self.hasher
-            .clone()
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        self.hasher.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
