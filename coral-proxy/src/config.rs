@@ -2,7 +2,6 @@
 //!
 //! Spans are written like `20s`, sizes like `256 MiB`. Nothing here is read twice: a running proxy keeps what it got.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,12 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::url::Site;
 
-/// The settings of a proxy: the section `[proxy]`.
+/// The settings of a proxy: the section `[proxy]`. Where it listens is the caller's, who binds the socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where HTTP is served. Default `0.0.0.0:8080`; `None` starts no proxy. The node binds it and passes the socket in.
-    pub listen: Option<SocketAddr>,
     /// Host names of the operator's own, each with its origin, which may be private. Default none.
     pub sites: Vec<Site>,
     /// Whether four numeric labels before a suffix may name an IPv4 address as origin. Default false [C04 §3.2].
@@ -50,7 +47,6 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
             sites: Vec::new(),
             allow_addresses: false,
             memory: ByteSize::mib(64),
@@ -199,7 +195,7 @@ impl Default for PeerLimits {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Freshness {
-    /// The lifetime of a response that says nothing at all. Default 12 h [CoralCDN wiki].
+    /// The lifetime of a response that says nothing at all. Default 12 h (the CoralCDN wiki).
     #[serde(with = "humantime_serde")]
     pub default: Duration,
     /// The part of its age, by Last-Modified, that a response stays fresh, in per cent. Default 10 (RFC 9111 §4.2.2).

@@ -4,6 +4,7 @@
 //! shown to all as soon as the head is here, and is stored once it is whole; then, and only then, it takes the place of
 //! what was there before.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -22,7 +23,7 @@ use crate::error::ProxyError;
 use crate::headers::{add_condition, clean_response, freshened, has_validator, selecting, to_upstream};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Origins, Upstream, client, tls};
-use crate::peers::Peers;
+use crate::peers::{Delivery, Peers};
 use crate::policy::{CacheControl, NotStored, Validity, may_store, variant_key};
 use crate::reference::{Fetching, References};
 use crate::resolver::Resolver;
@@ -74,7 +75,7 @@ impl Served {
 impl Fetcher {
     pub(crate) fn new(
         config: Arc<Config>,
-        me: std::net::SocketAddr,
+        me: SocketAddr,
         dsht: DshtHandle,
         metrics: Metrics,
     ) -> Result<Self, ProxyError> {
@@ -260,6 +261,16 @@ struct Fetch {
     lead: Lead,
 }
 
+/// What was asked for, with its head.
+struct Asked {
+    answer: Answer,
+    source: Source,
+    /// The node it comes from, if it is not the origin.
+    peer: Option<SocketAddr>,
+    /// Held until the object is stored or lost.
+    reference: Fetching,
+}
+
 impl Fetch {
     async fn run(self) {
         let mut conditional = self.upstream.clone();
@@ -267,7 +278,7 @@ impl Fetch {
         if let Some(stale) = &self.stale {
             add_condition(&mut conditional, &stale.headers);
         }
-        let (answer, source, reference) = match self.ask(conditional).await {
+        let Asked { answer, source, peer, reference } = match self.ask(conditional).await {
             Ok(answered) => answered,
             Err(error) => return self.failed(error),
         };
@@ -286,14 +297,15 @@ impl Fetch {
             self.fetcher.cache.fail(self.wanted.url.key(), failed);
             return self.tell(stale, How::Stale(Some(status.as_u16())), true, false);
         }
-        self.received(answer, source, reference).await;
+        self.received(Asked { answer, source, peer, reference }).await;
     }
 
     /// Other nodes first, then the origin.
-    async fn ask(&self, headers: HeaderMap) -> Result<(Answer, Source, Fetching), ProxyError> {
+    async fn ask(&self, headers: HeaderMap) -> Result<Asked, ProxyError> {
         let (fetcher, url) = (&self.fetcher, &self.wanted.url);
-        if let Some((answer, level)) = fetcher.peers.fetch(url, &headers).await {
-            return Ok((answer, Source::Peer(level), fetcher.references.fetching(url.key())));
+        if let Some(Delivery { answer, level, peer }) = fetcher.peers.fetch(url, &headers).await {
+            let reference = fetcher.references.fetching(url.key());
+            return Ok(Asked { answer, source: Source::Peer(level), peer: Some(peer), reference });
         }
         self.lead.tell(Stage::AtOrigin);
         // Both at once: the reference is on its way into the index while the origin thinks.
@@ -302,7 +314,7 @@ impl Fetch {
         if may_store(&Method::GET, &self.wanted.headers, answer.status, &answer.headers).is_ok() {
             reference.published(fetcher.config.reference.wait).await;
         }
-        Ok((answer, Source::Origin, reference))
+        Ok(Asked { answer, source: Source::Origin, peer: None, reference })
     }
 
     fn failed(self, error: ProxyError) {
@@ -333,7 +345,8 @@ impl Fetch {
     }
 
     /// A response with a body: shows it to all who wait, and stores it once it is whole.
-    async fn received(self, mut answer: Answer, source: Source, reference: Fetching) {
+    async fn received(self, asked: Asked) {
+        let Asked { mut answer, source, peer, reference } = asked;
         let fetcher = Arc::clone(&self.fetcher);
         let key = self.wanted.url.key();
         clean_response(&mut answer.headers, answer.received);
@@ -371,6 +384,10 @@ impl Fetch {
         let ended = pump(answer.body, writer, answer.length, move || store(&body)).await;
         if let Err(error) = ended {
             tracing::debug!(%error, "a fetch ended before its end");
+            // That nobody reads any more, or that the disk fails, is not the other node's fault.
+            if let Some(peer) = peer.filter(|_| !matches!(error, ProxyError::Node(_))) {
+                fetcher.peers.set_aside(peer, &error);
+            }
         }
         drop((lead, reference));
     }

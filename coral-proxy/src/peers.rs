@@ -26,6 +26,15 @@ use crate::url::CoralUrl;
 /// Nodes of which it is remembered that they failed.
 const REMEMBERED_NODES: u64 = 10_000;
 
+/// What a node delivers.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) answer: Answer,
+    /// The level at which the index named it.
+    pub(crate) level: Level,
+    pub(crate) peer: SocketAddr,
+}
+
 /// The other nodes, as far as their content goes.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -58,7 +67,7 @@ impl Peers {
     }
 
     /// Asks the nodes that the index names for `url`; `None` if none of them delivers.
-    pub(crate) async fn fetch(&self, url: &CoralUrl, headers: &HeaderMap) -> Option<(Answer, Level)> {
+    pub(crate) async fn fetch(&self, url: &CoralUrl, headers: &HeaderMap) -> Option<Delivery> {
         let key = url.key();
         let Ok(Ok(found)) = tokio::time::timeout(self.limits.index_timeout, self.dsht.get(key, Levels::ALL)).await
         else {
@@ -71,16 +80,19 @@ impl Peers {
         headers.insert(HOST, HeaderValue::from_str(&url.peer_host()).ok()?);
         for peer in self.candidates(key, &found) {
             match self.ask(peer, url, headers.clone()).await {
-                Ok(Some(answer)) => return Some((answer, level)),
+                Ok(Some(answer)) => return Some(Delivery { answer, level, peer }),
                 Ok(None) => {}
-                Err(error) => {
-                    tracing::debug!(%peer, %error, "a node is set aside");
-                    self.set_aside.insert(peer, ());
-                    self.metrics.error(Verdict { fault: Fault::Peer, ..error.verdict() });
-                }
+                Err(error) => self.set_aside(peer, &error),
             }
         }
         None
+    }
+
+    /// Asks a node that failed no more for a while.
+    pub(crate) fn set_aside(&self, peer: SocketAddr, error: &ProxyError) {
+        tracing::debug!(%peer, %error, "a node is set aside");
+        self.set_aside.insert(peer, ());
+        self.metrics.error(Verdict { fault: Fault::Peer, ..error.verdict() });
     }
 
     /// The nodes to ask, in order. Each node has an order of its own, by a hash: the crowd spreads over the

@@ -87,7 +87,43 @@ impl Resolve for Resolver {
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+    use hickory_resolver::net::runtime::TokioRuntimeProvider;
+    use tokio::net::UdpSocket;
+
     use super::*;
+
+    /// A resolver whose one name server answers every question with this response code, or not at all.
+    async fn with_server(code: Option<u8>) -> Resolver {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut connection = ConnectionConfig::udp();
+        connection.port = socket.local_addr().unwrap().port();
+        let server = NameServerConfig::new("127.0.0.1".parse().unwrap(), true, vec![connection]);
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        tokio::spawn(async move {
+            let mut question = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut question).await {
+                if let Some(code) = code {
+                    // The question comes back as an answer without records.
+                    question[2] |= 0x80;
+                    question[3] = code;
+                    socket.send_to(&question[..length], from).await.unwrap();
+                }
+            }
+        });
+        let system = Ok(Arc::new(builder.build().unwrap()));
+        Resolver { system, public_only: true, timeout: Duration::from_millis(500) }
+    }
+
+    #[tokio::test]
+    async fn a_missing_name_is_told_from_a_server_that_fails_or_is_silent() {
+        let lookup = async |code| with_server(code).await.lookup("www.example.com").await;
+        assert!(matches!(lookup(Some(3)).await, Err(ProxyError::OriginName)), "NXDOMAIN");
+        assert!(matches!(lookup(Some(0)).await, Err(ProxyError::OriginName)), "no data");
+        assert!(matches!(lookup(Some(2)).await, Err(ProxyError::Resolver(_))), "SERVFAIL");
+        assert!(matches!(lookup(None).await, Err(ProxyError::Resolver(_))), "silence");
+    }
 
     #[test]
     fn a_name_that_leads_both_ways_leads_out_only() {

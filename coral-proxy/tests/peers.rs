@@ -82,6 +82,25 @@ async fn a_reference_to_a_dead_node_costs_an_attempt_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_node_that_stalls_or_breaks_off_is_not_asked_again() {
+    let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
+    origin.text("/stalls", OK, "hello").text("/breaks", OK, "hello");
+    let broken = b"HTTP/1.1 200 OK\r\ncache-status: coral; hit\r\ncontent-length: 5\r\n\r\nhe".to_vec();
+    for (path, steps) in [("/stalls", vec![Step::Stall]), ("/breaks", vec![Step::Send(broken), Step::Close])] {
+        let change = |config: &mut coral_proxy::Config| config.peer.first_byte_timeout = Duration::from_millis(200);
+        let node = Node::start_with(&network, &origin, change).await;
+        let bad = Origin::start().await;
+        bad.on(path, steps);
+        let reference = encode_reference(bad.addr);
+        node.dsht.put(key(path), reference, Duration::from_secs(60), Levels::ALL).await.unwrap();
+        let first = get(node.addr, HOST, path).await;
+        assert_eq!(first.whole, path == "/stalls", "a cut body is seen to be cut");
+        assert_eq!(get(node.addr, HOST, path).await.text(), "hello");
+        assert_eq!((bad.count(path), node.proxy.status().errors["peer"]), (1, 1), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_peer_answers_from_what_it_has_and_never_asks_further() {
     let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
     origin.text("/page", OK, "hello");
