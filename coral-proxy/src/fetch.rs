@@ -268,7 +268,7 @@ struct Asked {
     /// The node it comes from, if it is not the origin.
     peer: Option<SocketAddr>,
     /// Held until the object is stored or lost.
-    reference: Fetching,
+    reference: Option<Fetching>,
 }
 
 impl Fetch {
@@ -303,8 +303,13 @@ impl Fetch {
     /// Other nodes first, then the origin.
     async fn ask(&self, headers: HeaderMap) -> Result<Asked, ProxyError> {
         let (fetcher, url) = (&self.fetcher, &self.wanted.url);
+        // What is never stored is at no other node, and this one will not have it either.
+        if fetcher.cache.is_passed(&url.key()) {
+            let answer = fetcher.origins.fetch(&Method::GET, url, headers).await?;
+            return Ok(Asked { answer, source: Source::Origin, peer: None, reference: None });
+        }
         if let Some(Delivery { answer, level, peer }) = fetcher.peers.fetch(url, &headers).await {
-            let reference = fetcher.references.fetching(url.key());
+            let reference = Some(fetcher.references.fetching(url.key()));
             return Ok(Asked { answer, source: Source::Peer(level), peer: Some(peer), reference });
         }
         self.lead.tell(Stage::AtOrigin);
@@ -314,7 +319,7 @@ impl Fetch {
         if may_store(&Method::GET, &self.wanted.headers, answer.status, &answer.headers).is_ok() {
             reference.published(fetcher.config.reference.wait).await;
         }
-        Ok(Asked { answer, source: Source::Origin, peer: None, reference })
+        Ok(Asked { answer, source: Source::Origin, peer: None, reference: Some(reference) })
     }
 
     fn failed(self, error: ProxyError) {
@@ -374,7 +379,7 @@ impl Fetch {
             stored,
         }))));
         // What cannot be joined later is no longer offered, neither here nor in the index.
-        let (lead, reference) = if stored { (Some(lead), Some(reference)) } else { (None, None) };
+        let (lead, reference) = if stored { (Some(lead), reference) } else { (None, None) };
         let store = |body: &Body| {
             if may_store.is_ok() && !body.is_window() {
                 fetcher.cache.insert(Arc::clone(&object), SystemTime::now());

@@ -41,6 +41,7 @@ pub struct Metrics {
     pub(crate) refused_connections: Counter,
     pub(crate) bytes: Family<BytesLabels, Counter>,
     pub(crate) origin_requests: Counter,
+    pub(crate) asked_peers: Counter,
     pub(crate) coalesced: Counter,
     errors: Family<ErrorLabels, Counter>,
     /// The same by fault alone, for [`Status`](crate::Status).
@@ -100,6 +101,7 @@ impl Metrics {
             refused_connections: Counter::default(),
             bytes: Family::default(),
             origin_requests: Counter::default(),
+            asked_peers: Counter::default(),
             coalesced: Counter::default(),
             errors: Family::default(),
             faults: Family::default(),
@@ -137,6 +139,7 @@ impl Metrics {
             metrics.bytes.clone(),
         );
         registry.register("origin_requests", "Requests sent to origins", metrics.origin_requests.clone());
+        registry.register("sent_peer_requests", "Requests sent to other nodes", metrics.asked_peers.clone());
         registry.register(
             "coalesced_requests",
             "Requests that waited for the fetch of another one",

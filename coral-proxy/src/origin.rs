@@ -73,6 +73,8 @@ pub(crate) struct Bounds {
     pub(crate) max_header: u64,
     pub(crate) max_body: u64,
     pub(crate) counter: Counter,
+    /// Counts the requests.
+    pub(crate) requests: Counter,
 }
 
 /// Sends one request and waits for the head of the answer.
@@ -84,7 +86,7 @@ pub(crate) async fn ask(
     bounds: &Bounds,
 ) -> Result<Answer, ProxyError> {
     let asked = SystemTime::now();
-    let sent = client.request(method.clone(), url).headers(headers).send();
+    let sent = send(client, &method, &url, &headers, bounds);
     let mut response = match tokio::time::timeout(bounds.first_byte_timeout, sent).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(blame(&error)),
@@ -116,6 +118,38 @@ pub(crate) async fn ask(
             counter: bounds.counter.clone(),
         },
     })
+}
+
+/// Sends a request, and sends it once more if the connection closes without a byte of an answer.
+///
+/// Most often that is one kept from before, which the far end closed in the same moment. All that is ever sent here may
+/// be repeated (RFC 9110 §9.2.2).
+async fn send(
+    client: &Client,
+    method: &Method,
+    url: &Url,
+    headers: &HeaderMap,
+    bounds: &Bounds,
+) -> Result<Response, reqwest::Error> {
+    let once = || {
+        bounds.requests.inc();
+        client.request(method.clone(), url.clone()).headers(headers.clone()).send()
+    };
+    match once().await {
+        Err(error) if closed_early(&error) => once().await,
+        answered => answered,
+    }
+}
+
+fn closed_early(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
+    while let Some(error) = cause {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// What went wrong, found among the causes of the client's error.
@@ -195,7 +229,6 @@ pub(crate) struct Origins {
     sites: Client,
     wants_https: Moka<String, ()>,
     bounds: Bounds,
-    requests: Counter,
 }
 
 impl Origins {
@@ -213,8 +246,8 @@ impl Origins {
                 max_header: limits.max_header.as_u64(),
                 max_body: limits.max_body.as_u64(),
                 counter: metrics.moved("received", "origin"),
+                requests: metrics.origin_requests.clone(),
             },
-            requests: metrics.origin_requests.clone(),
         })
     }
 
@@ -235,14 +268,12 @@ impl Origins {
         if may_change && self.wants_https.contains_key(&url.origin.host) {
             to_https(&mut target);
         }
-        self.requests.inc();
         let answer = ask(client, method.clone(), target.clone(), headers.clone(), &self.bounds).await?;
         if !(may_change && target.scheme() == "http" && redirects_to_https(&target, answer.status, &answer.headers)) {
             return Ok(answer);
         }
         drop(answer);
         to_https(&mut target);
-        self.requests.inc();
         let answer = ask(client, method.clone(), target, headers, &self.bounds).await?;
         self.wants_https.insert(url.origin.host.clone(), ());
         Ok(answer)

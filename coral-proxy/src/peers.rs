@@ -60,6 +60,7 @@ impl Peers {
                 max_header: config.origin.max_header.as_u64(),
                 max_body: config.origin.max_body.as_u64(),
                 counter: metrics.moved("received", "peer"),
+                requests: metrics.asked_peers.clone(),
             },
             set_aside: Moka::builder().max_capacity(REMEMBERED_NODES).time_to_live(config.peer.set_aside).build(),
             metrics,

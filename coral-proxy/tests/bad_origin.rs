@@ -70,6 +70,15 @@ async fn an_origin_that_refuses_is_not_asked_again_at_once() {
 }
 
 #[tokio::test]
+async fn a_connection_that_closes_before_the_answer_is_tried_once_more() {
+    let origin = Origin::start().await;
+    origin.on("/", vec![Step::Close]).text("/", "HTTP/1.1 200 OK", "hello");
+    let node = node(&origin, |_| {}).await;
+    assert_eq!(get(node.addr, HOST, "/").await.text(), "hello");
+    assert_eq!((origin.count("/"), node.proxy.status().origin_requests), (2, 2));
+}
+
+#[tokio::test]
 async fn a_body_that_breaks_off_is_seen_to_and_never_stored() {
     let origin = Origin::start().await;
     let chunked = "HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n5\nhello\n";
