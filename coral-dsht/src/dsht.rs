@@ -209,6 +209,7 @@ impl Dsht {
             self.next_refresh = now + self.refresh_after;
             for level in self.config.levels().nearest_first() {
                 self.refresh(now, level);
+                self.look_around(now, level);
             }
         }
     }
@@ -488,6 +489,18 @@ impl Dsht {
         }
     }
 
+    /// Asks near peers that are in another cluster at `level`: their answers make this node weigh it.
+    fn look_around(&mut self, now: Instant, level: Level) {
+        let Some(diameter) = self.config.diameter(level) else { return };
+        let elsewhere = self.routing.all().filter(|known| {
+            known.rtt.smoothed().is_some_and(|rtt| rtt < diameter) && !shares(&self.clusters, &known.clusters, level)
+        });
+        let elsewhere: Vec<Peer> = elsewhere.take(MAX_TOLD).map(|known| known.peer).collect();
+        for peer in elsewhere {
+            self.verify(now, peer);
+        }
+    }
+
     /// Fills the tables of `level` anew, unless that is under way.
     fn refresh(&mut self, now: Instant, level: Level) {
         let same = |running: &Running| matches!(&running.op, Op::Refresh(other) if other.level() == level);
@@ -673,7 +686,7 @@ const REPEATS_UNKNOWN: u32 = 1;
 const MAX_VERIFYING: usize = 64;
 /// Quiet peers pinged in one round of maintenance.
 const MAX_PINGS: usize = 32;
-/// Near peers told at once of a move to another cluster; the others learn of it by and by.
+/// Near peers told at once of a move to another cluster, or asked at once for theirs; the others' turn comes by and by.
 const MAX_TOLD: usize = 16;
 /// When a new node refreshes its tables for the first time; after twice as long the next time, up to `refresh`. Nodes
 /// that start together have hardly anybody to learn of each other from at first.
