@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use coral_dsht::driver::Driver;
-use coral_dsht::{DshtHandle, Peer, Services, Stopped};
+use coral_dsht::{ClusterId, DshtHandle, Peer, Services, Snapshot, Stopped};
 use coral_proxy::Proxy;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -28,15 +28,17 @@ use sockets::Sockets;
 /// Beyond its own time for draining, a part gets so long to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How often [`Node::joined`] looks.
+/// How often [`together`] looks.
 const LOOK: Duration = Duration::from_millis(25);
+
+/// A node that has settled knows so many others for certain: a bucket of its table holds as many.
+const CERTAIN: usize = 8;
 
 /// A running node. Dropped without [`Node::stop`], it ends without a goodbye.
 #[derive(Debug)]
 pub struct Node {
     me: Peer,
     addresses: Addresses,
-    has_seeds: bool,
     dsht: DshtHandle,
     proxy: Option<Proxy>,
     /// In the order in which they end.
@@ -70,7 +72,7 @@ struct Part {
 impl Node {
     /// Binds all addresses, then starts all parts. Nothing runs if any of it fails.
     ///
-    /// The node joins its network in the background: [`Node::joined`] waits for that.
+    /// The node joins its network in the background; `/health` tells when it has.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let started = Instant::now();
         let sockets = Sockets::bind(&config).await?;
@@ -90,8 +92,7 @@ impl Node {
             Ok(())
         });
 
-        // The parts are built before any other runs, so that a refusal leaves nothing behind but the index, which
-        // ends with its handle.
+        // A refusal from here on leaves nothing behind: a part that is dropped ends.
         let mut proxy = None;
         let mut parts = Vec::new();
         if let Some(listener) = sockets.proxy {
@@ -117,7 +118,6 @@ impl Node {
             }));
         }
         parts.push(index);
-        let has_seeds = !config.dsht.node.seeds.is_empty();
         if let Some(listener) = sockets.admin {
             let shared = Arc::new(admin::Shared {
                 started,
@@ -133,7 +133,7 @@ impl Node {
                 Ok(())
             }));
         }
-        let node = Self { me, addresses, has_seeds, dsht, proxy, parts, failures };
+        let node = Self { me, addresses, dsht, proxy, parts, failures };
         tracing::info!(id = %me.id, address = %me.addr, "started: {}", node.addresses);
         Ok(node)
     }
@@ -158,17 +158,6 @@ impl Node {
         self.proxy.as_ref()
     }
 
-    /// Waits until this node knows at least `others` other nodes first-hand, or one if it was given seeds.
-    pub async fn joined(&self, others: usize) -> Result<(), Stopped> {
-        let wanted = others.max(usize::from(self.has_seeds));
-        loop {
-            if self.dsht.snapshot().await?.neighbours.len() >= wanted {
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
     /// Waits until a part ends that nobody has told to, and returns what is wrong; forever if all is well.
     pub async fn failed(&self) -> String {
         let mut failures = self.failures.clone();
@@ -185,6 +174,25 @@ impl Node {
             ending.parts.push(part.stop().await);
         }
         ending
+    }
+}
+
+/// Waits until `nodes`, all of one machine, have found together: each knows the others first-hand, or as many of them as is
+/// certain, and all are in the same cluster at each level.
+pub async fn together(nodes: &[Node]) -> Result<(), Stopped> {
+    let others = (nodes.len() - 1).min(CERTAIN);
+    loop {
+        let mut snapshots = Vec::new();
+        for node in nodes {
+            snapshots.push(node.dsht.snapshot().await?);
+        }
+        let clusters =
+            |snapshot: &Snapshot| -> Vec<ClusterId> { snapshot.clusters.iter().map(|status| status.cluster).collect() };
+        let acquainted = snapshots.iter().all(|snapshot| snapshot.neighbours.len() >= others);
+        if acquainted && snapshots.windows(2).all(|two| clusters(&two[0]) == clusters(&two[1])) {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

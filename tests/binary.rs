@@ -1,6 +1,6 @@
 //! The binary as a user meets it: what it prints, what it says when something is wrong, and how it ends.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -118,11 +118,52 @@ fn a_node_starts_answers_its_operator_and_ends_cleanly_on_sigterm() {
     let lookup = run(&["lookup", "www.example.com", "--admin", &admin]);
     assert!(String::from_utf8(lookup.stdout).unwrap().contains("no node is known to have it"));
 
-    let pid = node.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    node.signal("-TERM");
     node.line_with("the cache has stopped");
     node.line_with("the index has stopped");
     assert_eq!(node.end(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_a_node_that_still_drains() {
+    // An origin that takes the request and never answers keeps the node busy.
+    let origin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let site = format!("proxy.sites=[{{host='www.example.com',origin='http://{}'}}]", origin.local_addr().unwrap());
+    let mut node = Running::start(&[
+        "--dsht-listen",
+        "127.0.0.1:0",
+        "--dns-listen",
+        "off",
+        "--proxy-listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "off",
+        "--set",
+        &site,
+    ]);
+    let started = node.line_with("started: ");
+    let proxy = started.split("HTTP ").nth(1).unwrap().split(',').next().unwrap();
+    let mut visitor = std::net::TcpStream::connect(proxy).unwrap();
+    visitor.write_all(b"GET / HTTP/1.1\r\nHost: www.example.com.nyud.net\r\n\r\n").unwrap();
+    let _taken = origin.accept().unwrap();
+
+    node.signal("-INT");
+    node.line_with("Ctrl-C: stopping");
+    node.signal("-TERM");
+    node.line_with("a second signal (SIGTERM)");
+    assert_eq!(node.end(), Some(130));
+}
+
+#[test]
+fn the_demonstration_ends_well() {
+    let output = run(&["demo", "--once", "--nodes", "3", "--requests", "200"]);
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success(), "{said}{}", stderr(&output));
+    assert!(said.contains("All is well"), "{said}");
+    let total = said.lines().find(|line| line.starts_with("│ all ")).expect("a line of totals");
+    let cells: Vec<&str> = total.split_whitespace().collect();
+    // 11 first requests, 200 of the crowd, and the large file once more for each node; 11 objects.
+    assert_eq!(cells[4..6], ["214", "11"], "{total}");
 }
 
 /// A node whose log is read line by line.
@@ -140,6 +181,11 @@ impl Running {
         let (send, lines) = mpsc::channel();
         std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
         Self { child, lines }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     /// The next line of the log that contains `text`.

@@ -65,7 +65,7 @@ async fn a_node_that_stops_withdraws_its_references_and_leaves_no_address_behind
     let key = coral_proxy::index_key(&format!("http://{HOST}/"), &[], &[]).unwrap();
     let held = cluster.nodes[0].dsht().get(key, Levels::ALL).await.unwrap();
     let reference = held.values.iter().find_map(coral_proxy::decode_reference);
-    assert_eq!(reference, Some(cluster.proxy(2)));
+    assert_eq!(reference, Some(cluster.proxy(2)), "{:#?}", held.hops);
 
     let gone = cluster.nodes.pop().unwrap();
     let ip = gone.me().addr.ip();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use coral::config::{Config, Contact};
 use coral::demo::origin::Origin;
 use coral::demo::site::Object;
-use coral::node::Node;
+use coral::node::{Node, together};
 use coral_proxy::Site;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
@@ -29,7 +29,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts `count` nodes whose configuration maps [`HOST`] to `origin`, and waits until each knows all the others.
+    /// Starts `count` nodes whose configuration maps [`HOST`] to `origin`, and waits until they have found together.
     pub(crate) async fn start(count: u8, origin: &Origin) -> Self {
         Self::with(count, |config| map(config, HOST, origin.addr())).await
     }
@@ -45,10 +45,8 @@ impl Cluster {
             change(&mut config);
             nodes.push(Node::start(config).await.expect("a node on loopback"));
         }
-        for node in &nodes {
-            let joined = timeout(PATIENCE, node.joined(nodes.len() - 1)).await;
-            joined.expect("the nodes find each other").expect("the index runs");
-        }
+        let joined = timeout(PATIENCE, together(&nodes)).await;
+        joined.expect("the nodes find together").expect("the index runs");
         Self { nodes }
     }
 
@@ -77,6 +75,8 @@ pub(crate) fn config(number: u8) -> Config {
     let here = SocketAddr::from((Ipv4Addr::new(127, 0, 0, number), 0));
     let mut config = Config::default();
     config.dsht.node.listen = here;
+    // However late a busy machine answers, its nodes are to be one cluster.
+    config.dsht.part.diameters = vec![PATIENCE, PATIENCE / 2];
     config.dns.node.listen = Some(here);
     config.proxy.node.listen = Some(here);
     config.proxy.part.disk.path = Some(std::env::temp_dir());
