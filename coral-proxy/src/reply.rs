@@ -14,6 +14,7 @@ use http::{HeaderName, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use url::Url;
 
 use crate::cache::Object;
 use crate::cache::body::{BodyError, Reader};
@@ -212,7 +213,10 @@ fn coralize_location(headers: &mut HeaderMap, url: &CoralUrl, suffix: &Suffix) {
     } else {
         location.to_owned()
     };
-    if let Ok(value) = coralize(&absolute, suffix)
+    // An address as origin is refused by most nodes: better to send the client there than nowhere.
+    let names_host = Url::parse(&absolute).is_ok_and(|url| url.domain().is_some());
+    if names_host
+        && let Ok(value) = coralize(&absolute, suffix)
         && let Ok(value) = HeaderValue::from_str(&value)
     {
         headers.insert(LOCATION, value);
@@ -277,7 +281,9 @@ mod tests {
         assert_eq!(location("https://other.org/a"), "http://other.org.443.nyud.net/a");
         assert_eq!(location("//other.org/a"), "http://other.org.nyud.net/a");
         assert_eq!(location("http://www.x.com.nyud.net/a"), "http://www.x.com.nyud.net/a");
-        for unchanged in ["/a", "a?b", "mailto:a@b.c", "ftp://x.com/", "http://[::1]/"] {
+        for unchanged in
+            ["/a", "a?b", "mailto:a@b.c", "ftp://x.com/", "http://[::1]/", "http://192.0.2.1/", "http://localhost/"]
+        {
             assert_eq!(location(unchanged), unchanged);
         }
     }

@@ -400,6 +400,10 @@ pub fn coralize(url: &str, suffix: &Suffix) -> Result<String, UrlError> {
     if suffix.strip(&host).is_some() {
         return Ok(url.into());
     }
+    // `localhost` and the like would be refused by every node.
+    if !host.contains('.') {
+        return Err(UrlError::NoOrigin);
+    }
     let port = url.port_or_known_default().ok_or(UrlError::BadPort)?;
     let host = coral_host(&Origin { scheme, host, port }, suffix);
     if host.len() > 253 || host.split('.').any(|label| label.len() > 63) {
@@ -634,6 +638,7 @@ mod tests {
         assert_eq!(coralize("ftp://a.b/", &suffix), Err(UrlError::Scheme));
         assert_eq!(coralize("http://u:p@a.b/", &suffix), Err(UrlError::UserInfo));
         assert_eq!(coralize("www.x.com", &suffix), Err(UrlError::BadUrl));
+        assert_eq!(coralize("http://localhost:3000/", &suffix), Err(UrlError::NoOrigin));
     }
 
     #[test]
