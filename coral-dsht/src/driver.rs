@@ -59,9 +59,11 @@ impl Driver {
     /// who know this node. Requests that are still under way then get [`Stopped`](crate::Stopped).
     ///
     /// Seeds that do not answer are tried again, and again whenever this node knows nobody.
-    pub async fn run(mut self, seeds: Vec<SocketAddr>, shutdown: impl Future<Output = ()> + Send) {
+    pub async fn run(mut self, mut seeds: Vec<SocketAddr>, shutdown: impl Future<Output = ()> + Send) {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut buffer = [0; MAX_DATAGRAM_BYTES + 1];
+        // The first node of a network may be started with the same list as all others.
+        seeds.retain(|seed| *seed != self.dsht.me().addr);
         let joining = (!seeds.is_empty()).then(|| self.dsht.join(self.now(), &seeds));
         loop {
             self.drain(joining).await;

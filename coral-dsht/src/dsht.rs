@@ -13,6 +13,7 @@ mod get;
 mod join;
 mod lookup;
 mod nodes;
+mod op;
 mod put;
 mod refresh;
 mod remove;
@@ -46,6 +47,7 @@ use get::Get;
 use join::Join;
 use lookup::Lookup;
 use nodes::{Nodes, neighbour, shares};
+use op::{Next, Op};
 use put::Put;
 use refresh::Refresh;
 use remove::{Published, Remove};
@@ -110,27 +112,7 @@ struct Lent<'a> {
     rng: &'a mut ChaCha12Rng,
 }
 
-/// What a request under way wants next.
-enum Next<T> {
-    /// Ask this peer.
-    Ask(Peer, Request),
-    /// Wait for answers.
-    Wait,
-    /// It has ended so.
-    Done(T),
-}
-
-/// A request under way.
-#[derive(Debug)]
-enum Op {
-    Get(Get),
-    Put(Put),
-    Remove(Remove),
-    Nodes(Nodes),
-    Join(Join),
-    Refresh(Refresh),
-}
-
+/// An operation under way.
 #[derive(Debug)]
 struct Running {
     op: Op,
@@ -365,16 +347,7 @@ impl Dsht {
                 self.verifying.remove(&peer.id);
             }
             Owner::Op(id) => self.advance(now, id, |op, lent| {
-                let level = pending.request.level();
-                match (op, level) {
-                    (Op::Get(get), Some(level)) => get.answered(lent, level, &peer, rtt, response),
-                    (Op::Put(put), Some(level)) => put.answered(lent, level, &peer, rtt, response),
-                    (Op::Refresh(refresh), Some(level)) => refresh.answered(lent, level, &peer, rtt, &response),
-                    (Op::Join(join), level) => join.answered(lent, level, &peer, rtt, &response),
-                    (Op::Remove(remove), _) => remove.settled(response == Response::Done(true)),
-                    (Op::Nodes(nodes), _) => nodes.settled(&peer),
-                    (Op::Get(_) | Op::Put(_) | Op::Refresh(_), None) => {}
-                }
+                op.answered(lent, pending.request.level(), &peer, rtt, response);
             }),
         }
     }
@@ -383,14 +356,7 @@ impl Dsht {
     fn repeat(&mut self, now: Instant, id: u64, pending: Pending) {
         self.send(pending.to.addr, id, Body::Request(pending.request));
         if let Owner::Op(op) = pending.owner {
-            let peer = pending.to;
-            self.advance(now, op, |op, _| match op {
-                Op::Get(get) => get.walk().slow(&peer),
-                Op::Put(put) => put.slow(&peer),
-                Op::Refresh(refresh) => refresh.slow(&peer),
-                Op::Join(join) => join.slow(&peer),
-                Op::Remove(_) | Op::Nodes(_) => {}
-            });
+            self.advance(now, op, |op, _| op.slow(&pending.to));
         }
     }
 
@@ -404,18 +370,7 @@ impl Dsht {
             Owner::Tables => {
                 self.verifying.remove(&peer.id);
             }
-            Owner::Op(id) => self.advance(now, id, |op, lent| {
-                let level = pending.request.level();
-                match (op, level) {
-                    (Op::Get(get), Some(level)) => get.walk().failed(lent, level, &peer, None),
-                    (Op::Put(put), Some(level)) => put.failed(lent, level, &peer, None),
-                    (Op::Refresh(refresh), Some(level)) => refresh.failed(lent, level, &peer),
-                    (Op::Join(join), level) => join.failed(lent, level, &peer),
-                    (Op::Remove(remove), _) => remove.settled(false),
-                    (Op::Nodes(nodes), _) => nodes.settled(&peer),
-                    (Op::Get(_) | Op::Put(_) | Op::Refresh(_), None) => {}
-                }
-            }),
+            Owner::Op(id) => self.advance(now, id, |op, lent| op.failed(lent, pending.request.level(), &peer)),
         }
     }
 
@@ -531,30 +486,18 @@ impl Dsht {
         };
         event(&mut running.op, &self.lent(now));
         loop {
-            let mut lent = self.lent(now);
-            let next = match &mut running.op {
-                Op::Get(get) => get.next(&mut lent).map(Outcome::Get),
-                Op::Put(put) => put.next(&mut lent).map(Outcome::Put),
-                Op::Remove(remove) => remove.next(&mut lent).map(Outcome::Removed),
-                Op::Nodes(nodes) => nodes.next(&mut lent).map(Outcome::Nodes),
-                Op::Join(join) => join.next(&mut lent),
-                Op::Refresh(refresh) => match refresh.next(&mut lent) {
-                    Next::Ask(peer, request) => Next::Ask(peer, request),
-                    Next::Wait => Next::Wait,
-                    Next::Done(()) => return,
-                },
-            };
-            match next {
+            match running.op.next(&mut self.lent(now)) {
                 Next::Ask(peer, request) => self.ask(now, peer, request, Owner::Op(id)),
                 Next::Wait => {
                     self.ops.insert(id, running);
                     return;
                 }
-                Next::Done(outcome) => {
+                Next::Done(Some(outcome)) => {
                     self.ended(now, &running.op, &outcome);
                     self.finish(id, running.reported, outcome);
                     return;
                 }
+                Next::Done(None) => return,
             }
         }
     }
@@ -645,16 +588,6 @@ impl Dsht {
             routing: &self.routing,
             store: &mut self.store,
             rng: &mut self.rng,
-        }
-    }
-}
-
-impl<T> Next<T> {
-    fn map<U>(self, wrap: impl FnOnce(T) -> U) -> Next<U> {
-        match self {
-            Self::Ask(peer, request) => Next::Ask(peer, request),
-            Self::Wait => Next::Wait,
-            Self::Done(outcome) => Next::Done(wrap(outcome)),
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::api::{Found, HopAnswer, Value};
+use crate::dsht::Lent;
+use crate::dsht::op::Next;
 use crate::dsht::serve::some_of;
 use crate::dsht::walk::{Step, Walk};
-use crate::dsht::{Lent, Next};
 use crate::level::Level;
 use crate::message::{Request, Response};
 use crate::peer::Peer;

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::api::Outcome;
+use crate::dsht::Lent;
+use crate::dsht::op::Next;
 use crate::dsht::refresh::Refresh;
-use crate::dsht::{Lent, Next};
 use crate::level::Level;
 use crate::message::{Request, Response};
 use crate::peer::{Peer, Services};

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::api::{Neighbour, NodesQuery};
+use crate::dsht::Lent;
+use crate::dsht::op::Next;
 use crate::dsht::routing::Known;
-use crate::dsht::{Lent, Next};
 use crate::id::NodeId;
 use crate::level::Level;
 use crate::message::{Clusters, Request};

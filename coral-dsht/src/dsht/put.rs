@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use crate::api::{HopAnswer, Stored, Value};
+use crate::dsht::Lent;
 use crate::dsht::get::nearer;
+use crate::dsht::op::Next;
 use crate::dsht::walk::{Step, Walk};
-use crate::dsht::{Lent, Next};
 use crate::id::{Distance, Key};
 use crate::level::Level;
 use crate::message::{Request, Response};

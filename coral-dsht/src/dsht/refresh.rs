@@ -6,10 +6,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::dsht::Lent;
 use crate::dsht::get::nearer;
 use crate::dsht::lookup::Lookup;
+use crate::dsht::op::Next;
 use crate::dsht::walk::{Step, Walk};
-use crate::dsht::{Lent, Next};
 use crate::id::Key;
 use crate::level::{Level, Levels};
 use crate::message::{Request, Response};

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use crate::api::Value;
-use crate::dsht::{Lent, Next};
+use crate::dsht::Lent;
+use crate::dsht::op::Next;
 use crate::id::Key;
 use crate::level::Level;
 use crate::message::Request;
