@@ -1,7 +1,7 @@
 //! The operator's address: `/metrics`, `/health`, `/status` and `/lookup`, over HTTP/1.1.
 //!
 //! It asks for no password: it listens on loopback unless told otherwise, and it only ever reads. Each connection
-//! carries one request, bounded in size and time, and there are at most [`CONNECTIONS`] of them.
+//! carries one request, bounded in size and time, and there are few at a time.
 
 use std::convert::Infallible;
 use std::sync::Arc;

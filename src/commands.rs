@@ -66,22 +66,12 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<bool> {
 
 /// `coral check-config`: the configuration that results, as TOML where each option is set.
 pub fn check_config(args: &NodeArgs) -> anyhow::Result<bool> {
-    // By way of JSON, which can say that an option is not set; TOML leaves it out.
-    let mut json = serde_json::to_value(load(args)?)?;
-    drop_unset(&mut json);
-    print!("{}", toml::to_string(&json)?);
+    print!("{}", toml::to_string(&load(args)?).context("cannot write the configuration as TOML")?);
     Ok(true)
 }
 
-fn drop_unset(value: &mut Json) {
-    if let Json::Object(table) = value {
-        table.retain(|_, inner| !inner.is_null());
-        table.values_mut().for_each(drop_unset);
-    }
-}
-
 fn load(args: &NodeArgs) -> anyhow::Result<Config> {
-    let mut overrides = Override::from_variables(std::env::vars());
+    let mut overrides = Override::from_variables(std::env::vars_os());
     overrides.extend(args.overrides()?);
     Config::load(args.config.as_deref(), &overrides)
 }

@@ -2,14 +2,13 @@
 //!
 //! A section holds what the node itself needs (the address to listen at) beside the `Config` of the crate that the
 //! section is named after; [`Section`] keeps the two apart. Each key has a default, which `deploy/coral.toml` shows.
-//! Reading is in [`layers`], the search for a misspelt key in [`schema`].
+//! Reading is in [`layers`], the search for a misspelt key in `schema`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value as Json;
 
 pub mod layers;
 mod schema;
@@ -35,27 +34,15 @@ pub struct Config {
     pub log: Log,
 }
 
-/// One section of the file.
-#[derive(Debug, Clone, Default)]
+/// One section of the file. The node and the crate have no key in common.
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Section<N, C> {
     /// What the node itself reads of it.
+    #[serde(flatten)]
     pub node: N,
     /// What it hands to the crate of that name.
+    #[serde(flatten)]
     pub part: C,
-}
-
-/// As one table. Where both have a key, the node's is the one that is read.
-impl<N: Serialize, C: Serialize> Serialize for Section<N, C> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let table = |value: Result<Json, serde_json::Error>| match value {
-            Ok(Json::Object(table)) => Ok(table),
-            Ok(_) => Err(serde::ser::Error::custom("a section is a table")),
-            Err(e) => Err(serde::ser::Error::custom(e)),
-        };
-        let mut whole = table(serde_json::to_value(&self.part))?;
-        whole.append(&mut table(serde_json::to_value(&self.node))?);
-        whole.serialize(to)
-    }
 }
 
 /// The node's share of `[dsht]`.

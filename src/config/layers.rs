@@ -3,6 +3,7 @@
 //! The file is checked by itself first, so that its mistakes are told with their line. Each override is then checked
 //! as it is laid on top: what fails there is its fault, and the message names it.
 
+use std::ffi::OsString;
 use std::ops::Range;
 use std::path::Path;
 
@@ -42,10 +43,11 @@ impl Override {
     /// Those among the variables of the environment that are meant for us: `CORAL_PROXY__LISTEN` is `proxy.listen`.
     ///
     /// In the order of their names, so that messages do not depend on that of the environment.
-    pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Vec<Self> {
+    pub fn from_variables(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<Self> {
         let ours = variables.into_iter().filter_map(|(name, value)| {
-            let path = name.strip_prefix("CORAL_")?.to_ascii_lowercase().replace("__", ".");
-            Some(Self { origin: name, path, value })
+            let origin = name.into_string().ok()?;
+            let path = origin.strip_prefix("CORAL_")?.to_ascii_lowercase().replace("__", ".");
+            Some(Self { origin, path, value: value.to_string_lossy().into_owned() })
         });
         let mut ours: Vec<Self> = ours.collect();
         ours.sort_by(|a, b| a.origin.cmp(&b.origin));
@@ -366,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_wrong_override_is_named_as_it_was_typed() {
-        let variables = [("CORAL_PROXY__LISTEN".to_owned(), "8080".to_owned()), ("PATH".into(), "/bin".into())];
+        let variables = [("CORAL_PROXY__LISTEN".into(), "8080".into()), ("PATH".into(), "/bin".into())];
         check(
             "",
             &Override::from_variables(variables),
