@@ -1,0 +1,83 @@
+//! Golden bytes: what each message looks like on the wire. A change here is a change of the protocol, and wants another
+//! [`wire::VERSION`](coral_dsht::wire::VERSION).
+
+use std::time::Duration;
+
+use coral_dsht::message::{Body, ClusterInfo, Clusters, Header, Message, Request, Response};
+use coral_dsht::{Distance, Id, Level, Peer, Services, Value, wire};
+use expect_test::{Expect, expect};
+
+/// Everything behind the header of a message, which is checked by itself.
+fn check(body: Body, expect: Expect) {
+    let message = Message { header: Header::default(), request_id: 0, body };
+    let bytes = wire::encode(&message);
+    assert_eq!(wire::decode(&bytes).as_ref(), Ok(&message));
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    expect.assert_eq(&format!("{} {}", hex(&bytes[1..2]), hex(&bytes[13..])));
+}
+
+fn id(byte: u8) -> Id {
+    Id::from_bytes([byte; 20])
+}
+
+fn value() -> Value {
+    Value::new(b"v").unwrap()
+}
+
+const LEVEL_2: Level = Level::new(2).unwrap();
+const AIM: Distance = Distance::from_bytes([0x11; 20]);
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_header_tells_services_and_clusters() {
+    let cluster = ClusterInfo { id: id(0xaa), age_minutes: 3, size: 500 };
+    let header = Header { services: Services::from_bits(0x0203), clusters: Clusters::new(vec![cluster]) };
+    let message = Message { header, request_id: 0x0102_0304_0506_0708, body: Body::Request(Request::Ping) };
+    let hex: String = wire::encode(&message).iter().map(|byte| format!("{byte:02x}")).collect();
+    expect!["01000102030405060708020301aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0003000001f4"].assert_eq(&hex);
+}
+
+#[test]
+fn requests() {
+    let (level, key) = (LEVEL_2, id(0xcc));
+    check(Body::Leave, expect!["10 "]);
+    check(Body::Request(Request::Ping), expect!["00 "]);
+    check(
+        Body::Request(Request::Find { level, key, aim: AIM }),
+        expect!["01 02cccccccccccccccccccccccccccccccccccccccc1111111111111111111111111111111111111111"],
+    );
+    check(
+        Body::Request(Request::Get { level, key, aim: AIM }),
+        expect!["02 02cccccccccccccccccccccccccccccccccccccccc1111111111111111111111111111111111111111"],
+    );
+    check(
+        Body::Request(Request::Put { level, key, ttl: MINUTE, aim: AIM }),
+        expect!["03 02cccccccccccccccccccccccccccccccccccccccc0000003c1111111111111111111111111111111111111111"],
+    );
+    check(
+        Body::Request(Request::Store { level, key, ttl: MINUTE, value: value() }),
+        expect!["04 02cccccccccccccccccccccccccccccccccccccccc0000003c0176"],
+    );
+    check(
+        Body::Request(Request::Remove { level, key, value: value() }),
+        expect!["05 02cccccccccccccccccccccccccccccccccccccccc0176"],
+    );
+}
+
+#[test]
+fn responses() {
+    let four = Peer::new("192.0.2.1:4160".parse().unwrap(), Services::from_bits(3));
+    let six = Peer::new("[2001:db8::1]:4160".parse().unwrap(), Services::NONE);
+    check(Body::Response(Response::Pong { seen_as: four.addr }), expect!["20 04c00002011040"]);
+    check(
+        Body::Response(Response::Peers(vec![four, six])),
+        expect!["21 0204c0000201104000030620010db800000000000000000000000110400000"],
+    );
+    check(Body::Response(Response::Values(vec![value()])), expect!["22 010176"]);
+    check(
+        Body::Response(Response::Room { full: true, loaded: false, peers: vec![four] }),
+        expect!["23 010104c000020110400003"],
+    );
+    check(Body::Response(Response::Done(true)), expect!["24 01"]);
+    check(Body::Response(Response::OtherCluster), expect!["25 "]);
+}
