@@ -32,28 +32,28 @@ const JOIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// How many nodes; each has a loopback address of its own, from 127.0.0.1 up.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub nodes: u8,
     /// Exit after the tables; the status is not 0 if anything was wrong.
     #[arg(long)]
     pub once: bool,
     /// Requests of the flash crowd.
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub requests: u32,
     /// Clients that ask at the same time.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=512))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=512))]
     pub clients: u16,
     /// The port at which all nodes serve HTTP [default: 8080, or a free one]
-    #[arg(long)]
+    #[arg(long, value_name = "PORT")]
     pub http_port: Option<u16>,
     /// The port at which all nodes serve DNS [default: 5300, or a free one]
-    #[arg(long)]
+    #[arg(long, value_name = "PORT")]
     pub dns_port: Option<u16>,
     /// The port of each node's admin address [default: 4161, or a free one]
-    #[arg(long)]
+    #[arg(long, value_name = "PORT")]
     pub admin_port: Option<u16>,
     /// The port of each node's index [default: 4160, or a free one]
-    #[arg(long)]
+    #[arg(long, value_name = "PORT")]
     pub dsht_port: Option<u16>,
     /// What the nodes log: a level, or `module=level,…`
     #[arg(long, value_name = "FILTER", default_value = "error")]

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -57,9 +57,10 @@ impl Connection {
 
 /// One small answer as text: for the admin address.
 pub async fn get_text(addr: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)> {
-    let mut connection = Connection::open(addr)
-        .await
-        .with_context(|| format!("no node answers at {addr}; is one running, with this `admin.listen`?"))?;
+    let mut connection = match Connection::open(addr).await {
+        Ok(connection) => connection,
+        Err(e) => bail!("no node answers at {addr} ({e}); is one running, with this `admin.listen`?"),
+    };
     let answer = async {
         let response = connection.get(&addr.to_string(), path).await?;
         let status = response.status();

@@ -25,7 +25,7 @@ mod sockets;
 
 use sockets::Sockets;
 
-/// Beyond its own time for draining, a part gets so long to end.
+/// Beyond its own times for draining and withdrawing, a part gets so long to end.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How often [`together`] looks.
@@ -98,7 +98,7 @@ impl Node {
         if let Some(listener) = sockets.proxy {
             let port = listener.local_addr()?.port();
             let part = Arc::new(config.proxy.part.clone());
-            let patience = part.drain + GRACE;
+            let patience = part.drain + part.reference.withdraw + GRACE;
             let suffixes = config.suffixes.iter().map(|suffix| suffix.proxy.clone()).collect();
             let metrics = coral_proxy::Metrics::register(&mut registry);
             let cache = Proxy::new(part, suffixes, SocketAddr::new(ip, port), dsht.clone(), metrics)

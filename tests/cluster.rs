@@ -139,6 +139,22 @@ async fn junk_at_every_port_does_no_harm() {
 }
 
 #[tokio::test]
+async fn idle_connections_do_not_hold_up_a_stop() {
+    let cluster = Cluster::with(1, |_| ()).await;
+    let at = *cluster.nodes[0].addresses();
+    let mut idle = Vec::new();
+    for addr in [at.dns, at.proxy, at.admin] {
+        let mut stream = TcpStream::connect(addr.unwrap()).await.unwrap();
+        // The first byte of something, so that the node has taken it up.
+        stream.write_all(b"\0").await.unwrap();
+        idle.push(stream);
+    }
+    // The node has accepted all of these by the time it answers what came later.
+    assert_eq!(http::get_text(at.admin.unwrap(), "/health").await.unwrap().0, 200);
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_host_of_nobodys_is_refused() {
     let cluster = Cluster::with(1, |_| ()).await;
     let page = fetch(cluster.proxy(0), "www.example.com.example.net", "/").await;

@@ -22,6 +22,9 @@ const DIAMETERS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(1)
 /// How many ports are tried.
 const ATTEMPTS: usize = 64;
 
+/// How often all nodes are started.
+const STARTS: usize = 3;
+
 /// A running network.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -42,11 +45,21 @@ impl Network {
     /// Starts all nodes; those after the first join by it. `origin` is the web server of the demonstration's site, and
     /// `disk` a directory for large objects.
     pub(super) async fn start(options: &Options, origin: SocketAddr, disk: &Path) -> anyhow::Result<Self> {
-        let ports = Ports::choose(options).await?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            // Between finding a port free and binding it, another program may take it.
+            match Self::start_at(Ports::choose(options).await?, options.nodes, origin, disk).await {
+                Err(_) if attempt < STARTS => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn start_at(ports: Ports, count: u8, origin: SocketAddr, disk: &Path) -> anyhow::Result<Self> {
         let mut nodes = Vec::new();
-        for number in 1..=options.nodes {
-            let config = config(number, ports, origin, disk)?;
-            let node = Node::start(config).await;
+        for number in 1..=count {
+            let node = Node::start(config(number, ports, origin, disk)?).await;
             nodes.push(node.with_context(|| format!("node {number} at {}", address(number)))?);
         }
         Ok(Self { nodes, ports })
