@@ -132,6 +132,12 @@ pub struct OriginLimits {
     pub max_header: ByteSize,
     /// Bytes of a response's body. Default 4 GiB; more gets 502, or breaks the transfer off.
     pub max_body: ByteSize,
+    /// PEM files with certificates of authorities to trust besides the system's. Default none.
+    ///
+    /// For origins whose certificate a private authority has signed, or has none above it. They count for all origins:
+    /// whoever holds such an authority's key can pose as any https origin towards this node. Read once, at the start;
+    /// a file that cannot be read or holds no certificate keeps the node from starting.
+    pub extra_ca: Vec<PathBuf>,
     /// How long an origin that failed is not asked again for the same URL. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub negative_ttl: Duration,
@@ -149,6 +155,7 @@ impl Default for OriginLimits {
             stall_timeout: Duration::from_secs(20),
             max_header: ByteSize::kib(64),
             max_body: ByteSize::gib(4),
+            extra_ca: Vec::new(),
             negative_ttl: Duration::from_secs(5),
             finish_unread: ByteSize::mib(16),
         }

@@ -43,10 +43,19 @@ pub enum ProxyError {
     /// The origin is at an address that nobody may reach through this node.
     #[error("the origin is at an address that is not public")]
     OriginAddress,
-    /// The origin refused the connection, or it was reset.
+    /// The origin could not be reached, or refused the connection.
     #[error("the origin does not accept connections")]
     OriginConnect,
-    /// TLS with the origin failed.
+    /// The origin ended the connection before there was an answer, in the middle of a handshake for instance.
+    #[error("the origin closed the connection")]
+    OriginClosed,
+    /// The certificate of the origin is not valid for its name, or nobody trusted here vouches for it.
+    #[error("the certificate of the origin is not accepted: {0}")]
+    OriginCertificate(Arc<str>),
+    /// The origin ended the handshake.
+    #[error("the origin refuses a secure connection: {0}")]
+    OriginAlert(Arc<str>),
+    /// What the origin speaks is not TLS, or none that this node speaks.
     #[error("no secure connection to the origin: {0}")]
     OriginTls(Arc<str>),
     /// The origin did not answer in time.
@@ -143,6 +152,9 @@ impl ProxyError {
             Self::Resolver(_) => (StatusCode::GATEWAY_TIMEOUT, Node, "dns_timeout"),
             Self::OriginAddress => (StatusCode::BAD_GATEWAY, Origin, "destination_ip_prohibited"),
             Self::OriginConnect => (StatusCode::BAD_GATEWAY, Origin, "connection_refused"),
+            Self::OriginClosed => (StatusCode::BAD_GATEWAY, Origin, "connection_terminated"),
+            Self::OriginCertificate(_) => (StatusCode::BAD_GATEWAY, Origin, "tls_certificate_error"),
+            Self::OriginAlert(_) => (StatusCode::BAD_GATEWAY, Origin, "tls_alert_received"),
             Self::OriginTls(_) => (StatusCode::BAD_GATEWAY, Origin, "tls_protocol_error"),
             Self::OriginTimeout => (StatusCode::GATEWAY_TIMEOUT, Origin, "http_response_timeout"),
             Self::OriginConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, Origin, "connection_timeout"),

@@ -22,11 +22,12 @@ use crate::config::Config;
 use crate::error::ProxyError;
 use crate::headers::{add_condition, clean_response, freshened, has_validator, selecting, to_upstream};
 use crate::metrics::Metrics;
-use crate::origin::{Answer, Origins, Upstream, client, tls};
+use crate::origin::{Answer, Origins, Upstream, client};
 use crate::peers::{Delivery, Peers};
 use crate::policy::{CacheControl, NotStored, Validity, may_store, variant_key};
 use crate::reference::{Fetching, References};
 use crate::resolver::Resolver;
+use crate::tls;
 use crate::url::CoralUrl;
 
 /// Everything that a fetch needs.
@@ -79,7 +80,7 @@ impl Fetcher {
         dsht: DshtHandle,
         metrics: Metrics,
     ) -> Result<Self, ProxyError> {
-        let tls = tls()?;
+        let tls = tls::client_config(&config.origin.extra_ca)?;
         let disk = config.disk.path.clone().map(Disk::open).transpose()?;
         let references = References::start(me, dsht.clone(), config.reference.clone(), metrics.clone());
         // Peers are always addresses, so this resolver is never asked.

@@ -78,6 +78,7 @@ mod resolver;
 mod server;
 mod service;
 mod stall;
+mod tls;
 pub mod url;
 
 pub use config::Config;

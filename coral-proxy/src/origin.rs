@@ -1,7 +1,7 @@
 //! Fetching from the origin, with reqwest: what it is asked, how long it may take, what of its answer is believed.
 //!
 //! Redirects are not followed but for one: from http to https, same host, same path, which is an origin saying how it
-//! wants to be spoken to (design §4.2). That is remembered for the host. Whether an answer is stored is not decided here.
+//! wants to be spoken to (design §4.2). That is remembered for the origin. Whether an answer is stored is not decided here.
 
 use std::error::Error as StdError;
 use std::io;
@@ -16,19 +16,20 @@ use moka::sync::Cache as Moka;
 use prometheus_client::metrics::counter::Counter;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, Url};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 use crate::address::is_public;
 use crate::config::{Config, OriginLimits};
 use crate::error::ProxyError;
 use crate::metrics::Metrics;
 use crate::resolver::Resolver;
-use crate::url::{CoralUrl, Scheme};
+use crate::tls;
+use crate::url::{CoralUrl, Origin, Scheme};
 
-/// How long it is remembered that a host wants https.
+/// How long it is remembered that an origin wants https.
 const REMEMBER_HTTPS: Duration = Duration::from_secs(60 * 60);
-/// Hosts of which that is remembered.
-const REMEMBERED_HOSTS: u64 = 10_000;
+/// Origins of which that is remembered.
+const REMEMBERED_ORIGINS: u64 = 10_000;
 
 /// The head of an answer, and what its body is read from.
 #[derive(Debug)]
@@ -142,27 +143,32 @@ async fn send(
 }
 
 fn closed_early(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    while let Some(error) = cause {
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message) {
-            return true;
+    causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message))
+}
+
+/// What lies under an error, from the outside in.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    std::iter::successors(error.source(), |&cause| {
+        // The source of an I/O error is that of the error it wraps: the wrapped one itself would be passed over. The
+        // errors of TLS come wrapped twice.
+        match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => cause.source(),
         }
-        cause = error.source();
-    }
-    false
+    })
 }
 
 /// What went wrong, found among the causes of the client's error.
 pub(crate) fn blame(error: &reqwest::Error) -> ProxyError {
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    while let Some(error) = cause {
-        if let Some(ours) = error.downcast_ref::<ProxyError>() {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
+    for cause in causes(error) {
+        if let Some(ours) = cause.downcast_ref::<ProxyError>() {
             return ours.clone();
         }
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return ProxyError::OriginTls(tls.to_string().into());
+        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
+            return tls::fault(tls);
         }
-        if let Some(http) = error.downcast_ref::<hyper::Error>() {
+        if let Some(http) = cause.downcast_ref::<hyper::Error>() {
             if http.is_parse_too_large() {
                 return ProxyError::OriginHeader;
             }
@@ -170,16 +176,11 @@ pub(crate) fn blame(error: &reqwest::Error) -> ProxyError {
                 return ProxyError::OriginProtocol(http.to_string().into());
             }
         }
-        // An error that an I/O error wraps is no source of it: tokio-rustls hands its own over like this.
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                return ProxyError::OriginTls(tls.to_string().into());
-            }
-            if io.kind() == io::ErrorKind::TimedOut {
-                return ProxyError::OriginConnectTimeout;
-            }
+        match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(TimedOut) => return ProxyError::OriginConnectTimeout,
+            Some(ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof) => return ProxyError::OriginClosed,
+            _ => {}
         }
-        cause = error.source();
     }
     match error.is_timeout() {
         true => ProxyError::OriginConnectTimeout,
@@ -203,31 +204,12 @@ pub(crate) fn client(resolver: Resolver, tls: ClientConfig, connect_timeout: Dur
         .map_err(|error| ProxyError::Setup(format!("the HTTP client cannot be set up: {error}").into()))
 }
 
-/// TLS with ring and the system's certificates, with no global default involved.
-pub(crate) fn tls() -> Result<ClientConfig, ProxyError> {
-    let failed = |error: rustls::Error| ProxyError::Setup(format!("TLS cannot be set up: {error}").into());
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        tracing::warn!("the system has no root certificates: https origins will not be trusted");
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(failed)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(tls)
-}
-
 /// The origins of the world, and those that the configuration names.
 #[derive(Debug)]
 pub(crate) struct Origins {
     public: Client,
     sites: Client,
-    wants_https: Moka<String, ()>,
+    wants_https: Moka<Plain, u16>,
     bounds: Bounds,
 }
 
@@ -239,7 +221,7 @@ impl Origins {
         Ok(Self {
             sites: client(resolver.any_address(), tls.clone(), limits.connect_timeout)?,
             public: client(resolver, tls.clone(), limits.connect_timeout)?,
-            wants_https: Moka::builder().max_capacity(REMEMBERED_HOSTS).time_to_live(REMEMBER_HTTPS).build(),
+            wants_https: Moka::builder().max_capacity(REMEMBERED_ORIGINS).time_to_live(REMEMBER_HTTPS).build(),
             bounds: Bounds {
                 first_byte_timeout: limits.first_byte_timeout,
                 stall_timeout: limits.stall_timeout,
@@ -264,33 +246,65 @@ impl Origins {
         if !url.site {
             refuse_private(&target)?;
         }
-        let may_change = !url.site && url.origin.scheme == Scheme::Http && url.origin.port == 80;
-        if may_change && self.wants_https.contains_key(&url.origin.host) {
-            to_https(&mut target);
+        let plain = Plain::of(url);
+        if let Some(port) = plain.as_ref().and_then(|plain| self.wants_https.get(plain)) {
+            to_https(&mut target, Some(port));
         }
         let answer = ask(client, method.clone(), target.clone(), headers.clone(), &self.bounds).await?;
-        if !(may_change && target.scheme() == "http" && redirects_to_https(&target, answer.status, &answer.headers)) {
+        let Some(plain) = plain.filter(|_| target.scheme() == "http") else {
             return Ok(answer);
+        };
+        match https_port(&target, answer.status, &answer.headers) {
+            Some(port) if plain.may_change_to(port) => {
+                drop(answer);
+                to_https(&mut target, Some(port));
+                let answer = ask(client, method.clone(), target, headers, &self.bounds).await?;
+                self.wants_https.insert(plain, port);
+                Ok(answer)
+            }
+            _ => Ok(answer),
         }
-        drop(answer);
-        to_https(&mut target);
-        let answer = ask(client, method.clone(), target, headers, &self.bounds).await?;
-        self.wants_https.insert(url.origin.host.clone(), ());
-        Ok(answer)
     }
 }
 
-fn to_https(url: &mut Url) {
-    url.set_scheme("https").expect("http becomes https in any URL with a host");
+/// An origin that was chosen to be asked by plain http, and may say that it wants https.
+///
+/// A site is told apart from the same origin below a suffix: each may change in its own way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Plain {
+    origin: Origin,
+    site: bool,
 }
 
-/// Whether the answer sends to the same URL but for the scheme.
-fn redirects_to_https(asked: &Url, status: StatusCode, headers: &HeaderMap) -> bool {
-    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+impl Plain {
+    /// `None` where https was asked for, or a port: the port label says that this one is meant.
+    fn of(url: &CoralUrl) -> Option<Self> {
+        let Origin { scheme, port, .. } = url.origin;
+        let may_change = scheme == Scheme::Http && (url.site || port == scheme.default_port());
+        may_change.then(|| Self { origin: url.origin.clone(), site: url.site })
+    }
+
+    /// Whether https at `port` of the same host may take its place.
+    ///
+    /// The origin of a site seldom has both standard ports, so it may name any. That opens nothing: whatever listens
+    /// there must show a certificate for the host that the operator named.
+    fn may_change_to(&self, port: u16) -> bool {
+        self.site || port == Scheme::Https.default_port()
+    }
+}
+
+fn to_https(url: &mut Url, port: Option<u16>) {
+    url.set_scheme("https").expect("http becomes https in any URL with a host");
+    url.set_port(port).expect("a URL with a host may have a port");
+}
+
+/// The port of https that the answer sends to, if it is to the same URL but for scheme and port.
+fn https_port(asked: &Url, status: StatusCode, headers: &HeaderMap) -> Option<u16> {
+    let location = headers.get(LOCATION).filter(|_| matches!(status.as_u16(), 301 | 302 | 307 | 308))?;
+    let location = asked.join(location.to_str().ok()?).ok()?;
     let mut wanted = asked.clone();
-    to_https(&mut wanted);
-    matches!(status.as_u16(), 301 | 302 | 307 | 308)
-        && location.and_then(|location| asked.join(location).ok()) == Some(wanted)
+    to_https(&mut wanted, location.port());
+    (location == wanted).then(|| location.port_or_known_default()).flatten()
 }
 
 /// Refuses an address in the URL itself, which no resolver is asked about.
@@ -307,21 +321,51 @@ fn refuse_private(url: &Url) -> Result<(), ProxyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::url::{Names, Site};
 
     #[test]
-    fn only_a_change_of_scheme_alone_is_followed() {
+    fn only_a_change_to_https_alone_is_followed() {
         let asked = Url::parse("http://www.x.com/p?q").unwrap();
-        let follows = |status: u16, location: &str| {
+        let port = |status: u16, location: &str| {
             let headers = HeaderMap::from_iter([(LOCATION, location.parse().unwrap())]);
-            redirects_to_https(&asked, StatusCode::from_u16(status).unwrap(), &headers)
+            https_port(&asked, StatusCode::from_u16(status).unwrap(), &headers)
         };
-        assert!(follows(301, "https://www.x.com/p?q") && follows(308, "https://WWW.x.com:443/p?q"));
-        assert!(!follows(200, "https://www.x.com/p?q"));
-        for other in
-            ["https://x.com/p?q", "https://www.x.com/", "https://www.x.com:444/p?q", "http://www.x.com/p?q", "/p?q"]
-        {
-            assert!(!follows(302, other), "{other}");
+        assert_eq!(port(301, "https://www.x.com/p?q"), Some(443));
+        assert_eq!(port(308, "https://WWW.x.com:443/p?q"), Some(443));
+        assert_eq!(port(302, "https://www.x.com:8443/p?q"), Some(8443));
+        assert_eq!(port(200, "https://www.x.com/p?q"), None);
+        for other in [
+            "https://x.com/p?q",
+            "https://www.x.com/",
+            "https://www.x.com/p?q#f",
+            "https://u@www.x.com/p?q",
+            "http://www.x.com/p?q",
+            "http://www.x.com:443/p?q",
+            "/p?q",
+        ] {
+            assert_eq!(port(302, other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn who_names_a_scheme_or_a_port_is_not_moved_but_a_site_may_move_to_any() {
+        let names = Names {
+            suffixes: vec!["nyud.net".parse().unwrap()],
+            sites: vec![
+                Site::new("a.org", "http://10.0.0.1:8000").unwrap(),
+                Site::new("b.org", "https://10.0.0.1").unwrap(),
+            ],
+            allow_addresses: false,
+        };
+        let moves = |host: &str| {
+            let plain = Plain::of(&CoralUrl::parse(host, "/", &names).unwrap());
+            plain.map(|plain| [443, 8443].map(|port| plain.may_change_to(port)))
+        };
+        assert_eq!(moves("www.x.com.nyud.net"), Some([true, false]));
+        assert_eq!(moves("www.x.com.8080.nyud.net"), None);
+        assert_eq!(moves("www-x-com.s.nyud.net"), None);
+        assert_eq!(moves("a.org"), Some([true, true]));
+        assert_eq!(moves("b.org"), None);
     }
 
     #[test]

@@ -62,6 +62,9 @@ impl<'de> Deserialize<'de> for Suffix {
 }
 
 /// A host name of the operator's own, and the origin behind it. Such an origin may be private.
+///
+/// An `http` origin that redirects to https on the same host is asked there from then on, at whatever port it names:
+/// to pass such a redirect on would send browsers past the cache, or to a name that only this node can reach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "SiteText", into = "SiteText")]
 pub struct Site {

@@ -5,3 +5,4 @@
 pub mod client;
 pub mod node;
 pub mod origin;
+pub mod tls;

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
 /// One step of an answer.
 #[derive(Clone)]
@@ -64,12 +65,32 @@ pub fn pattern(from: u64, length: u64) -> Vec<u8> {
 
 impl Origin {
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// One that speaks TLS; what it answers to is told as to any other.
+    pub async fn start_tls(acceptor: TlsAcceptor) -> Self {
+        Self::start_with(Some(acceptor)).await
+    }
+
+    async fn start_with(acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = Self { addr: listener.local_addr().unwrap(), shared: Arc::default() };
         let served = origin.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(served.clone().serve(stream));
+                let (origin, acceptor) = (served.clone(), acceptor.clone());
+                tokio::spawn(async move {
+                    match acceptor {
+                        None => origin.serve(stream).await,
+                        // A client that does not like the certificate hangs up here.
+                        Some(acceptor) => {
+                            if let Ok(stream) = acceptor.accept(stream).await {
+                                origin.serve(stream).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         origin
@@ -100,7 +121,7 @@ impl Origin {
         shared.seen.iter().filter(asked).cloned().collect()
     }
 
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut stream = BufReader::new(stream);
         while let Some(seen) = read_head(&mut stream).await {
             let path = seen.line.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -122,9 +143,14 @@ impl Origin {
                         Ok(())
                     }
                     Step::Stall => std::future::pending().await,
-                    Step::Close => return,
+                    Step::Close => {
+                        // Over TLS an end without a farewell counts as an attack; over TCP this is the FIN.
+                        let _ = stream.shutdown().await;
+                        return;
+                    }
                 };
-                if sent.is_err() {
+                // TLS keeps small pieces back until it is told to send them.
+                if sent.is_err() || stream.flush().await.is_err() {
                     return;
                 }
             }
@@ -132,7 +158,7 @@ impl Origin {
     }
 }
 
-async fn send_pattern(stream: &mut BufReader<TcpStream>, from: u64, length: u64) -> std::io::Result<()> {
+async fn send_pattern(stream: &mut (impl AsyncWrite + Unpin), from: u64, length: u64) -> std::io::Result<()> {
     const BLOCK: u64 = 251 * 256;
     let mut sent = 0;
     while sent < length {
@@ -143,7 +169,7 @@ async fn send_pattern(stream: &mut BufReader<TcpStream>, from: u64, length: u64)
     Ok(())
 }
 
-async fn read_head(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
+async fn read_head(stream: &mut (impl AsyncBufReadExt + Unpin)) -> Option<Seen> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
