@@ -9,99 +9,17 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use coral_dsht::{Id, Key};
-use serde::{Deserialize, Serialize};
 use url::{Host, Url};
+
+mod names;
+
+pub use names::{Names, Site, Suffix};
 
 /// The longest URL in bytes that is read. Browsers stop far below it.
 pub const MAX_URL_BYTES: usize = 8 * 1024;
 
 /// How often one suffix may follow another in a host name.
 const MAX_NESTING: usize = 8;
-
-/// What is appended to a host name, such as `nyud.net`: canonical, without a leading or trailing dot.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Suffix(String);
-
-impl Suffix {
-    /// The suffix as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// What stands before this suffix in `host`; empty if `host` is the suffix itself, `None` if it ends otherwise.
-    fn strip<'a>(&self, host: &'a str) -> Option<&'a str> {
-        let rest = host.strip_suffix(&self.0)?;
-        if rest.is_empty() { Some(rest) } else { rest.strip_suffix('.') }
-    }
-}
-
-impl FromStr for Suffix {
-    type Err = UrlError;
-
-    fn from_str(text: &str) -> Result<Self, UrlError> {
-        canonical_host(text.trim_start_matches('.')).map(Self)
-    }
-}
-
-impl fmt::Display for Suffix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Serialize for Suffix {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Suffix {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// A host name of the operator's own, and the origin behind it. Such an origin may be private.
-///
-/// An `http` origin that redirects to https on the same host is asked there from then on, at whatever port it names:
-/// to pass such a redirect on would send browsers past the cache, or to a name that only this node can reach.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "SiteText", into = "SiteText")]
-pub struct Site {
-    /// The host name that browsers ask for, canonical.
-    pub host: String,
-    /// Where its content comes from.
-    pub origin: Origin,
-}
-
-/// A [`Site`] as it is written.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SiteText {
-    host: String,
-    origin: String,
-}
-
-impl Site {
-    /// The site `host` whose content comes from `origin`, an http or https URL without a path.
-    pub fn new(host: &str, origin: &str) -> Result<Self, UrlError> {
-        Ok(Self { host: canonical_host(host)?, origin: origin.parse()? })
-    }
-}
-
-impl TryFrom<SiteText> for Site {
-    type Error = UrlError;
-
-    fn try_from(text: SiteText) -> Result<Self, UrlError> {
-        Self::new(&text.host, &text.origin)
-    }
-}
-
-impl From<Site> for SiteText {
-    fn from(site: Site) -> Self {
-        Self { host: site.host, origin: site.origin.to_string() }
-    }
-}
 
 /// How an origin is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -265,28 +183,6 @@ impl CoralUrl {
     }
 }
 
-/// The names that a node answers to.
-#[derive(Debug, Clone, Default)]
-pub struct Names {
-    /// Its suffixes.
-    pub suffixes: Vec<Suffix>,
-    /// Its sites.
-    pub sites: Vec<Site>,
-    /// Whether four numeric labels may name an IPv4 address as origin.
-    pub allow_addresses: bool,
-}
-
-impl Names {
-    fn site(&self, host: &str) -> Option<&Site> {
-        self.sites.iter().find(|site| site.host == host)
-    }
-
-    /// The longest suffix that `host` ends in: with both `net` and `nyud.net` configured, the latter is meant.
-    fn suffix_of(&self, host: &str) -> Option<&Suffix> {
-        self.suffixes.iter().filter(|suffix| suffix.strip(host).is_some()).max_by_key(|suffix| suffix.0.len())
-    }
-}
-
 enum Stripped<'a> {
     Site(&'a Site),
     Origin(Origin),
@@ -424,7 +320,7 @@ pub fn index_key(url: &str, suffixes: &[Suffix], sites: &[Site]) -> Result<Key, 
 /// Reads a host and a target, and reads what they mean once more: for the fuzzer.
 #[doc(hidden)]
 pub fn fuzz(host: &str, target: &str) {
-    let suffix = Suffix("nyud.net".to_owned());
+    let suffix: Suffix = "nyud.net".parse().expect("a suffix by its own rules");
     let names = Names { suffixes: vec![suffix.clone()], sites: Vec::new(), allow_addresses: true };
     if let Ok(coralized) = coralize(host, &suffix) {
         assert_eq!(coralize(&coralized, &suffix).as_ref(), Ok(&coralized));
@@ -534,140 +430,4 @@ pub enum UrlError {
 }
 
 #[cfg(test)]
-mod tests {
-    use expect_test::{Expect, expect};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn names() -> Names {
-        Names {
-            suffixes: vec!["nyud.net".parse().unwrap(), ".nyud.localhost".parse().unwrap()],
-            sites: vec![Site::new("cdn.example.org", "http://127.0.0.1:8000").unwrap()],
-            allow_addresses: false,
-        }
-    }
-
-    /// The origin and the canonical URL that `host` and `target` mean.
-    fn check(host: &str, target: &str, expected: Expect) {
-        let outcome = match CoralUrl::parse(host, target, &names()) {
-            Ok(url) => format!("{} from {}", url.canonical(), url.origin),
-            Err(error) => format!("{error:?}"),
-        };
-        expected.assert_eq(&outcome);
-    }
-
-    #[test]
-    fn a_suffix_is_taken_off_and_a_port_label_with_it() {
-        check("www.x.com.nyud.net", "/p?q=1", expect!["http://www.x.com/p?q=1 from http://www.x.com"]);
-        check("www.x.com.8080.nyud.net", "/p", expect!["http://www.x.com:8080/p from http://www.x.com:8080"]);
-        check("www.x.com.443.nyud.net", "/", expect!["https://www.x.com/ from https://www.x.com"]);
-        check("www.x.com.80.nyud.net", "/", expect!["http://www.x.com/ from http://www.x.com"]);
-        for port in ["0", "65536", "080"] {
-            check(&format!("www.x.com.{port}.nyud.net"), "/", expect!["BadPort"]);
-        }
-    }
-
-    #[test]
-    fn one_label_below_s_means_https() {
-        check("www-x-com.s.nyud.net", "/p", expect!["https://www.x.com/p from https://www.x.com"]);
-        check("my--site-com-8443.s.nyud.net", "/", expect!["https://my-site.com:8443/ from https://my-site.com:8443"]);
-        check("www.x.com.s.nyud.net", "/", expect!["BadHost"]);
-    }
-
-    #[test]
-    fn spelling_does_not_matter_nor_where_this_node_listens() {
-        check("WWW.X.com.NYUD.net.:8080", "/", expect!["http://www.x.com/ from http://www.x.com"]);
-        check("bücher.de.nyud.net", "/", expect!["http://xn--bcher-kva.de/ from http://xn--bcher-kva.de"]);
-        check("www.x.com.nyud.net", "/a/../b/./c d", expect!["http://www.x.com/b/c%20d from http://www.x.com"]);
-        check("www.x.com.nyud.net:http", "/", expect!["BadPort"]);
-    }
-
-    #[test]
-    fn nested_suffixes_collapse_and_the_innermost_counts() {
-        check("www.x.com.nyud.net.nyud.net", "/", expect!["http://www.x.com/ from http://www.x.com"]);
-        check(
-            "www.x.com.81.nyud.net.8080.nyud.localhost",
-            "/",
-            expect!["http://www.x.com:81/ from http://www.x.com:81"],
-        );
-        check(&format!("www.x.com{}", ".nyud.net".repeat(9)), "/", expect!["TooNested"]);
-        check("nyud.net.nyud.net", "/", expect!["NoOrigin"]);
-    }
-
-    #[test]
-    fn a_site_is_its_own_name_with_an_origin_elsewhere() {
-        check("cdn.example.org", "/p", expect!["http://cdn.example.org/p from http://127.0.0.1:8000"]);
-        check("cdn.example.org.nyud.net", "/p", expect!["http://cdn.example.org/p from http://127.0.0.1:8000"]);
-    }
-
-    #[test]
-    fn addresses_and_strangers_are_refused() {
-        check("10.0.0.1.nyud.net", "/", expect!["AddressRefused"]);
-        check("10.0.0.1.8080.nyud.net", "/", expect!["AddressRefused"]);
-        check("0x7f.1.nyud.net", "/", expect!["NoOrigin"]);
-        check("0x7f.0.0.0x1.nyud.net", "/", expect!["BadHost"]);
-        check("www.x.com", "/", expect!["UnknownHost"]);
-        check("notnyud.net", "/", expect!["UnknownHost"]);
-        check("127.0.0.1:8080", "/", expect!["UnknownHost"]);
-        check("[::1]:8080", "/", expect!["UnknownHost"]);
-        check("nyud.net", "/", expect!["NoOrigin"]);
-        check("localhost.nyud.net", "/", expect!["NoOrigin"]);
-        check("user@www.x.com.nyud.net", "/", expect!["UserInfo"]);
-        check("a..b.nyud.net", "/", expect!["BadHost"]);
-        check("", "/", expect!["BadHost"]);
-        check("www.x.com.nyud.net", "http://", expect!["BadUrl"]);
-    }
-
-    #[test]
-    fn addresses_pass_where_they_are_allowed() {
-        let names = Names { allow_addresses: true, ..names() };
-        let url = CoralUrl::parse("9.9.9.9.81.nyud.net", "/", &names).unwrap();
-        assert_eq!(url.canonical(), "http://9.9.9.9:81/");
-    }
-
-    #[test]
-    fn a_url_is_coralized_once() {
-        let suffix: Suffix = "nyud.net".parse().unwrap();
-        let check = |url: &str, expected: Expect| {
-            let coralized = coralize(url, &suffix).unwrap();
-            expected.assert_eq(&coralized);
-            assert_eq!(coralize(&coralized, &suffix).unwrap(), coralized);
-        };
-        check("http://www.x.com/p?q#f", expect!["http://www.x.com.nyud.net/p?q#f"]);
-        check("http://www.x.com:8080", expect!["http://www.x.com.8080.nyud.net/"]);
-        check("https://www.x.com/", expect!["http://www.x.com.443.nyud.net/"]);
-        check("https://my-site.com:8443/", expect!["http://my--site-com-8443.s.nyud.net/"]);
-        assert_eq!(coralize("ftp://a.b/", &suffix), Err(UrlError::Scheme));
-        assert_eq!(coralize("http://u:p@a.b/", &suffix), Err(UrlError::UserInfo));
-        assert_eq!(coralize("www.x.com", &suffix), Err(UrlError::BadUrl));
-        assert_eq!(coralize("http://localhost:3000/", &suffix), Err(UrlError::NoOrigin));
-    }
-
-    #[test]
-    fn plain_and_coralized_urls_have_one_key() {
-        let names = names();
-        let key = |url: &str| index_key(url, &names.suffixes, &names.sites).unwrap();
-        assert_eq!(key("http://www.x.com/p"), key("http://WWW.x.com.nyud.localhost:8080/p#there"));
-        assert_eq!(key("https://www.x.com/p"), key("https://www-x-com.s.nyud.net/p"));
-        assert_ne!(key("http://www.x.com/p"), key("http://www.x.com/P"));
-    }
-
-    #[test]
-    fn a_peer_is_asked_by_a_name_that_means_the_same() {
-        for host in ["www.x.com.nyud.net", "a-b.8080.nyud.net", "www-x-com-8443.s.nyud.net", "cdn.example.org"] {
-            let Ok(url) = CoralUrl::parse(host, "/p", &names()) else {
-                continue;
-            };
-            let again = CoralUrl::parse(&url.peer_host(), &url.target, &names()).unwrap();
-            assert_eq!(again.canonical(), url.canonical());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_host_is_read_and_a_good_one_means_the_same_again(host in "[a-zA-Z0-9.:@_%é-]{0,40}(.nyud.net)?", target: String) {
-            fuzz(&host, &target);
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,116 @@
+//! The names that a node answers to: its suffixes, and its sites.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Origin, UrlError, canonical_host};
+
+/// The names that a node answers to.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    /// Its suffixes.
+    pub suffixes: Vec<Suffix>,
+    /// Its sites.
+    pub sites: Vec<Site>,
+    /// Whether four numeric labels may name an IPv4 address as origin.
+    pub allow_addresses: bool,
+}
+
+impl Names {
+    /// The site of that name, if it is one.
+    pub(super) fn site(&self, host: &str) -> Option<&Site> {
+        self.sites.iter().find(|site| site.host == host)
+    }
+
+    /// The longest suffix that `host` ends in: with both `net` and `nyud.net` configured, the latter is meant.
+    pub(super) fn suffix_of(&self, host: &str) -> Option<&Suffix> {
+        self.suffixes.iter().filter(|suffix| suffix.strip(host).is_some()).max_by_key(|suffix| suffix.0.len())
+    }
+}
+
+/// What is appended to a host name, such as `nyud.net`: canonical, without a leading or trailing dot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Suffix(String);
+
+impl Suffix {
+    /// The suffix as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What stands before this suffix in `host`; empty if `host` is the suffix itself, `None` if it ends otherwise.
+    pub(super) fn strip<'a>(&self, host: &'a str) -> Option<&'a str> {
+        let rest = host.strip_suffix(&self.0)?;
+        if rest.is_empty() { Some(rest) } else { rest.strip_suffix('.') }
+    }
+}
+
+impl FromStr for Suffix {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        canonical_host(text.trim_start_matches('.')).map(Self)
+    }
+}
+
+impl fmt::Display for Suffix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Suffix {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Suffix {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A host name of the operator's own, and the origin behind it. Such an origin may be private.
+///
+/// An `http` origin that redirects to https on the same host is asked there from then on, at whatever port it names:
+/// to pass such a redirect on would send browsers past the cache, or to a name that only this node can reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "SiteText", into = "SiteText")]
+pub struct Site {
+    /// The host name that browsers ask for, canonical.
+    pub host: String,
+    /// Where its content comes from.
+    pub origin: Origin,
+}
+
+/// A [`Site`] as it is written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SiteText {
+    host: String,
+    origin: String,
+}
+
+impl Site {
+    /// The site `host` whose content comes from `origin`, an http or https URL without a path.
+    pub fn new(host: &str, origin: &str) -> Result<Self, UrlError> {
+        Ok(Self { host: canonical_host(host)?, origin: origin.parse()? })
+    }
+}
+
+impl TryFrom<SiteText> for Site {
+    type Error = UrlError;
+
+    fn try_from(text: SiteText) -> Result<Self, UrlError> {
+        Self::new(&text.host, &text.origin)
+    }
+}
+
+impl From<Site> for SiteText {
+    fn from(site: Site) -> Self {
+        Self { host: site.host, origin: site.origin.to_string() }
+    }
+}

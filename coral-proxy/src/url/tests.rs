@@ -1,0 +1,133 @@
+//! What a host and path mean, and which spellings are one.
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+
+use super::*;
+
+fn names() -> Names {
+    Names {
+        suffixes: vec!["nyud.net".parse().unwrap(), ".nyud.localhost".parse().unwrap()],
+        sites: vec![Site::new("cdn.example.org", "http://127.0.0.1:8000").unwrap()],
+        allow_addresses: false,
+    }
+}
+
+/// The origin and the canonical URL that `host` and `target` mean.
+fn check(host: &str, target: &str, expected: Expect) {
+    let outcome = match CoralUrl::parse(host, target, &names()) {
+        Ok(url) => format!("{} from {}", url.canonical(), url.origin),
+        Err(error) => format!("{error:?}"),
+    };
+    expected.assert_eq(&outcome);
+}
+
+#[test]
+fn a_suffix_is_taken_off_and_a_port_label_with_it() {
+    check("www.x.com.nyud.net", "/p?q=1", expect!["http://www.x.com/p?q=1 from http://www.x.com"]);
+    check("www.x.com.8080.nyud.net", "/p", expect!["http://www.x.com:8080/p from http://www.x.com:8080"]);
+    check("www.x.com.443.nyud.net", "/", expect!["https://www.x.com/ from https://www.x.com"]);
+    check("www.x.com.80.nyud.net", "/", expect!["http://www.x.com/ from http://www.x.com"]);
+    for port in ["0", "65536", "080"] {
+        check(&format!("www.x.com.{port}.nyud.net"), "/", expect!["BadPort"]);
+    }
+}
+
+#[test]
+fn one_label_below_s_means_https() {
+    check("www-x-com.s.nyud.net", "/p", expect!["https://www.x.com/p from https://www.x.com"]);
+    check("my--site-com-8443.s.nyud.net", "/", expect!["https://my-site.com:8443/ from https://my-site.com:8443"]);
+    check("www.x.com.s.nyud.net", "/", expect!["BadHost"]);
+}
+
+#[test]
+fn spelling_does_not_matter_nor_where_this_node_listens() {
+    check("WWW.X.com.NYUD.net.:8080", "/", expect!["http://www.x.com/ from http://www.x.com"]);
+    check("bücher.de.nyud.net", "/", expect!["http://xn--bcher-kva.de/ from http://xn--bcher-kva.de"]);
+    check("www.x.com.nyud.net", "/a/../b/./c d", expect!["http://www.x.com/b/c%20d from http://www.x.com"]);
+    check("www.x.com.nyud.net:http", "/", expect!["BadPort"]);
+}
+
+#[test]
+fn nested_suffixes_collapse_and_the_innermost_counts() {
+    check("www.x.com.nyud.net.nyud.net", "/", expect!["http://www.x.com/ from http://www.x.com"]);
+    check("www.x.com.81.nyud.net.8080.nyud.localhost", "/", expect!["http://www.x.com:81/ from http://www.x.com:81"]);
+    check(&format!("www.x.com{}", ".nyud.net".repeat(9)), "/", expect!["TooNested"]);
+    check("nyud.net.nyud.net", "/", expect!["NoOrigin"]);
+}
+
+#[test]
+fn a_site_is_its_own_name_with_an_origin_elsewhere() {
+    check("cdn.example.org", "/p", expect!["http://cdn.example.org/p from http://127.0.0.1:8000"]);
+    check("cdn.example.org.nyud.net", "/p", expect!["http://cdn.example.org/p from http://127.0.0.1:8000"]);
+}
+
+#[test]
+fn addresses_and_strangers_are_refused() {
+    check("10.0.0.1.nyud.net", "/", expect!["AddressRefused"]);
+    check("10.0.0.1.8080.nyud.net", "/", expect!["AddressRefused"]);
+    check("0x7f.1.nyud.net", "/", expect!["NoOrigin"]);
+    check("0x7f.0.0.0x1.nyud.net", "/", expect!["BadHost"]);
+    check("www.x.com", "/", expect!["UnknownHost"]);
+    check("notnyud.net", "/", expect!["UnknownHost"]);
+    check("127.0.0.1:8080", "/", expect!["UnknownHost"]);
+    check("[::1]:8080", "/", expect!["UnknownHost"]);
+    check("nyud.net", "/", expect!["NoOrigin"]);
+    check("localhost.nyud.net", "/", expect!["NoOrigin"]);
+    check("user@www.x.com.nyud.net", "/", expect!["UserInfo"]);
+    check("a..b.nyud.net", "/", expect!["BadHost"]);
+    check("", "/", expect!["BadHost"]);
+    check("www.x.com.nyud.net", "http://", expect!["BadUrl"]);
+}
+
+#[test]
+fn addresses_pass_where_they_are_allowed() {
+    let names = Names { allow_addresses: true, ..names() };
+    let url = CoralUrl::parse("9.9.9.9.81.nyud.net", "/", &names).unwrap();
+    assert_eq!(url.canonical(), "http://9.9.9.9:81/");
+}
+
+#[test]
+fn a_url_is_coralized_once() {
+    let suffix: Suffix = "nyud.net".parse().unwrap();
+    let check = |url: &str, expected: Expect| {
+        let coralized = coralize(url, &suffix).unwrap();
+        expected.assert_eq(&coralized);
+        assert_eq!(coralize(&coralized, &suffix).unwrap(), coralized);
+    };
+    check("http://www.x.com/p?q#f", expect!["http://www.x.com.nyud.net/p?q#f"]);
+    check("http://www.x.com:8080", expect!["http://www.x.com.8080.nyud.net/"]);
+    check("https://www.x.com/", expect!["http://www.x.com.443.nyud.net/"]);
+    check("https://my-site.com:8443/", expect!["http://my--site-com-8443.s.nyud.net/"]);
+    assert_eq!(coralize("ftp://a.b/", &suffix), Err(UrlError::Scheme));
+    assert_eq!(coralize("http://u:p@a.b/", &suffix), Err(UrlError::UserInfo));
+    assert_eq!(coralize("www.x.com", &suffix), Err(UrlError::BadUrl));
+    assert_eq!(coralize("http://localhost:3000/", &suffix), Err(UrlError::NoOrigin));
+}
+
+#[test]
+fn plain_and_coralized_urls_have_one_key() {
+    let names = names();
+    let key = |url: &str| index_key(url, &names.suffixes, &names.sites).unwrap();
+    assert_eq!(key("http://www.x.com/p"), key("http://WWW.x.com.nyud.localhost:8080/p#there"));
+    assert_eq!(key("https://www.x.com/p"), key("https://www-x-com.s.nyud.net/p"));
+    assert_ne!(key("http://www.x.com/p"), key("http://www.x.com/P"));
+}
+
+#[test]
+fn a_peer_is_asked_by_a_name_that_means_the_same() {
+    for host in ["www.x.com.nyud.net", "a-b.8080.nyud.net", "www-x-com-8443.s.nyud.net", "cdn.example.org"] {
+        let Ok(url) = CoralUrl::parse(host, "/p", &names()) else {
+            continue;
+        };
+        let again = CoralUrl::parse(&url.peer_host(), &url.target, &names()).unwrap();
+        assert_eq!(again.canonical(), url.canonical());
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_host_is_read_and_a_good_one_means_the_same_again(host in "[a-zA-Z0-9.:@_%é-]{0,40}(.nyud.net)?", target: String) {
+        fuzz(&host, &target);
+    }
+}
