@@ -241,29 +241,33 @@ impl Origins {
         headers: HeaderMap,
     ) -> Result<Answer, ProxyError> {
         let client = if url.site { &self.sites } else { &self.public };
-        let mut target = Url::parse(&format!("{}{}", url.origin, url.target))
+        let named = Url::parse(&format!("{}{}", url.origin, url.target))
             .map_err(|_| ProxyError::OriginProtocol("its URL cannot be written".into()))?;
         if !url.site {
-            refuse_private(&target)?;
+            refuse_private(&named)?;
         }
         let plain = Plain::of(url);
-        if let Some(port) = plain.as_ref().and_then(|plain| self.wants_https.get(plain)) {
-            to_https(&mut target, Some(port));
-        }
+        let remembered = plain.as_ref().and_then(|plain| self.wants_https.get(plain));
+        let target = remembered.map_or_else(|| named.clone(), |port| at(&named, Scheme::Https, Some(port)));
         let answer = ask(client, method.clone(), target.clone(), headers.clone(), &self.bounds).await?;
-        let Some(plain) = plain.filter(|_| target.scheme() == "http") else {
+        let (Some(plain), Some(moved)) = (plain, moved(&target, answer.status, &answer.headers)) else {
             return Ok(answer);
         };
-        match https_port(&target, answer.status, &answer.headers) {
-            Some(port) if plain.may_change_to(port) => {
-                drop(answer);
-                to_https(&mut target, Some(port));
-                let answer = ask(client, method.clone(), target, headers, &self.bounds).await?;
-                self.wants_https.insert(plain, port);
-                Ok(answer)
+        if remembered.is_some() {
+            if moved != named {
+                return Ok(answer);
             }
-            _ => Ok(answer),
+            // Not all of this origin is for https. Passed on, this redirect would lead clients to where they are.
+            self.wants_https.invalidate(&plain);
+            return ask(client, method.clone(), moved, headers, &self.bounds).await;
         }
+        let https = moved.scheme() == Scheme::Https.as_str();
+        let Some(port) = moved.port_or_known_default().filter(|port| https && plain.may_change_to(*port)) else {
+            return Ok(answer);
+        };
+        let answer = ask(client, method.clone(), moved, headers, &self.bounds).await?;
+        self.wants_https.insert(plain, port);
+        Ok(answer)
     }
 }
 
@@ -293,18 +297,20 @@ impl Plain {
     }
 }
 
-fn to_https(url: &mut Url, port: Option<u16>) {
-    url.set_scheme("https").expect("http becomes https in any URL with a host");
+/// The same URL by another scheme, and at another port: `None` is the one that the scheme implies.
+fn at(url: &Url, scheme: Scheme, port: Option<u16>) -> Url {
+    let mut url = url.clone();
+    url.set_scheme(scheme.as_str()).expect("http and https take each other's place in any URL");
     url.set_port(port).expect("a URL with a host may have a port");
+    url
 }
 
-/// The port of https that the answer sends to, if it is to the same URL but for scheme and port.
-fn https_port(asked: &Url, status: StatusCode, headers: &HeaderMap) -> Option<u16> {
+/// Where the answer sends to, if it is to the same URL but for scheme and port.
+fn moved(asked: &Url, status: StatusCode, headers: &HeaderMap) -> Option<Url> {
     let location = headers.get(LOCATION).filter(|_| matches!(status.as_u16(), 301 | 302 | 307 | 308))?;
     let location = asked.join(location.to_str().ok()?).ok()?;
-    let mut wanted = asked.clone();
-    to_https(&mut wanted, location.port());
-    (location == wanted).then(|| location.port_or_known_default()).flatten()
+    let scheme = Scheme::of(&location).ok()?;
+    (location == at(asked, scheme, location.port())).then_some(location)
 }
 
 /// Refuses an address in the URL itself, which no resolver is asked about.
@@ -324,26 +330,26 @@ mod tests {
     use crate::url::{Names, Site};
 
     #[test]
-    fn only_a_change_to_https_alone_is_followed() {
+    fn only_a_change_of_scheme_and_port_is_followed() {
         let asked = Url::parse("http://www.x.com/p?q").unwrap();
-        let port = |status: u16, location: &str| {
+        let moved = |status: u16, location: &str| {
             let headers = HeaderMap::from_iter([(LOCATION, location.parse().unwrap())]);
-            https_port(&asked, StatusCode::from_u16(status).unwrap(), &headers)
+            moved(&asked, StatusCode::from_u16(status).unwrap(), &headers).map(String::from)
         };
-        assert_eq!(port(301, "https://www.x.com/p?q"), Some(443));
-        assert_eq!(port(308, "https://WWW.x.com:443/p?q"), Some(443));
-        assert_eq!(port(302, "https://www.x.com:8443/p?q"), Some(8443));
-        assert_eq!(port(200, "https://www.x.com/p?q"), None);
+        assert_eq!(moved(301, "https://www.x.com/p?q").unwrap(), "https://www.x.com/p?q");
+        assert_eq!(moved(308, "https://WWW.x.com:443/p?q").unwrap(), "https://www.x.com/p?q");
+        assert_eq!(moved(302, "//www.x.com:8443/p?q").unwrap(), "http://www.x.com:8443/p?q");
+        assert_eq!(moved(200, "https://www.x.com/p?q"), None);
         for other in [
             "https://x.com/p?q",
             "https://www.x.com/",
             "https://www.x.com/p?q#f",
             "https://u@www.x.com/p?q",
-            "http://www.x.com/p?q",
-            "http://www.x.com:443/p?q",
-            "/p?q",
+            "ftp://www.x.com/p?q",
+            "https:/",
+            "/",
         ] {
-            assert_eq!(port(302, other), None, "{other}");
+            assert_eq!(moved(302, other), None, "{other}");
         }
     }
 

@@ -47,7 +47,7 @@ impl Scheme {
         }
     }
 
-    fn of(url: &Url) -> Result<Self, UrlError> {
+    pub(crate) fn of(url: &Url) -> Result<Self, UrlError> {
         match url.scheme() {
             "http" => Ok(Self::Http),
             "https" => Ok(Self::Https),

@@ -128,6 +128,27 @@ async fn an_http_origin_that_wants_https_is_followed_there_and_asked_there_next_
 }
 
 #[tokio::test]
+async fn an_origin_that_sends_back_to_http_is_asked_by_http() {
+    let authority = Authority::new("ours");
+    let (plain, secure) = (Origin::start().await, Origin::start_tls(authority.vouch_for("127.0.0.1")).await);
+    let to = |scheme: &str, origin: &Origin, path: &str| {
+        format!("HTTP/1.1 302 Found\nlocation: {scheme}://{}{path}", origin.addr)
+    };
+    plain.text("/login", &to("https", &secure, "/login"), "").text("/news", PAGE, "by http");
+    secure.text("/login", PAGE, "by https").text("/news", &to("http", &plain, "/news"), "");
+    plain.text("/loop", &to("https", &secure, "/loop"), "");
+    secure.text("/loop", &to("http", &plain, "/loop"), "");
+    let node = node("http", plain.addr, Some(authority.file())).await;
+    assert_eq!(get(node.addr, HOST, "/login").await.text(), "by https");
+    let reply = get(node.addr, HOST, "/news").await;
+    assert_eq!((reply.status, reply.text().as_str()), (200, "by http"));
+    assert_eq!((secure.count("/news"), plain.count("/news")), (1, 1));
+    // One that cannot decide is no reason to go round in circles here.
+    assert_eq!(get(node.addr, HOST, "/loop").await.status, 302);
+    assert!(plain.count("/loop") + secure.count("/loop") <= 2);
+}
+
+#[tokio::test]
 async fn https_is_not_remembered_before_it_has_answered() {
     let (plain, unknown) = (Origin::start().await, Authority::new("theirs"));
     let secure = Origin::start_tls(unknown.vouch_for("127.0.0.1")).await;
