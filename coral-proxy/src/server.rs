@@ -80,7 +80,7 @@ impl Proxy {
     /// A proxy that answers for `suffixes` and the configured sites, and is known to other nodes as `me`, its public
     /// HTTP address. It must be made inside a tokio runtime.
     ///
-    /// Fails if the cache directory cannot be used or TLS not be set up.
+    /// Fails if the cache directory or a file of `origin.extra_ca` cannot be used, or TLS not be set up.
     pub fn new(
         config: Arc<Config>,
         suffixes: Vec<Suffix>,

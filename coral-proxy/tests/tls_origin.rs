@@ -82,6 +82,19 @@ async fn a_large_body_comes_whole_over_tls_and_a_cut_one_is_seen_to_be_cut() {
 }
 
 #[tokio::test]
+async fn a_body_that_lasts_until_the_connection_ends_is_whole_only_after_a_farewell() {
+    let authority = Authority::new("ours");
+    let origin = Origin::start_tls(authority.vouch_for("127.0.0.1")).await;
+    let answer = |end: Step| vec![Step::Send(b"HTTP/1.1 200 OK\r\n\r\nhello".to_vec()), end];
+    origin.on("/ends", answer(Step::Close)).on("/cut", answer(Step::Cut));
+    let node = node("https", origin.addr, Some(authority.file())).await;
+    let reply = get(node.addr, HOST, "/ends").await;
+    assert_eq!((reply.text().as_str(), reply.whole), ("hello", true));
+    assert!(!get(node.addr, HOST, "/cut").await.whole);
+    assert_eq!(node.proxy.status().objects, 1);
+}
+
+#[tokio::test]
 async fn a_handshake_that_fails_is_the_fault_of_the_origin_and_has_its_name() {
     let (ours, unknown) = (Authority::new("ours"), Authority::new("theirs"));
     let other_name = Origin::start_tls(ours.vouch_for("www.example.net")).await;

@@ -22,6 +22,8 @@ pub enum Step {
     Stall,
     /// The end of the connection.
     Close,
+    /// The same, but over TLS without the farewell that tells an end from a cut (RFC 8446 §6.1).
+    Cut,
 }
 
 /// Where an answer waits for the test.
@@ -144,10 +146,10 @@ impl Origin {
                     }
                     Step::Stall => std::future::pending().await,
                     Step::Close => {
-                        // Over TLS an end without a farewell counts as an attack; over TCP this is the FIN.
                         let _ = stream.shutdown().await;
                         return;
                     }
+                    Step::Cut => return,
                 };
                 // TLS keeps small pieces back until it is told to send them.
                 if sent.is_err() || stream.flush().await.is_err() {
