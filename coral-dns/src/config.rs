@@ -59,7 +59,7 @@ pub struct Config {
     ///
     /// More risks fragments, which are lost or forged; less sends resolvers to TCP.
     pub udp_payload: u16,
-    /// TCP connections open at once; further ones are closed at once. Default 256.
+    /// TCP connections open at once; a further one takes the place of the oldest. Default 256.
     ///
     /// Each costs a file descriptor and at most about 8 KiB.
     pub tcp_connections: NonZeroUsize,

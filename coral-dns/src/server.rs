@@ -5,6 +5,7 @@
 //! a time and a deadline for it. hickory's own server loop spawns a task for each datagram, has no limit of connections,
 //! and neither shows nor counts what it cannot parse; so the loops are ours, and `handler.rs` uses the rest of it.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -12,10 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coral_dsht::{DshtHandle, Peer};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use crate::candidates::Candidates;
@@ -229,6 +231,22 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
+/// A connection in the gauge of those open.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// What the TCP side shares between its connections.
 #[derive(Debug, Clone)]
 struct Tcp {
@@ -240,8 +258,9 @@ struct Tcp {
 
 impl Tcp {
     async fn serve(mut self, listener: TcpListener) -> Result<(), DnsError> {
-        let room = Arc::new(Semaphore::new(self.config.tcp_connections.get()));
         let mut connections = JoinSet::new();
+        // Those open, the oldest first, and some that have ended.
+        let mut open = VecDeque::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -249,19 +268,14 @@ impl Tcp {
                 () = until(&mut self.stopped) => break,
             };
             match accepted {
-                Ok((stream, from)) => match Arc::clone(&room).try_acquire_owned() {
-                    Ok(place) => {
-                        let tcp = self.clone();
-                        connections.spawn(async move {
-                            tcp.metrics.tcp_connections.inc();
-                            tcp.connection(stream, from).await;
-                            tcp.metrics.tcp_connections.dec();
-                            drop(place);
-                        });
-                    }
-                    // A client that is turned away at once can go to another nameserver; in the backlog it would wait.
-                    Err(_) => self.handler.dropped("connections"),
-                },
+                Ok((stream, from)) => {
+                    self.make_room(&mut open);
+                    let tcp = self.clone();
+                    open.push_back(connections.spawn(async move {
+                        let _counted = Counted::new(tcp.metrics.tcp_connections.clone());
+                        tcp.connection(stream, from).await;
+                    }));
+                }
                 Err(error) if is_passing(&error) => self.handler.dropped("accept"),
                 Err(error) if is_exhausted(&error) => {
                     self.handler.dropped("accept");
@@ -277,6 +291,21 @@ impl Tcp {
         // What is not done by then is cut off when the set is dropped.
         let _ = timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
         Ok(())
+    }
+
+    /// Ends the oldest connection if there are as many as there may be. Most clients are done within a round trip, so the
+    /// oldest is one that idles; were the newcomer turned away instead, whoever holds idle ones would keep all others out.
+    fn make_room(&self, open: &mut VecDeque<AbortHandle>) {
+        let most = self.config.tcp_connections.get();
+        if open.len() >= most {
+            open.retain(|connection| !connection.is_finished());
+        }
+        if open.len() >= most
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+            self.handler.dropped("connections");
+        }
     }
 
     /// One connection, query by query, until the client ends it, breaks the rules, or is too slow.
