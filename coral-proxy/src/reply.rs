@@ -33,6 +33,8 @@ type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
 /// The body of a response. An error in it makes hyper break the connection off, so that a client sees that it is cut.
 pub(crate) struct ReplyBody {
     content: Content,
+    /// The error that comes next.
+    broken: Option<BodyError>,
     sent: Option<Counter>,
     /// Counts the request as under way until its body is dropped.
     under_way: Option<UnderWay>,
@@ -65,7 +67,7 @@ impl ReplyBody {
     }
 
     fn of(content: Content) -> Self {
-        Self { content, sent: None, under_way: None }
+        Self { content, broken: None, sent: None, under_way: None }
     }
 
     /// Counts what is sent, and that the request is under way until it is.
@@ -81,11 +83,21 @@ impl Body for ReplyBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let chunk = match &mut self.content {
             Content::Whole(bytes) if bytes.is_empty() => None,
             Content::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
             Content::Stream(chunks, _) => ready!(chunks.as_mut().poll_next(cx)),
         };
+        if let Some(Err(error)) = chunk {
+            // At an error hyper drops what it has not written yet, the head among it, and the client would be left with
+            // nothing at all. While the body makes it wait, it writes.
+            self.broken = Some(error);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if let (Some(Ok(bytes)), Some(sent)) = (&chunk, &self.sent) {
             sent.inc_by(bytes.len() as u64);
         }

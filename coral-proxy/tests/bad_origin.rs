@@ -9,6 +9,8 @@ use coral_proxy::{Config, Site};
 use support::client::{get, get_with};
 use support::node::{HOST, Node};
 use support::origin::{Origin, Step};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 async fn node(origin: &Origin, change: impl FnOnce(&mut Config)) -> Node {
     Node::start_with(&MemoryNetwork::new(), origin, change).await
@@ -50,6 +52,23 @@ async fn each_fault_has_its_status_and_its_name() {
     }
     assert_eq!(node.proxy.status().objects, 0);
     assert_eq!(node.proxy.status().errors["origin"], 8);
+}
+
+/// Seen with a body that broke off before hyper had written the head: the client got an empty reply.
+#[tokio::test]
+async fn a_body_that_breaks_off_at_once_still_shows_its_head() {
+    let origin = Origin::start().await;
+    origin.on("/bad-chunk", raw("HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\nZZ\nhello\n0\n\n"));
+    let node = node(&origin, |_| {}).await;
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(node.addr).await.unwrap();
+        stream.write_all(b"GET /bad-chunk HTTP/1.1\r\nhost: www.example.org\r\n\r\n").await.unwrap();
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).await.unwrap();
+        let reply = String::from_utf8(reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply:?}");
+        assert!(!reply.ends_with("0\r\n\r\n"), "the end of the body is not told: {reply:?}");
+    }
 }
 
 #[tokio::test]
