@@ -38,7 +38,7 @@ pub struct Config {
     /// Default 16. Bounds what one popular, or attacked, key costs.
     pub values_per_key: NonZeroU32,
 
-    /// The most values that a node stores in all. Default 100,000, about 20 MB when full. New ones are refused then,
+    /// The most values that a node stores in all. Default 100,000. New ones are refused then,
     /// and go to the next node on the way.
     pub stored_values: u32,
 

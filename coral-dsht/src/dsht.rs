@@ -5,7 +5,7 @@
 //! [`put`](Dsht::put), [`remove`](Dsht::remove), [`nodes`](Dsht::nodes) and [`leave`](Dsht::leave) the application;
 //! `poll_*` gives the answers; the rest are getters. Output is queued: draining it late is slow, never wrong.
 //!
-//! The parts in `dsht/` each own one idea and no clock, queue or other part. What they need for a call is [`Lent`] to
+//! The parts in `dsht/` each own one idea and no clock, queue or other part. What they need for a call is lent to
 //! them; the decisions are taken here.
 
 mod cluster;
@@ -365,6 +365,7 @@ impl Dsht {
         let peer = pending.to;
         self.stats.timeouts += 1;
         self.routing.remove(&peer.id);
+        self.published.forget(&peer.id);
         self.announce(now);
         match pending.owner {
             Owner::Tables => {

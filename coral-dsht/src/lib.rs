@@ -1,4 +1,4 @@
-//! Coral's distributed sloppy hash table: an index of who has what and who is near whom, without hot spots [C04].
+//! Coral's distributed sloppy hash table: an index of who has what and who is near whom, without hot spots \[C04\].
 //!
 //! A *key* is a hash, a *value* a few bytes, usually an address; a value lives for its TTL, and several live under one
 //! key. Nodes that are near each other form *clusters*, each a hash table of its own, at levels from the global one

@@ -40,7 +40,10 @@ enum State {
     Untried,
     Asked,
     Answered,
-    Failed,
+    /// It does not answer.
+    Silent,
+    /// It is in another cluster at this level, which says nothing of the wider ones.
+    Elsewhere,
 }
 
 impl Lookup {
@@ -70,9 +73,9 @@ impl Lookup {
     }
 
     /// Goes on in a wider level, from the point reached: the node there is asked first, and no hop is wasted
-    /// [C04 §4.3]. Peers that failed in the nearer level are not asked again.
+    /// [C04 §4.3]. Peers that were silent in the nearer level are not asked again.
     pub(crate) fn climb(&mut self) {
-        self.candidates.retain(|_, candidate| candidate.state == State::Failed);
+        self.candidates.retain(|_, candidate| candidate.state == State::Silent);
         self.resume = self.reached_peer.is_some();
         self.requests = 0;
     }
@@ -124,13 +127,13 @@ impl Lookup {
         }
     }
 
-    /// `peer` does not answer, or is of no use at this level.
+    /// `peer` does not answer, or, if it `is_elsewhere`, is of no use at this level.
     ///
     /// Returns `true` if a level was to begin at that very peer: then it begins at the searching node instead, which
     /// should let the lookup [`learn`](Self::learn) all that it knows at this level.
-    pub(crate) fn failed(&mut self, peer: &Peer) -> bool {
+    pub(crate) fn failed(&mut self, peer: &Peer, is_elsewhere: bool) -> bool {
         if let Some(candidate) = self.candidates.get_mut(&peer.id) {
-            candidate.state = State::Failed;
+            candidate.state = if is_elsewhere { State::Elsewhere } else { State::Silent };
         }
         let lost = self.is_resumed_at(peer);
         if lost {
@@ -191,7 +194,7 @@ mod tests {
                     lookup.answered(&next);
                     lookup.learn(known.iter().map(|known| peer(*known)));
                 }
-                None => assert!(!lookup.failed(&next)),
+                None => assert!(!lookup.failed(&next, false)),
             }
         }
         steps.push(format!("reached {}", lookup.reached_peer.as_ref().map_or(from, number)));
@@ -263,9 +266,34 @@ mod tests {
         lookup.answered(&peer(7));
         lookup.climb();
         lookup.next();
-        assert!(lookup.failed(&peer(7)));
+        assert!(lookup.failed(&peer(7), false));
         lookup.learn([peer(0), peer(7)]);
         assert_eq!(lookup.next().map(|(next, _)| number(&next)), Some(0));
+    }
+
+    /// Seen on 2026-11-23: while clusters merged, the node nearest to a key was passed over at L0 for having been in another
+    /// L1 cluster, and a value that it had was not found.
+    #[test]
+    fn a_node_that_was_elsewhere_at_one_level_is_asked_at_the_next() {
+        let mut lookup = Lookup::new(id(14), id(4));
+        lookup.learn([peer(5)]);
+        lookup.next();
+        assert!(!lookup.failed(&peer(5), true));
+        assert!(lookup.next().is_none() && !lookup.is_waiting());
+        lookup.climb();
+        lookup.learn([peer(5)]);
+        assert_eq!(lookup.next().map(|(next, _)| number(&next)), Some(5));
+    }
+
+    #[test]
+    fn a_node_that_was_silent_is_not_asked_at_the_next_level() {
+        let mut lookup = Lookup::new(id(14), id(4));
+        lookup.learn([peer(5)]);
+        lookup.next();
+        lookup.failed(&peer(5), false);
+        lookup.climb();
+        lookup.learn([peer(5)]);
+        assert!(lookup.next().is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::api::Value;
 use crate::dsht::Lent;
 use crate::dsht::op::Next;
-use crate::id::Key;
+use crate::id::{Key, NodeId};
 use crate::level::Level;
 use crate::message::Request;
 use crate::peer::Peer;
@@ -76,6 +76,14 @@ impl Published {
     pub(crate) fn withdraw(&mut self, now: Instant, entry: &(Key, Value)) -> Vec<(Level, Peer)> {
         let holders = self.holders.remove(entry).unwrap_or_default();
         holders.into_iter().filter(|holder| holder.expires > now).map(|holder| (holder.level, holder.peer)).collect()
+    }
+
+    /// `peer` has gone, and what it held with it: there is nobody left to withdraw from.
+    pub(crate) fn forget(&mut self, peer: &NodeId) {
+        self.holders.retain(|_, holders| {
+            holders.retain(|holder| holder.peer.id != *peer);
+            !holders.is_empty()
+        });
     }
 
     /// Forgets what has ended by `now`.

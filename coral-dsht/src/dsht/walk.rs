@@ -71,7 +71,13 @@ impl Walk {
                 Step::Ask(peer, aim)
             }
             None if self.lookup.is_waiting() => Step::Wait,
-            None => Step::End,
+            None => {
+                // Where nobody was asked, the hop is this node itself: it knows nobody nearer.
+                if self.hops.iter().all(|hop| hop.level != self.level) {
+                    self.log_own(&lent.me, HopAnswer::Nearest);
+                }
+                Step::End
+            }
         }
     }
 
@@ -110,7 +116,8 @@ impl Walk {
         }
         self.log(peer, rtt, if rtt.is_some() { HopAnswer::OtherCluster } else { HopAnswer::TimedOut });
         self.fresh.remove(&peer.id);
-        if self.lookup.failed(peer) {
+        // Only one that is elsewhere has answered at all.
+        if self.lookup.failed(peer, rtt.is_some()) {
             self.learn_own(lent);
         }
     }
