@@ -221,11 +221,11 @@ fn origin(name: &str, port: Option<u16>, scheme: Option<Scheme>, allow_addresses
     if is_address && !allow_addresses {
         return Err(UrlError::AddressRefused);
     }
+    let host = if is_address { name.to_owned() } else { canonical_host(name)? };
     // A name of one label is looked up in the operator's own domains, which are nobody else's business.
-    if !is_address && !name.contains('.') {
+    if !host.contains('.') {
         return Err(UrlError::NoOrigin);
     }
-    let host = if is_address { name.to_owned() } else { canonical_host(name)? };
     Ok(Origin { scheme, host, port: port.unwrap_or(scheme.default_port()) })
 }
 
@@ -266,7 +266,8 @@ fn undashed(label: &str) -> Result<String, UrlError> {
             other => other,
         });
     }
-    Ok(host)
+    // `intranet-` would be `intranet.`, which is `intranet`. A full name needs no dot at its end here.
+    if host.ends_with('.') { Err(UrlError::BadHost) } else { Ok(host) }
 }
 
 fn dashed(host: &str) -> String {
@@ -317,18 +318,24 @@ pub fn index_key(url: &str, suffixes: &[Suffix], sites: &[Site]) -> Result<Key, 
     CoralUrl::parse_absolute(url, &names).map(|url| url.key())
 }
 
-/// Reads a host and a target, and reads what they mean once more: for the fuzzer.
+/// Reads a host and a target, and reads what they mean once more, here and at another node: for the fuzzer.
 #[doc(hidden)]
 pub fn fuzz(host: &str, target: &str) {
     let suffix: Suffix = "nyud.net".parse().expect("a suffix by its own rules");
-    let names = Names { suffixes: vec![suffix.clone()], sites: Vec::new(), allow_addresses: true };
+    let site = Site::new("cdn.x.org", "http://127.0.0.1").expect("a site by its own rules");
+    let names = Names { suffixes: vec![suffix.clone()], sites: vec![site], allow_addresses: true };
     if let Ok(coralized) = coralize(host, &suffix) {
         assert_eq!(coralize(&coralized, &suffix).as_ref(), Ok(&coralized));
     }
-    if let Ok(url) = CoralUrl::parse(host, target, &names) {
-        let again = CoralUrl::parse_absolute(&url.canonical(), &names).expect("a canonical URL is a URL");
-        assert_eq!(again.canonical(), url.canonical());
-        assert_eq!(again.key(), url.key());
+    for host in [host, &format!("{host}.nyud.net"), &format!("{host}.s.nyud.net")] {
+        if let Ok(url) = CoralUrl::parse(host, target, &names) {
+            let again = CoralUrl::parse_absolute(&url.canonical(), &names).expect("a canonical URL is a URL");
+            assert_eq!(again.canonical(), url.canonical());
+            assert_eq!(again.key(), url.key());
+            let peer =
+                CoralUrl::parse(&url.peer_host(), &url.target, &names).expect("another node knows what is meant");
+            assert_eq!((peer.origin, peer.target), (url.origin, url.target));
+        }
     }
 }
 
