@@ -3,6 +3,8 @@
 //! They are made from its JSON, not from types shared with the node: `coral status` then also reads a node of another
 //! version, and shows what that one has to say.
 
+use std::time::Duration;
+
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value as Json;
@@ -14,7 +16,7 @@ pub(crate) fn status(status: &Json) -> String {
         short_id(&status["node"]["id"]),
         word(&status["node"]["addr"]),
         word(&status["version"]),
-        word(&status["uptime"]),
+        span(&status["uptime"]),
         if status["joined"] == Json::Bool(false) { ", not joined" } else { "" },
     );
     page += &format!("serves {}\n", list(&status["suffixes"]));
@@ -72,11 +74,7 @@ pub(crate) fn lookup(lookup: &Json) -> String {
             answer(&hop["answer"]),
         ]);
     }
-    if hops.is_empty() {
-        page += "\nno other node was asked: none that this one knows is nearer to the key\n";
-    } else {
-        page += &titled("the search", &hops);
-    }
+    page += &titled("the search", &hops);
     let references = items(&lookup["references"]);
     if references.is_empty() {
         page += "\nno node is known to have it: the next request goes to the origin\n";
@@ -175,12 +173,21 @@ fn distance(value: &Json) -> String {
     format!("2^{}", bits.saturating_sub(1))
 }
 
-/// The largest unit of a span and the next: `1ms 234us 567ns` is more than anyone reads.
+/// A span as people compare them, `1.23 ms`; what is none stays as it is.
 fn span(value: &Json) -> String {
     let Some(text) = value.as_str() else {
         return "-".to_owned();
     };
-    text.split(' ').take(2).collect::<Vec<_>>().join(" ").replace("us", "µs")
+    humantime::parse_duration(text).map_or_else(|_| text.to_owned(), brief)
+}
+
+/// A span in its largest unit, to two digits.
+pub(crate) fn brief(span: Duration) -> String {
+    match span.as_secs_f64() {
+        long if long >= 60.0 => humantime::format_duration(Duration::from_secs(span.as_secs())).to_string(),
+        long if long >= 1.0 => format!("{long:.2} s"),
+        short => format!("{:.2} ms", short * 1000.0),
+    }
 }
 
 fn services(value: &Json) -> String {
@@ -228,12 +235,12 @@ mod tests {
             http://www.example.com/ has the key 00ff
 
             the search
-            ┌───────────────────────────────────────────────────────────────────────────────────────────┐
-            │ hop   level   node       address          distance         RTT   answer                   │
-            ╞═══════════════════════════════════════════════════════════════════════════════════════════╡
-            │   1   L2      01234567   192.0.2.1:4160   2^7        1ms 234µs   none, but 3 nearer nodes │
-            │   2   L2      fedcba98   192.0.2.2:4160   0                  -   no answer                │
-            └───────────────────────────────────────────────────────────────────────────────────────────┘
+            ┌─────────────────────────────────────────────────────────────────────────────────────────┐
+            │ hop   level   node       address          distance       RTT   answer                   │
+            ╞═════════════════════════════════════════════════════════════════════════════════════════╡
+            │   1   L2      01234567   192.0.2.1:4160   2^7        1.23 ms   none, but 3 nearer nodes │
+            │   2   L2      fedcba98   192.0.2.2:4160   0                -   no answer                │
+            └─────────────────────────────────────────────────────────────────────────────────────────┘
 
             found at L2; these nodes have it, or are fetching it:
               http://192.0.2.3:80/

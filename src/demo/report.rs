@@ -11,7 +11,7 @@ use super::names::Answer;
 use super::network::Network;
 use super::site::{HOST, Object};
 use super::suffixes;
-use crate::tables::{table, titled};
+use crate::tables::{brief, table, titled};
 
 pub(super) fn network(network: &Network) -> String {
     let mut rows = table(&["node", "id", "HTTP", "DNS", "index", "admin"], &[0]);
@@ -36,7 +36,7 @@ pub(super) fn first_requests(tally: &Tally) -> String {
         tally.requests(),
         tally.failures,
         ByteSize(tally.bytes),
-        span(tally.took),
+        brief(tally.took),
     )
 }
 
@@ -50,9 +50,9 @@ pub(super) fn crowd(tally: &Tally) -> String {
             outcome.to_string(),
             times.len().to_string(),
             share(times.len() as u64, all),
-            span(percentile(&times, 50)),
-            span(percentile(&times, 99)),
-            span(percentile(&times, 100)),
+            brief(percentile(&times, 50)),
+            brief(percentile(&times, 99)),
+            brief(percentile(&times, 100)),
         ]);
     }
     if !tally.latencies.contains_key(&Outcome::Origin) {
@@ -63,7 +63,7 @@ pub(super) fn crowd(tally: &Tally) -> String {
     let title = format!(
         "the flash crowd: {all} requests, {} in {}, {:.0} requests/s",
         ByteSize(tally.bytes),
-        span(tally.took),
+        brief(tally.took),
         all as f64 / seconds.max(0.001),
     );
     titled(&title, &rows)
@@ -168,13 +168,6 @@ pub(super) fn verdict(wrong: &[String]) -> String {
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
-}
-
-fn span(time: Duration) -> String {
-    match time.as_secs_f64() {
-        long if long >= 1.0 => format!("{long:.2} s"),
-        short => format!("{:.2} ms", short * 1000.0),
-    }
 }
 
 fn share(part: u64, whole: u64) -> String {
