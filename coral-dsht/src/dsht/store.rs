@@ -17,7 +17,8 @@ use crate::time::Instant;
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     slots: BTreeMap<(Level, Key), Slot>,
-    /// What ends when, so that the dead are swept without a walk over the living.
+    /// When something of which slot ends, so that the dead are swept without a walk over the living. One entry for each
+    /// slot, however often it is put to.
     expiries: BTreeSet<(Instant, Level, Key)>,
     values: usize,
 }
@@ -27,6 +28,8 @@ pub(crate) struct Store {
 struct Slot {
     values: Vec<StoredValue>,
     puts: Option<Meter>,
+    /// Its entry in `expiries`: no later than the first of it ends.
+    due: Option<Instant>,
 }
 
 /// A value, until when it lives, and who had it stored.
@@ -71,8 +74,10 @@ impl Store {
             return true;
         }
         let slot = self.slots.entry((level, key)).or_default();
-        let allowed = slot.puts.get_or_insert_with(|| Meter::new(now)).take(config, now);
-        self.expiries.insert((now + Meter::SPAN, level, key));
+        let meter = slot.puts.get_or_insert_with(|| Meter::new(now));
+        let allowed = meter.take(config, now);
+        let idle_again = meter.full_again;
+        self.schedule(level, key, idle_again);
         !allowed
     }
 
@@ -120,7 +125,9 @@ impl Store {
             }
         };
         self.values = self.values + slot.values.len() - before;
-        self.expiries.insert((expires, level, key));
+        if stored {
+            self.schedule(level, key, expires);
+        }
         stored
     }
 
@@ -133,7 +140,28 @@ impl Store {
         slot.values.retain(|stored| stored.value != *value || stored.owner != owner);
         let removed = before - slot.values.len();
         self.values -= removed;
+        if slot.is_empty() {
+            let due = slot.due;
+            self.slots.remove(&(level, *key));
+            if let Some(due) = due {
+                self.expiries.remove(&(due, level, *key));
+            }
+        }
         removed > 0
+    }
+
+    /// Sees to it that the slot is swept at `end`, or before.
+    fn schedule(&mut self, level: Level, key: Key, end: Instant) {
+        let Some(slot) = self.slots.get_mut(&(level, key)) else {
+            return;
+        };
+        if slot.due.is_some_and(|due| due <= end) {
+            return;
+        }
+        if let Some(later) = slot.due.replace(end) {
+            self.expiries.remove(&(later, level, key));
+        }
+        self.expiries.insert((end, level, key));
     }
 
     /// Forgets what has ended by `now`.
@@ -150,8 +178,10 @@ impl Store {
             slot.values.retain(|stored| stored.expires > now);
             self.values -= before - slot.values.len();
             slot.puts = slot.puts.take().filter(|meter| !meter.is_idle(now));
-            if slot.values.is_empty() && slot.puts.is_none() {
-                self.slots.remove(&(level, key));
+            slot.due = None;
+            match slot.first_end() {
+                Some(end) => self.schedule(level, key, end),
+                None => drop(self.slots.remove(&(level, key))),
             }
         }
     }
@@ -171,6 +201,16 @@ impl Store {
 impl Slot {
     fn live(&self, now: Instant) -> impl Iterator<Item = &StoredValue> {
         self.values.iter().filter(move |stored| stored.expires > now)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.puts.is_none()
+    }
+
+    /// When the first of its values ends, or its meter is as new; `None` if it is empty.
+    fn first_end(&self) -> Option<Instant> {
+        let values = self.values.iter().map(|stored| stored.expires);
+        values.chain(self.puts.map(|meter| meter.full_again)).min()
     }
 }
 
@@ -306,6 +346,26 @@ mod tests {
             store.put(&config, at(0), (Level::GLOBAL, key), (value(number), HOUR), OWNER);
         }
         assert_eq!((store.len(), store.slots.len()), (10, 10));
+    }
+
+    /// Seen with one datagram sent 300,000 times, which cost 19 MB for a day.
+    #[test]
+    fn a_put_that_is_repeated_or_withdrawn_costs_no_memory() {
+        let config = Config::default();
+        let mut store = Store::default();
+        let key = |number: u64| Key::hash(&[&number.to_be_bytes()]);
+        for second in 0..1000 {
+            store.put(&config, at(second), (Level::GLOBAL, key(0)), (value(0), HOUR), OWNER);
+            store.count_put(&config, at(second), Level::GLOBAL, key(0));
+            store.put(&config, at(second), (Level::GLOBAL, key(1 + second)), (value(0), HOUR), OWNER);
+            store.remove(Level::GLOBAL, &key(1 + second), &value(0), OWNER);
+        }
+        assert_eq!((store.slots.len(), store.expiries.len()), (1, 1));
+        // Swept before the value ends, the slot is kept, and swept again when it does.
+        store.sweep(at(3600));
+        assert_eq!((store.len(), store.slots.len(), store.expiries.len()), (1, 1, 1));
+        store.sweep(at(999 + 3600));
+        assert_eq!((store.len(), store.slots.len(), store.expiries.len()), (0, 0, 0));
     }
 
     #[test]
