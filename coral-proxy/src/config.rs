@@ -207,6 +207,10 @@ pub struct Freshness {
     pub default: Duration,
     /// The part of its age, by Last-Modified, that a response stays fresh, in per cent. Default 10 (RFC 9111 §4.2.2).
     pub heuristic_percent: u32,
+    /// The least that this part comes to. Default 1 min: a page that was changed just now is the very one that a crowd
+    /// comes for, and 10 % of its age would ask the origin every few seconds. Higher shows changes later.
+    #[serde(with = "humantime_serde")]
+    pub heuristic_least: Duration,
     /// The most that this part comes to. Default 12 h.
     #[serde(with = "humantime_serde")]
     pub heuristic_limit: Duration,
@@ -218,7 +222,13 @@ pub struct Freshness {
 impl Default for Freshness {
     fn default() -> Self {
         const HOUR: Duration = Duration::from_secs(60 * 60);
-        Self { default: 12 * HOUR, heuristic_percent: 10, heuristic_limit: 12 * HOUR, stale_if_error: 24 * HOUR }
+        Self {
+            default: 12 * HOUR,
+            heuristic_percent: 10,
+            heuristic_least: Duration::from_secs(60),
+            heuristic_limit: 12 * HOUR,
+            stale_if_error: 24 * HOUR,
+        }
     }
 }
 

@@ -235,9 +235,12 @@ fn lifetime(
     if status.is_client_error() || status.is_server_error() {
         return ERROR_LIFETIME.min(config.default);
     }
-    match self::date(headers, &LAST_MODIFIED).and_then(|modified| date.duration_since(modified).ok()) {
-        Some(unchanged_for) => {
-            (unchanged_for / 100).saturating_mul(config.heuristic_percent).min(config.heuristic_limit)
+    match self::date(headers, &LAST_MODIFIED) {
+        Some(modified) => {
+            // One that was changed after it was sent has clocks that disagree: as if changed just now.
+            let unchanged_for = date.duration_since(modified).unwrap_or_default();
+            let part = (unchanged_for / 100).saturating_mul(config.heuristic_percent);
+            part.max(config.heuristic_least).min(config.heuristic_limit)
         }
         None => config.default,
     }
@@ -363,7 +366,12 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_of_the_time_since_the_last_change_but_not_above_twelve_hours() {
+    fn a_tenth_of_the_time_since_the_last_change_between_a_minute_and_twelve_hours() {
+        for just_now in ["11:59:50", "12:00:00", "12:00:10"] {
+            let line = format!("last-modified: Thu, 01 Jan 2026 {just_now} GMT");
+            let validity = Validity::of(StatusCode::OK, &headers(&[&line]), noon(), noon(), &Freshness::default());
+            assert_eq!(validity.remaining(noon()), Duration::from_secs(60), "{just_now}");
+        }
         check(
             &["last-modified: Thu, 01 Jan 2026 11:00:00 GMT"],
             expect!["age 0 s, fresh 360 s, then stale on error 86400 s"],
