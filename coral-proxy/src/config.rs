@@ -96,7 +96,7 @@ pub struct Client {
     pub max_header: ByteSize,
     /// Header fields of a request. Default 64; more get 431.
     pub max_headers: NonZeroUsize,
-    /// Connections at one time. Default 1024; more wait in the kernel's queue.
+    /// Connections at one time. Default 1024; a further one takes the place of the oldest that idles, or waits.
     pub max_connections: NonZeroUsize,
     /// Connections of one client address at one time. Default 256; more are closed at once.
     pub max_connections_per_address: NonZeroU32,

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,7 +36,18 @@ impl Limits {
         }
     }
 
-    /// Waits until there is room for one more connection, before it is accepted: more wait in the kernel's queue.
+    /// Room for one more connection, if there is any now.
+    pub(crate) fn try_room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.all).try_acquire_owned().ok()
+    }
+
+    /// Whether `address` has as many connections as it may have.
+    pub(crate) fn is_crowded(&self, address: IpAddr) -> bool {
+        let of_address = self.of_address.lock().unwrap_or_else(PoisonError::into_inner);
+        of_address.get(&client(address)).is_some_and(|count| *count >= self.max_of_address.get())
+    }
+
+    /// Waits until there is room for one more connection; more wait in the kernel's queue.
     pub(crate) async fn room(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.all).acquire_owned().await.expect("the semaphore is never closed")
     }
@@ -62,6 +74,31 @@ impl Drop for Admitted {
                 of_address.remove(&self.address);
             }
         }
+    }
+}
+
+/// The requests that a connection has in hand: without any it may be cut when others need the room.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct InHand(Arc<AtomicUsize>);
+
+/// One of them, until the last of its response has been handed to hyper.
+#[derive(Debug)]
+pub(crate) struct Handled(InHand);
+
+impl InHand {
+    pub(crate) fn take(&self) -> Handled {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Handled(self.clone())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Drop for Handled {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

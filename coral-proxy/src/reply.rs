@@ -23,6 +23,7 @@ use crate::conditional::{Part, not_modified, part};
 use crate::error::ProxyError;
 use crate::fetch::Served;
 use crate::headers::{CACHE_STATUS, PROXY_STATUS, add_via};
+use crate::limits::Handled;
 use crate::url::{CoralUrl, Suffix, UrlError, coralize};
 
 /// What a 304 says of the response it stands for (RFC 9110 §15.4.5), and what the cache adds.
@@ -38,6 +39,8 @@ pub(crate) struct ReplyBody {
     sent: Option<Counter>,
     /// Counts the request as under way until its body is dropped.
     under_way: Option<UnderWay>,
+    /// Keeps the connection from being taken for an idle one.
+    handled: Option<Handled>,
 }
 
 enum Content {
@@ -67,7 +70,13 @@ impl ReplyBody {
     }
 
     fn of(content: Content) -> Self {
-        Self { content, broken: None, sent: None, under_way: None }
+        Self { content, broken: None, sent: None, under_way: None, handled: None }
+    }
+
+    /// Keeps its connection busy until it is sent.
+    pub(crate) fn handled(mut self, handled: Handled) -> Self {
+        self.handled = Some(handled);
+        self
     }
 
     /// Counts what is sent, and that the request is under way until it is.

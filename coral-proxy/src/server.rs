@@ -1,6 +1,6 @@
 //! The accept loop, and the handle on it: start, status, drain and stop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -14,13 +14,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::Config;
 use crate::error::ProxyError;
 use crate::fetch::Fetcher;
-use crate::limits::{Admitted, Limits};
+use crate::limits::{Admitted, InHand, Limits};
 use crate::metrics::Metrics;
+use crate::reply::UnderWay;
 use crate::service::Service;
 use crate::stall::StallTimeout;
 use crate::url::{Names, Suffix};
@@ -33,6 +34,10 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 /// How long to wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a connection without a request in hand may take to bring one after the node is told to stop: what is on its
+/// way arrives, and half a head holds nobody up.
+const LAST_HEAD: Duration = Duration::from_secs(1);
 
 /// A cache, to serve with and to ask. Clones are the same one.
 #[derive(Debug, Clone)]
@@ -104,24 +109,39 @@ impl Proxy {
         let config = &self.service.fetcher.config;
         let stop = watch::Sender::new(false);
         let mut connections = JoinSet::new();
+        // Those open, the oldest first, and some that have ended.
+        let mut open = VecDeque::new();
         let mut shutdown = pin!(shutdown);
         loop {
-            let accepted = async {
-                let permit = self.limits.room().await;
-                (permit, listener.accept().await)
-            };
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                (permit, accepted) = accepted => match accepted {
-                    Ok((stream, client)) => match self.limits.admit(permit, client.ip()) {
-                        Some(admitted) => {
-                            connections.spawn(self.clone().serve(stream, client, admitted, stop.subscribe()));
-                        }
-                        None => {
+                accepted = listener.accept() => match accepted {
+                    Ok((_, client)) if self.limits.is_crowded(client.ip()) => {
+                        self.metrics.refused_connections.inc();
+                    }
+                    Ok((stream, client)) => {
+                        let permit = match self.limits.try_room() {
+                            Some(permit) => permit,
+                            None => {
+                                self.make_room(&mut open);
+                                tokio::select! {
+                                    permit = self.limits.room() => permit,
+                                    () = &mut shutdown => break,
+                                }
+                            }
+                        };
+                        let Some(admitted) = self.limits.admit(permit, client.ip()) else {
                             self.metrics.refused_connections.inc();
+                            continue;
+                        };
+                        let in_hand = InHand::default();
+                        let serve = self.clone().serve(stream, client, admitted, in_hand.clone(), stop.subscribe());
+                        if open.len() >= config.client.max_connections.get() {
+                            open.retain(|(connection, _): &(AbortHandle, InHand)| !connection.is_finished());
                         }
-                    },
+                        open.push_back((connections.spawn(serve), in_hand));
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
                         // Most often for want of descriptors: to try again at once would only spin.
@@ -144,16 +164,35 @@ impl Proxy {
         Ok(())
     }
 
+    /// Cuts the oldest connection without a request in hand, if there is one: whoever holds idle ones shall not keep all
+    /// others out until they time out.
+    fn make_room(&self, open: &mut VecDeque<(AbortHandle, InHand)>) {
+        open.retain(|(connection, _)| !connection.is_finished());
+        let idle = open.iter().position(|(_, in_hand)| in_hand.is_empty());
+        if let Some((oldest, _)) = idle.and_then(|index| open.remove(index)) {
+            oldest.abort();
+            self.metrics.refused_connections.inc();
+        }
+    }
+
     /// One connection, until it ends by itself, goes wrong, or is told to stop after the request under way.
-    async fn serve(self, stream: TcpStream, client: SocketAddr, _admitted: Admitted, mut stop: watch::Receiver<bool>) {
+    async fn serve(
+        self,
+        stream: TcpStream,
+        client: SocketAddr,
+        _admitted: Admitted,
+        in_hand: InHand,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let limits = &self.service.fetcher.config.client;
-        self.metrics.connections.inc();
+        let _counted = UnderWay::new(self.metrics.connections.clone());
         // Heads are small and wait for an answer; holding them back gains nothing.
         let _ = stream.set_nodelay(true);
         let io = TokioIo::new(StallTimeout::new(stream, limits.stall_timeout));
         let service = service_fn(|request| async {
+            let handled = in_hand.take();
             let response = self.service.answer(client, request).await;
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -167,13 +206,16 @@ impl Proxy {
             ended = connection.as_mut() => ended,
             () = stopped(&mut stop) => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                match tokio::time::timeout(LAST_HEAD, connection.as_mut()).await {
+                    Ok(ended) => ended,
+                    Err(_) if in_hand.is_empty() => Ok(()),
+                    Err(_) => connection.await,
+                }
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%client, %error, "a connection ended badly");
         }
-        self.metrics.connections.dec();
     }
 
     /// What it has and has done.

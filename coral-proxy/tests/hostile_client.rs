@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use coral_dsht::memory::MemoryNetwork;
@@ -102,6 +102,26 @@ async fn one_address_does_not_take_all_connections() {
     let _held = [TcpStream::connect(node.addr).await.unwrap(), TcpStream::connect(node.addr).await.unwrap()];
     let mut third = TcpStream::connect(node.addr).await.unwrap();
     assert!(matches!(third.read(&mut [0]).await, Ok(0) | Err(_)));
+}
+
+/// Seen with six addresses and 256 connections of each: others waited until the half heads timed out, 15 seconds.
+#[tokio::test]
+async fn half_heads_keep_nobody_out_and_do_not_hold_up_the_end() {
+    let origin = Origin::start().await;
+    origin.text("/", "HTTP/1.1 200 OK", "hello");
+    let change = |config: &mut coral_proxy::Config| config.client.max_connections = NonZeroUsize::new(2).unwrap();
+    let node = Node::start_with(&MemoryNetwork::new(), &origin, change).await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(node.addr).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: ").await.unwrap();
+        held.push(stream);
+    }
+    let served = tokio::time::timeout(Duration::from_secs(10), get(node.addr, HOST, "/")).await;
+    assert_eq!(served.expect("served before the half heads time out").text(), "hello");
+    assert!(matches!(held[0].read(&mut [0]).await, Ok(0) | Err(_)), "the oldest gave way");
+    let stopped = tokio::time::timeout(Duration::from_secs(5), node.stop()).await;
+    assert!(stopped.is_ok(), "half a head is not waited for until it times out");
 }
 
 #[tokio::test]
