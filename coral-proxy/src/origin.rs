@@ -98,6 +98,14 @@ pub(crate) async fn ask(
     if header_bytes as u64 > bounds.max_header {
         return Err(ProxyError::OriginHeader);
     }
+    // RFC 9110 §7.8: nobody asked to switch protocols; the other interim answers never get here.
+    if response.status().is_informational() {
+        return Err(ProxyError::OriginProtocol(format!("{} without having been asked", response.status()).into()));
+    }
+    // RFC 9112 §6.1: a coding that was not asked for cannot be undone here, and without its name nobody could.
+    if headers.get_all(TRANSFER_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(ProxyError::OriginProtocol("an unknown transfer coding".into()));
+    }
     // RFC 9112 §6.3: Transfer-Encoding overrides Content-Length, which must then not be sent on.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);

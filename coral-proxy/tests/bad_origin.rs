@@ -32,6 +32,8 @@ async fn each_fault_has_its_status_and_its_name() {
         .on("/huge-head", raw(&huge))
         .on("/too-large", raw("HTTP/1.1 200 OK\ncontent-length: 99999999999\n\n"))
         .on("/stalls", vec![Step::Stall])
+        .on("/switches", raw("HTTP/1.1 101 Switching Protocols\nupgrade: x\nconnection: upgrade\n\n"))
+        .on("/coded", raw("HTTP/1.1 200 OK\ntransfer-encoding: gzip\n\nhello"))
         .on("/never-asked", raw("HTTP/1.1 304 Not Modified\n\n"));
     let node = node(&origin, |config| config.origin.first_byte_timeout = Duration::from_millis(300)).await;
     for (path, status, error) in [
@@ -42,6 +44,8 @@ async fn each_fault_has_its_status_and_its_name() {
         ("/huge-head", 502, "http_response_header_section_size"),
         ("/too-large", 502, "http_response_body_size"),
         ("/stalls", 504, "http_response_timeout"),
+        ("/switches", 502, "http_protocol_error"),
+        ("/coded", 502, "http_protocol_error"),
         ("/never-asked", 502, "http_protocol_error"),
     ] {
         let reply = get(node.addr, HOST, path).await;
@@ -51,7 +55,7 @@ async fn each_fault_has_its_status_and_its_name() {
         assert!(reply.text().starts_with(&status.to_string()) && reply.body.len() < 300, "{path}: {}", reply.text());
     }
     assert_eq!(node.proxy.status().objects, 0);
-    assert_eq!(node.proxy.status().errors["origin"], 8);
+    assert_eq!(node.proxy.status().errors["origin"], 10);
 }
 
 /// Seen with a body that broke off before hyper had written the head: the client got an empty reply.
