@@ -1,7 +1,7 @@
 //! Answering the requests of others, whom the caller has found to share a cluster with this node.
 //!
-//! An answer is never much longer than its request, whoever wrote which address on it: a few peers or a few short
-//! values.
+//! An answer is short, whoever wrote which address on its request: a few peers or a few short values. That no more goes
+//! to an unproven address than came from it is left to the tokens, which are still to come.
 
 use rand_chacha::ChaCha12Rng;
 use rand_core::Rng as _;
