@@ -16,6 +16,7 @@ use crate::url::Site;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Host names of the operator's own, each with its origin, which may be private. Default none.
+    #[serde(deserialize_with = "distinct")]
     pub sites: Vec<Site>,
     /// Whether four numeric labels before a suffix may name an IPv4 address as origin. Default false [C04 §3.2].
     ///
@@ -198,6 +199,16 @@ impl Default for PeerLimits {
     }
 }
 
+/// Sites of which no two have one host: else it would be chance which of them is meant.
+fn distinct<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Site>, D::Error> {
+    let sites = Vec::<Site>::deserialize(deserializer)?;
+    let mut hosts = std::collections::BTreeSet::new();
+    match sites.iter().find(|site| !hosts.insert(&site.host)) {
+        Some(twice) => Err(serde::de::Error::custom(format!("the site {} is there twice", twice.host))),
+        None => Ok(sites),
+    }
+}
+
 /// How long responses stay fresh: the section `[proxy.freshness]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -289,6 +300,8 @@ mod tests {
     #[test]
     fn a_wrong_key_or_site_is_named() {
         assert!(error("memroy = \"1 MiB\"").contains("memroy"));
+        let site = "[[sites]]\nhost = \"a.b\"\norigin = \"http://a\"\n";
+        assert!(error(&site.repeat(2)).contains("there twice"));
         assert!(error("[[sites]]\nhost = \"a..b\"\norigin = \"http://a\"").contains("host name"));
         assert!(error("[[sites]]\nhost = \"a.b\"\norigin = \"ftp://a\"").contains("http and https"));
         assert!(error("[[sites]]\nhost = \"a.b\"\norigin = \"http://a/path\"").contains("host and port"));

@@ -37,9 +37,12 @@ pub enum ProxyError {
     /// The name of the origin does not exist or has no address.
     #[error("the name of the origin does not resolve")]
     OriginName,
-    /// No name server answered.
-    #[error("no name server answered for the name of the origin: {0}")]
+    /// The name servers that were asked for the origin's name failed.
+    #[error("the name servers failed for the name of the origin: {0}")]
     Resolver(Arc<str>),
+    /// No name server answered in time.
+    #[error("no name server answered in time for the name of the origin")]
+    ResolverTimeout,
     /// The origin is at an address that nobody may reach through this node.
     #[error("the origin is at an address that is not public")]
     OriginAddress,
@@ -149,7 +152,8 @@ impl ProxyError {
             Self::NotCached => (StatusCode::GATEWAY_TIMEOUT, Client, "not_cached"),
             Self::Loop => (StatusCode::BAD_GATEWAY, Origin, "proxy_loop_detected"),
             Self::OriginName => (StatusCode::BAD_GATEWAY, Origin, "dns_error"),
-            Self::Resolver(_) => (StatusCode::GATEWAY_TIMEOUT, Node, "dns_timeout"),
+            Self::Resolver(_) => (StatusCode::BAD_GATEWAY, Node, "dns_error"),
+            Self::ResolverTimeout => (StatusCode::GATEWAY_TIMEOUT, Node, "dns_timeout"),
             Self::OriginAddress => (StatusCode::BAD_GATEWAY, Origin, "destination_ip_prohibited"),
             Self::OriginConnect => (StatusCode::BAD_GATEWAY, Origin, "connection_refused"),
             Self::OriginClosed => (StatusCode::BAD_GATEWAY, Origin, "connection_terminated"),

@@ -47,7 +47,7 @@ impl Resolver {
         let lookup = system.lookup_ip(format!("{}.", name.trim_end_matches('.')));
         let found = match tokio::time::timeout(self.timeout, lookup).await {
             Ok(found) => found.map_err(|error| blame(&error))?,
-            Err(_) => return Err(ProxyError::Resolver("they did not answer in time".into())),
+            Err(_) => return Err(ProxyError::ResolverTimeout),
         };
         let all: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
         allowed(all, self.public_only)
@@ -62,6 +62,7 @@ fn blame(error: &NetError) -> ProxyError {
         {
             ProxyError::OriginName
         }
+        NetError::Timeout => ProxyError::ResolverTimeout,
         other => ProxyError::Resolver(other.to_string().into()),
     }
 }
@@ -122,7 +123,7 @@ mod tests {
         assert!(matches!(lookup(Some(3)).await, Err(ProxyError::OriginName)), "NXDOMAIN");
         assert!(matches!(lookup(Some(0)).await, Err(ProxyError::OriginName)), "no data");
         assert!(matches!(lookup(Some(2)).await, Err(ProxyError::Resolver(_))), "SERVFAIL");
-        assert!(matches!(lookup(None).await, Err(ProxyError::Resolver(_))), "silence");
+        assert!(matches!(lookup(None).await, Err(ProxyError::ResolverTimeout)), "silence");
     }
 
     #[test]

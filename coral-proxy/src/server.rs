@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coral_dsht::DshtHandle;
+use http::StatusCode;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::Config;
-use crate::error::ProxyError;
+use crate::error::{Fault, ProxyError, Verdict};
 use crate::fetch::Fetcher;
 use crate::limits::{Admitted, InHand, Limits};
 use crate::metrics::Metrics;
@@ -214,6 +215,17 @@ impl Proxy {
             }
         };
         if let Err(error) = ended {
+            // What hyper cannot read it answers itself, with 400 or 431, and nobody else hears of it.
+            if error.is_parse() {
+                self.metrics.error(Verdict {
+                    status: StatusCode::BAD_REQUEST,
+                    fault: Fault::Client,
+                    kind: "unreadable",
+                });
+            } else if error.is_timeout() {
+                let status = StatusCode::REQUEST_TIMEOUT;
+                self.metrics.error(Verdict { status, fault: Fault::Client, kind: "head_timeout" });
+            }
             tracing::debug!(%client, %error, "a connection ended badly");
         }
     }

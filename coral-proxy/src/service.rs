@@ -16,7 +16,7 @@ use crate::headers::came_through_coral;
 use crate::metrics::RequestLabels;
 use crate::policy::CacheControl;
 use crate::reply::{ReplyBody, UnderWay, of_error, of_object, of_options};
-use crate::url::{CoralUrl, Names};
+use crate::url::{CoralUrl, Names, UrlError};
 
 /// What answers requests. Shared by all connections.
 #[derive(Debug)]
@@ -81,6 +81,10 @@ impl Service {
         check_body(&head.headers)?;
         if head.method == Method::OPTIONS && goes_no_further(head) {
             return Ok(Outcome { response: of_options(), word: "own", error: None });
+        }
+        // An absolute target (RFC 9112 §3.2.2) of another scheme is none of ours.
+        if head.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+            return Err(ProxyError::Url(UrlError::Scheme));
         }
         let authority = authority(head)?;
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());

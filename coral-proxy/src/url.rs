@@ -382,10 +382,15 @@ fn without_port(authority: &str) -> Result<&str, UrlError> {
     match authority.rsplit_once(':') {
         // The colons inside an IPv6 address are no port.
         Some((_, tail)) if tail.ends_with(']') => Ok(authority),
-        Some((host, port)) if port.is_empty() || port.parse::<u16>().is_ok() => Ok(host),
+        Some((host, port)) if port.is_empty() || is_port(port) => Ok(host),
         Some(_) => Err(UrlError::BadPort),
         None => Ok(authority),
     }
+}
+
+/// Digits alone: a number's sign is no part of a port (RFC 3986 §3.2.3), and nobody listens at 0.
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 /// Path and query as the URL standard spells them: dot segments resolved, what must be escaped escaped.

@@ -23,7 +23,7 @@ async fn world() -> (Origin, Node) {
 async fn what_is_wrong_with_a_request_is_told() {
     let (origin, node) = world().await;
     let long = "a".repeat(9000);
-    for (text, status) in [
+    let requests = [
         ("POST / HTTP/1.1\nhost: www.example.org\ncontent-length: 0\n\n".to_owned(), 405),
         ("CONNECT www.example.org:443 HTTP/1.1\nhost: www.example.org:443\n\n".to_owned(), 405),
         ("BREW / HTTP/1.1\nhost: www.example.org\n\n".to_owned(), 501),
@@ -36,6 +36,9 @@ async fn what_is_wrong_with_a_request_is_told() {
         ("GET / HTTP/1.1\n\n".to_owned(), 400),
         ("GET / HTTP/1.1\nhost: www.example.org\nhost: www.example.org\n\n".to_owned(), 400),
         ("GET / HTTP/1.1\nhost: a b\n\n".to_owned(), 400),
+        ("GET / HTTP/1.1\nhost: www.example.org:0\n\n".to_owned(), 400),
+        ("GET / HTTP/1.1\nhost: www.example.org:+80\n\n".to_owned(), 400),
+        ("GET ftp://www.example.org/ HTTP/1.1\nhost: www.example.org\n\n".to_owned(), 400),
         ("GET / HTTP/1.1\nhost: www.x.com\n\n".to_owned(), 421),
         ("GET / HTTP/1.1\nhost: 127.0.0.1\n\n".to_owned(), 421),
         ("GET / HTTP/1.1\nhost: nyud.net\n\n".to_owned(), 400),
@@ -46,11 +49,20 @@ async fn what_is_wrong_with_a_request_is_told() {
         (format!("GET / HTTP/1.1\nhost: www.example.org\n{}\n", "x: y\n".repeat(100)), 431),
         ("GET / HTTP/1.1\nhost: www.example.org\ncdn-loop: coral\n\n".to_owned(), 502),
         ("\u{16}\u{3}\u{1}\u{2}\n\n".to_owned(), 400),
-    ] {
+    ];
+    let sent = requests.len() as u64;
+    for (text, status) in requests {
         let reply = request(node.addr, &text).await;
         assert_eq!(reply.status, status, "{text:.80}");
     }
     assert_eq!(origin.count("/"), 0);
+    // Those that hyper itself refuses are counted when their connection ends, which is after the answer.
+    let counted = async {
+        while node.proxy.status().errors.values().sum::<u64>() < sent {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), counted).await.expect("each of them is counted");
     assert_eq!(get(node.addr, HOST, "/").await.status, 200, "and the next one is served");
 }
 
