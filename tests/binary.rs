@@ -155,6 +155,24 @@ fn a_second_signal_ends_a_node_that_still_drains() {
 }
 
 #[test]
+fn a_lost_terminal_is_a_goodbye_too() {
+    let mut node = Running::start(&[
+        "--dsht-listen",
+        "127.0.0.1:0",
+        "--dns-listen",
+        "off",
+        "--proxy-listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "off",
+    ]);
+    node.line_with("started: ");
+    node.signal("-HUP");
+    node.line_with("SIGHUP: stopping");
+    assert_eq!(node.end(), Some(0));
+}
+
+#[test]
 fn the_demonstration_ends_well() {
     let output = run(&["demo", "--once", "--nodes", "3", "--requests", "200"]);
     let said = String::from_utf8(output.stdout.clone()).unwrap();
