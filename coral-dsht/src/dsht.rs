@@ -50,7 +50,7 @@ use nodes::{Nodes, neighbour, shares};
 use op::{Next, Op};
 use put::Put;
 use refresh::Refresh;
-use remove::{Published, Remove};
+use remove::{Lost, Published, Remove};
 use routing::Routing;
 use rpc::{Expired, Owner, Pending, Rpcs};
 use store::{Meter, Store};
@@ -68,6 +68,8 @@ pub struct Dsht {
     routing: Routing,
     store: Store,
     published: Published,
+    /// What is to be put again, since its holder has gone.
+    lost: VecDeque<Lost>,
     own_puts: BTreeMap<Key, Meter>,
     rpcs: Rpcs,
     /// Who is being pinged for the tables' sake.
@@ -131,6 +133,7 @@ impl Dsht {
             routing: Routing::new(me.id, config.bucket_peers.get() as usize),
             store: Store::default(),
             published: Published::default(),
+            lost: VecDeque::new(),
             own_puts: BTreeMap::new(),
             rpcs: Rpcs::default(),
             verifying: BTreeSet::new(),
@@ -239,6 +242,7 @@ impl Dsht {
                 self.finish(id, reported, Outcome::Put(put.abandon()));
             }
         }
+        self.lost.retain(|lost| (&lost.key, &lost.value) != (&entry.0, &entry.1));
         let holders = self.published.withdraw(now, &entry);
         self.start(now, Op::Remove(Remove::new(entry.0, entry.1, holders)), true)
     }
@@ -365,7 +369,7 @@ impl Dsht {
         let peer = pending.to;
         self.stats.timeouts += 1;
         self.routing.remove(&peer.id);
-        self.published.forget(&peer.id);
+        self.lost.extend(self.published.lost(&peer.id));
         self.announce(now);
         match pending.owner {
             Owner::Tables => {
@@ -426,6 +430,7 @@ impl Dsht {
         self.store.sweep(now);
         self.published.sweep(now);
         self.own_puts.retain(|_, meter| !meter.is_idle(now));
+        self.repair(now);
         self.announce(now);
         let mut quiet: Vec<(Instant, Peer)> = self
             .routing
@@ -442,6 +447,18 @@ impl Dsht {
         {
             let join = Join::new(self.me, &self.contacts);
             self.start(now, Op::Join(join), false);
+        }
+    }
+
+    /// Puts again what has gone with its holders, a little at a time: a get must find it before its owner renews it.
+    fn repair(&mut self, now: Instant) {
+        for _ in 0..MAX_REPAIRS {
+            let Some(Lost { key, value, level, expires }) = self.lost.pop_front() else { return };
+            let ttl = expires.saturating_since(now);
+            let walk = Walk::new(Lookup::new(self.me.id, key), Levels::only(level));
+            if let (Some(walk), false) = (walk, ttl.is_zero()) {
+                self.start(now, Op::Put(Put::new(walk, value, ttl)), false);
+            }
         }
     }
 
@@ -618,6 +635,8 @@ const REPEATS_KNOWN: u32 = 2;
 const REPEATS_UNKNOWN: u32 = 1;
 /// Pings for the tables' sake that are under way at once, whoever sends us requests from whatever addresses.
 const MAX_VERIFYING: usize = 64;
+/// Values put again in one round of maintenance.
+const MAX_REPAIRS: usize = 32;
 /// Quiet peers pinged in one round of maintenance.
 const MAX_PINGS: usize = 32;
 /// Near peers told at once of a move to another cluster, or asked at once for theirs; the others' turn comes by and by.

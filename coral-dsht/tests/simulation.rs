@@ -137,6 +137,27 @@ fn a_withdrawn_value_is_found_nowhere() {
 }
 
 #[test]
+fn a_value_outlives_those_who_held_it() {
+    let mut sim = network(11, 100);
+    let stored = sim.put(3, key(1), value(3), HOUR);
+    let me = sim.node(3).me();
+    let holders: Vec<usize> = sim
+        .alive()
+        .filter(|(_, dsht)| dsht.me() != me && stored.at.iter().any(|(_, peer)| *peer == dsht.me()))
+        .map(|(number, _)| number)
+        .collect();
+    assert!(!holders.is_empty());
+    for number in &holders {
+        sim.kill(*number);
+    }
+    // Its owner misses them by its next pings, and puts the value again.
+    sim.run_for(Duration::from_secs(60));
+    for number in (0..100).filter(|number| !holders.contains(number)) {
+        assert_eq!(sim.get(number, key(1)).values, [value(3)], "node {number}");
+    }
+}
+
+#[test]
 fn a_value_ends_with_its_ttl() {
     let mut sim = network(8, 50);
     sim.put(1, key(1), value(1), Duration::from_secs(20));

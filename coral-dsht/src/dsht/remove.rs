@@ -55,6 +55,15 @@ pub(crate) struct Published {
     holders: BTreeMap<(Key, Value), Vec<Holder>>,
 }
 
+/// A value of this node that is gone with the node that held it.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub(crate) key: Key,
+    pub(crate) value: Value,
+    pub(crate) level: Level,
+    pub(crate) expires: Instant,
+}
+
 #[derive(Debug)]
 struct Holder {
     level: Level,
@@ -78,12 +87,17 @@ impl Published {
         holders.into_iter().filter(|holder| holder.expires > now).map(|holder| (holder.level, holder.peer)).collect()
     }
 
-    /// `peer` has gone, and what it held with it: there is nobody left to withdraw from.
-    pub(crate) fn forget(&mut self, peer: &NodeId) {
-        self.holders.retain(|_, holders| {
+    /// `peer` has gone, and what it held with it: there is nobody left to withdraw from. What it held, until when.
+    pub(crate) fn lost(&mut self, peer: &NodeId) -> Vec<Lost> {
+        let mut lost = Vec::new();
+        self.holders.retain(|(key, value), holders| {
+            for holder in holders.iter().filter(|holder| holder.peer.id == *peer) {
+                lost.push(Lost { key: *key, value: value.clone(), level: holder.level, expires: holder.expires });
+            }
             holders.retain(|holder| holder.peer.id != *peer);
             !holders.is_empty()
         });
+        lost
     }
 
     /// Forgets what has ended by `now`.
