@@ -92,18 +92,8 @@ fn a_node_that_does_not_run_is_told_in_one_line() {
 
 #[test]
 fn a_node_starts_answers_its_operator_and_ends_cleanly_on_sigterm() {
-    let mut node = Running::start(&[
-        "--dsht-listen",
-        "127.0.0.1:0",
-        "--dns-listen",
-        "127.0.0.1:0",
-        "--proxy-listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "127.0.0.1:0",
-        "--log-format",
-        "json",
-    ]);
+    let free = "127.0.0.1:0";
+    let mut node = Running::start(&["--dns-listen", free, "--admin-listen", free, "--log-format", "json"]);
     let started = node.line_with("started: ");
     let json: serde_json::Value = serde_json::from_str(&started).expect("a line of JSON");
     let message = json["fields"]["message"].as_str().unwrap();
@@ -129,18 +119,7 @@ fn a_second_signal_ends_a_node_that_still_drains() {
     // An origin that takes the request and never answers keeps the node busy.
     let origin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let site = format!("proxy.sites=[{{host='www.example.com',origin='http://{}'}}]", origin.local_addr().unwrap());
-    let mut node = Running::start(&[
-        "--dsht-listen",
-        "127.0.0.1:0",
-        "--dns-listen",
-        "off",
-        "--proxy-listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "off",
-        "--set",
-        &site,
-    ]);
+    let mut node = Running::start(&["--dns-listen", "off", "--admin-listen", "off", "--set", &site]);
     let started = node.line_with("started: ");
     let proxy = started.split("HTTP ").nth(1).unwrap().split(',').next().unwrap();
     let mut visitor = std::net::TcpStream::connect(proxy).unwrap();
@@ -156,16 +135,7 @@ fn a_second_signal_ends_a_node_that_still_drains() {
 
 #[test]
 fn a_lost_terminal_is_a_goodbye_too() {
-    let mut node = Running::start(&[
-        "--dsht-listen",
-        "127.0.0.1:0",
-        "--dns-listen",
-        "off",
-        "--proxy-listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "off",
-    ]);
+    let mut node = Running::start(&["--dns-listen", "off", "--admin-listen", "off"]);
     node.line_with("started: ");
     node.signal("-HUP");
     node.line_with("SIGHUP: stopping");
@@ -191,8 +161,10 @@ struct Running {
 }
 
 impl Running {
+    /// A node whose index and cache listen at free ports.
     fn start(arguments: &[&str]) -> Self {
-        let mut command = coral(&["node"]);
+        let free = "127.0.0.1:0";
+        let mut command = coral(&["node", "--dsht-listen", free, "--proxy-listen", free]);
         command.args(arguments).stderr(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the binary runs");
         let log = BufReader::new(child.stderr.take().unwrap());

@@ -103,18 +103,10 @@ fn if_range_holds(request: &HeaderMap, response: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;
-
-    fn headers(lines: &[&str]) -> HeaderMap {
-        lines
-            .iter()
-            .map(|line| line.split_once(": ").expect("a header line has a colon"))
-            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
-            .collect()
-    }
+    use crate::headers::of_lines as headers;
 
     const OURS: &[&str] = &["etag: W/\"a\"", "last-modified: Thu, 01 Jan 2026 11:00:00 GMT"];
 

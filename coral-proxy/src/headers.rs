@@ -221,19 +221,19 @@ pub fn fuzz(bytes: &[u8]) {
     assert!(!headers.contains_key(CONNECTION) && !headers.contains_key(SET_COOKIE));
 }
 
+/// The fields that `lines` are, written `name: value`.
+#[cfg(test)]
+pub(crate) fn of_lines(lines: &[&str]) -> HeaderMap {
+    let fields = lines.iter().map(|line| line.split_once(": ").expect("a header line has a colon"));
+    fields.map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::of_lines as headers;
     use super::*;
-
-    fn headers(lines: &[&str]) -> HeaderMap {
-        lines
-            .iter()
-            .map(|line| line.split_once(": ").expect("a header line has a colon"))
-            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
-            .collect()
-    }
 
     fn names(headers: &HeaderMap) -> Vec<&str> {
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();

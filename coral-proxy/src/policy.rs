@@ -319,18 +319,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::headers::of_lines as headers;
 
     /// 1 January 2026, 12:00 UTC.
     fn noon() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_268_800)
-    }
-
-    fn headers(lines: &[&str]) -> HeaderMap {
-        lines
-            .iter()
-            .map(|line| line.split_once(": ").expect("a header line has a colon"))
-            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
-            .collect()
     }
 
     /// `lines` as the head of a 200 that came at noon; fresh for how long, and stale on error for how long after.
