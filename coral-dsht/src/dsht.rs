@@ -399,7 +399,6 @@ impl Dsht {
                 self.ask(now, peer, Request::Ping, Owner::Tables);
             }
         }
-        self.announce(now);
     }
 
     /// Peers that somebody told us of: those that the tables have room for are asked whether they are there.

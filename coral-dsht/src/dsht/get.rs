@@ -16,11 +16,13 @@ use crate::peer::Peer;
 pub(crate) struct Get {
     walk: Walk,
     values: Vec<Value>,
+    /// The level of the node that had them.
+    found_at: Option<Level>,
 }
 
 impl Get {
     pub(crate) fn new(walk: Walk) -> Self {
-        Self { walk, values: Vec::new() }
+        Self { walk, values: Vec::new(), found_at: None }
     }
 
     /// What to do next.
@@ -47,7 +49,8 @@ impl Get {
             Response::Values(values) => {
                 self.walk.answered(level, peer, rtt, HopAnswer::Values { count: values.len() }, &[]);
                 // A late answer of a nearer level is as welcome as any.
-                self.values.extend(values);
+                self.found_at = Some(level).filter(|_| !values.is_empty());
+                self.values = values;
             }
             Response::Peers(peers) => self.walk.answered(level, peer, rtt, nearer(&peers), &peers),
             _ => self.walk.failed(lent, level, peer, Some(rtt)),
@@ -64,13 +67,13 @@ impl Get {
         let values = some_of(lent.rng, values, lent.config.values_in_answer());
         if !values.is_empty() {
             self.walk.log_own(&lent.me, HopAnswer::Values { count: values.len() });
+            self.found_at = Some(self.walk.level());
             self.values = values;
         }
     }
 
     fn found(&mut self) -> Found {
-        let level = (!self.values.is_empty()).then_some(self.walk.level());
-        Found { values: std::mem::take(&mut self.values), level, hops: self.walk.take_hops() }
+        Found { values: std::mem::take(&mut self.values), level: self.found_at, hops: self.walk.take_hops() }
     }
 }
 
