@@ -86,6 +86,27 @@ pub struct Config {
 
     /// Requests of the application under way at once. Default 4,096; beyond it the handle's channel makes them wait.
     pub operations: u32,
+
+    /// The rules against hot spots. All on, but in experiments that show what each is worth.
+    #[serde(skip)]
+    pub rules: Rules,
+}
+
+/// The rules that keep the nodes around a popular key from being overrun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// A lookup halves the distance with each hop, instead of going straight for the nearest node [C04 §4.1].
+    pub halving: bool,
+    /// A node that is full and loaded turns a put back [C04 §4.2].
+    pub turn_back: bool,
+    /// A node that is given what was turned back lets the next puts through more seldom (ours).
+    pub push_back: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { halving: true, turn_back: true, push_back: true }
+    }
 }
 
 impl Default for Config {
@@ -107,6 +128,7 @@ impl Default for Config {
             verified: Duration::from_secs(40),
             refresh: Duration::from_secs(300),
             operations: 4096,
+            rules: Rules::default(),
         }
     }
 }

@@ -208,7 +208,7 @@ impl Dsht {
 
     /// Some of the live values under `key`, from the nearest of `levels` that has any: [`Outcome::Get`].
     pub fn get(&mut self, now: Instant, key: Key, levels: Levels) -> OpId {
-        match Walk::new(Lookup::new(self.me.id, key), levels.and(self.config.levels())) {
+        match Walk::new(self.lookup(key), levels.and(self.config.levels())) {
             Some(walk) => self.start(now, Op::Get(Get::new(walk)), true),
             None => self.done(Outcome::Get(Default::default())),
         }
@@ -223,7 +223,7 @@ impl Dsht {
             self.stats.puts_held_back += 1;
             return self.done(Outcome::Put(Stored { held_back: true, ..Stored::default() }));
         }
-        match Walk::new(Lookup::new(self.me.id, key), levels.and(self.config.levels())) {
+        match Walk::new(self.lookup(key), levels.and(self.config.levels())) {
             Some(walk) => self.start(now, Op::Put(Put::new(walk, value, ttl)), true),
             None => self.done(Outcome::Put(Stored::default())),
         }
@@ -454,7 +454,7 @@ impl Dsht {
         for _ in 0..MAX_REPAIRS {
             let Some(Lost { key, value, level, expires }) = self.lost.pop_front() else { return };
             let ttl = expires.saturating_since(now);
-            let walk = Walk::new(Lookup::new(self.me.id, key), Levels::only(level));
+            let walk = Walk::new(self.lookup(key), Levels::only(level));
             if let (Some(walk), false) = (walk, ttl.is_zero()) {
                 self.start(now, Op::Put(Put::new(walk, value, ttl)), false);
             }
@@ -528,6 +528,13 @@ impl Dsht {
             },
             (Op::Put(put), Outcome::Put(stored)) => {
                 self.note_published(now, put, stored.at.clone());
+                if self.config.rules.push_back
+                    && put.turned_back()
+                    && stored.at.last().is_some_and(|(_, peer)| *peer == self.me)
+                    && let Some(meter) = self.own_puts.get_mut(&put.entry().0)
+                {
+                    meter.push_back();
+                }
                 let counter =
                     if stored.at.is_empty() { &mut self.stats.puts_failed } else { &mut self.stats.puts_stored };
                 *counter += 1;
@@ -581,6 +588,11 @@ impl Dsht {
         self.stats.datagrams_sent += 1;
         self.stats.bytes_sent += bytes.len() as u64;
         self.outputs.push_back(Output::Send { to, bytes });
+    }
+
+    fn lookup(&self, key: Key) -> Lookup {
+        let lookup = Lookup::new(self.me.id, key);
+        if self.config.rules.halving { lookup } else { lookup.direct() }
     }
 
     fn announce(&mut self, now: Instant) {

@@ -94,7 +94,7 @@ pub use api::{
     ClusterStatus, Found, Hop, HopAnswer, MAX_VALUE_BYTES, Neighbour, NodesQuery, OpId, Outcome, Snapshot, Stored,
     Value,
 };
-pub use config::Config;
+pub use config::{Config, Rules};
 #[cfg(feature = "net")]
 pub use driver::Driver;
 pub use dsht::{Dsht, Output};

@@ -123,6 +123,8 @@ pub enum Request {
         ttl: Duration,
         /// The value.
         value: Value,
+        /// A node nearer to the key was full and loaded and has turned the put back.
+        turned_back: bool,
     },
     /// Drop a value that this sender had you store. Answered by [`Response::Done`].
     Remove {

@@ -154,10 +154,11 @@ fn encode_request(out: &mut Vec<u8>, request: &Request) {
             encode_ttl(out, *ttl);
             out.extend(aim.as_bytes());
         }
-        Request::Store { level, key, ttl, value } => {
+        Request::Store { level, key, ttl, value, turned_back } => {
             out.push(level.number());
             out.extend(key.as_bytes());
             encode_ttl(out, *ttl);
+            out.push(u8::from(*turned_back));
             encode_value(out, value);
         }
         Request::Remove { level, key, value } => {
@@ -239,7 +240,11 @@ fn decode_request(kind: u8, input: &mut Reader<'_>) -> Result<Request, DecodeErr
         FIND => Request::Find { level: input.level()?, key: input.id()?, aim: input.distance()? },
         GET => Request::Get { level: input.level()?, key: input.id()?, aim: input.distance()? },
         PUT => Request::Put { level: input.level()?, key: input.id()?, ttl: input.ttl()?, aim: input.distance()? },
-        STORE => Request::Store { level: input.level()?, key: input.id()?, ttl: input.ttl()?, value: input.value()? },
+        STORE => {
+            let (level, key, ttl) = (input.level()?, input.id()?, input.ttl()?);
+            let turned_back = input.flag()?;
+            Request::Store { level, key, ttl, value: input.value()?, turned_back }
+        }
         REMOVE => Request::Remove { level: input.level()?, key: input.id()?, value: input.value()? },
         _ => return Err(DecodeError::Kind),
     })
@@ -257,11 +262,7 @@ fn decode_response(kind: u8, input: &mut Reader<'_>) -> Result<Response, DecodeE
             }
             Response::Room { full: flags & 1 != 0, loaded: flags & 2 != 0, peers: input.peers()? }
         }
-        DONE => match input.u8()? {
-            0 => Response::Done(false),
-            1 => Response::Done(true),
-            _ => return Err(DecodeError::Field),
-        },
+        DONE => Response::Done(input.flag()?),
         OTHER_CLUSTER => Response::OtherCluster,
         _ => return Err(DecodeError::Kind),
     })
@@ -281,6 +282,14 @@ impl Reader<'_> {
 
     fn u8(&mut self) -> Result<u8, DecodeError> {
         self.take().map(|[byte]| byte)
+    }
+
+    fn flag(&mut self) -> Result<bool, DecodeError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(DecodeError::Field),
+        }
     }
 
     fn u16(&mut self) -> Result<u16, DecodeError> {
@@ -383,11 +392,8 @@ mod tests {
             (level(), id(), distance()).prop_map(|(level, key, aim)| Request::Find { level, key, aim }),
             (level(), id(), distance()).prop_map(|(level, key, aim)| Request::Get { level, key, aim }),
             (level(), id(), ttl(), distance()).prop_map(|(level, key, ttl, aim)| Request::Put { level, key, ttl, aim }),
-            (level(), id(), ttl(), value()).prop_map(|(level, key, ttl, value)| Request::Store {
-                level,
-                key,
-                ttl,
-                value
+            (level(), id(), ttl(), value(), any::<bool>()).prop_map(|(level, key, ttl, value, turned_back)| {
+                Request::Store { level, key, ttl, value, turned_back }
             }),
             (level(), id(), value()).prop_map(|(level, key, value)| Request::Remove { level, key, value }),
         ];

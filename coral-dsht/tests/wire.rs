@@ -55,8 +55,8 @@ fn requests() {
         expect!["03 02cccccccccccccccccccccccccccccccccccccccc0000003c1111111111111111111111111111111111111111"],
     );
     check(
-        Body::Request(Request::Store { level, key, ttl: MINUTE, value: value() }),
-        expect!["04 02cccccccccccccccccccccccccccccccccccccccc0000003c0176"],
+        Body::Request(Request::Store { level, key, ttl: MINUTE, value: value(), turned_back: true }),
+        expect!["04 02cccccccccccccccccccccccccccccccccccccccc0000003c010176"],
     );
     check(
         Body::Request(Request::Remove { level, key, value: value() }),

@@ -26,6 +26,7 @@ pub(crate) struct Lookup {
     resume: bool,
     candidates: BTreeMap<NodeId, Candidate>,
     requests: u32,
+    halving: bool,
 }
 
 #[derive(Debug)]
@@ -57,7 +58,13 @@ impl Lookup {
             resume: false,
             candidates: BTreeMap::new(),
             requests: 0,
+            halving: true,
         }
+    }
+
+    /// A lookup that goes straight for the nearest peer it knows.
+    pub(crate) fn direct(self) -> Self {
+        Self { halving: false, ..self }
     }
 
     /// A lookup for the neighbourhood of `key`, wherever `me` is itself: as if it had started from the far end.
@@ -96,7 +103,7 @@ impl Lookup {
     /// instead would send everybody who looks for a popular key to the same few nodes (tree saturation). Of two that are
     /// equally close to the half, the nearer one is asked. `None` while answers are awaited, or at the end.
     pub(crate) fn next(&mut self) -> Option<(Peer, Distance)> {
-        let half = self.reached.halved();
+        let half = if self.halving { self.reached.halved() } else { Distance::ZERO };
         let aim = half.halved();
         if let Some(peer) = self.reached_peer.filter(|_| std::mem::take(&mut self.resume)) {
             self.candidates.insert(peer.id, Candidate { peer, distance: self.reached, state: State::Asked });

@@ -24,6 +24,8 @@ pub(crate) struct Put {
     phase: Phase,
     /// Where the value might be stored at this level, the nearest to the key last. Nobody that is full and loaded.
     stack: Vec<(Distance, Peer)>,
+    /// A node that is full and loaded ended the forward phase: who is given the value is told.
+    turned_back: bool,
     stored: Stored,
 }
 
@@ -39,7 +41,15 @@ enum Phase {
 
 impl Put {
     pub(crate) fn new(walk: Walk, value: Value, ttl: Duration) -> Self {
-        Self { walk, value, ttl, phase: Phase::Forward, stack: Vec::new(), stored: Stored::default() }
+        Self {
+            walk,
+            value,
+            ttl,
+            phase: Phase::Forward,
+            stack: Vec::new(),
+            turned_back: false,
+            stored: Stored::default(),
+        }
     }
 
     /// What it puts.
@@ -50,6 +60,11 @@ impl Put {
     /// How long the value is to live.
     pub(crate) fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    /// Whether a node that is full and loaded ended it, at the level where it stands.
+    pub(crate) fn turned_back(&self) -> bool {
+        self.turned_back
     }
 
     /// Who has taken the value so far, or may be taking it just now.
@@ -74,6 +89,7 @@ impl Put {
             Phase::Forward => match self.walk.step(lent) {
                 Step::Enter => {
                     self.stack = vec![(lent.me.id.distance(&key), lent.me)];
+                    self.turned_back = false;
                     self.next(lent)
                 }
                 Step::Ask(peer, aim) => Next::Ask(peer, Request::Put { level, key, ttl: self.ttl, aim }),
@@ -94,7 +110,7 @@ impl Put {
                 }
                 Some((_, peer)) => {
                     self.phase = Phase::Storing(peer);
-                    Next::Ask(peer, Request::Store { level, key, ttl: self.ttl, value: self.value.clone() })
+                    Next::Ask(peer, self.store_request())
                 }
                 None if self.walk.climb() => {
                     self.phase = Phase::Forward;
@@ -114,6 +130,7 @@ impl Put {
         match response {
             Response::Room { full: true, loaded: true, .. } if self.phase == Phase::Forward => {
                 self.walk.answered(level, peer, rtt, HopAnswer::FullAndLoaded, &[]);
+                self.turned_back = true;
                 self.turn_back();
             }
             Response::Room { peers, .. } if self.phase == Phase::Forward => {
@@ -143,6 +160,16 @@ impl Put {
             Phase::Storing(at) if at == *peer && level == self.walk.level() => self.phase = Phase::Reverse,
             // A straggler of the forward phase: the put has long turned back.
             Phase::Storing(_) | Phase::Reverse => {}
+        }
+    }
+
+    fn store_request(&self) -> Request {
+        Request::Store {
+            level: self.walk.level(),
+            key: self.walk.key(),
+            ttl: self.ttl,
+            value: self.value.clone(),
+            turned_back: self.turned_back,
         }
     }
 

@@ -27,10 +27,13 @@ pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, request: Request) -> Respon
         }
         Request::Put { level, key, ttl, aim } => {
             let full = lent.store.is_full(lent.config, lent.now, level, &key, ttl);
-            let loaded = lent.store.count_put(lent.config, lent.now, level, key);
+            let loaded = lent.store.count_put(lent.config, lent.now, level, key) && lent.config.rules.turn_back;
             Response::Room { full, loaded, peers: lent.routing.nearer(level, &key, &aim, count) }
         }
-        Request::Store { level, key, ttl, value } => {
+        Request::Store { level, key, ttl, value, turned_back } => {
+            if turned_back && lent.config.rules.push_back {
+                lent.store.push_back(level, &key);
+            }
             let owner = peer.addr.ip();
             Response::Done(lent.store.put(lent.config, lent.now, (level, key), (value, ttl), owner))
         }
