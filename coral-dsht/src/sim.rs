@@ -51,7 +51,6 @@ pub struct Simulation {
     rng: ChaCha12Rng,
     now: Instant,
     nodes: Vec<Node>,
-    by_addr: BTreeMap<SocketAddr, usize>,
     events: BinaryHeap<Reverse<Event>>,
     sequence: u64,
     outcomes: BTreeMap<(usize, OpId), Outcome>,
@@ -92,7 +91,6 @@ impl Simulation {
             rng,
             now: Instant::START,
             nodes: Vec::new(),
-            by_addr: BTreeMap::new(),
             events: BinaryHeap::new(),
             sequence: 0,
             outcomes: BTreeMap::new(),
@@ -116,12 +114,10 @@ impl Simulation {
     /// Adds a node that knows nobody; its number.
     pub fn add_node(&mut self) -> usize {
         let number = self.nodes.len();
-        let octets = u32::try_from(number).expect("a simulation has fewer nodes than IPv4 addresses").to_be_bytes();
-        let addr = SocketAddr::from(([10, octets[1], octets[2], octets[3]], PORT));
+        let addr = addr_of(number);
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let dsht = Dsht::new(Arc::clone(&self.config), Peer::new(addr, Services::NONE), seed, self.now);
-        self.by_addr.insert(addr, number);
         self.map.place();
         self.nodes.push(Node { dsht, alive: true, timer: None });
         self.schedule(number);
@@ -270,7 +266,7 @@ impl Simulation {
         while let Some(output) = self.nodes[number].dsht.poll_output() {
             match output {
                 Output::Send { to, bytes } => {
-                    if let Some(to) = self.by_addr.get(&to).copied() {
+                    if let Some(to) = number_of(to).filter(|to| *to < self.nodes.len()) {
                         let one_way = self.map.rtt(number, to) / 2;
                         for delay in self.link.carry(&mut self.rng, one_way) {
                             self.push(self.now + delay, What::Datagram { from: number, to, bytes: bytes.clone() });
@@ -296,6 +292,23 @@ impl Simulation {
     fn push(&mut self, due: Instant, what: What) {
         self.sequence += 1;
         self.events.push(Reverse(Event { due, sequence: self.sequence, what }));
+    }
+}
+
+/// The address of a node: its number in network 10.
+fn addr_of(number: usize) -> SocketAddr {
+    assert!(number < 1 << 24, "network 10 has fewer addresses");
+    let octets = (number as u32).to_be_bytes();
+    SocketAddr::from(([10, octets[1], octets[2], octets[3]], PORT))
+}
+
+/// The number of the node at an address; `None` if no simulated node can be there.
+fn number_of(addr: SocketAddr) -> Option<usize> {
+    match addr {
+        SocketAddr::V4(addr) if addr.port() == PORT && addr.ip().octets()[0] == 10 => {
+            Some((addr.ip().to_bits() & 0xff_ffff) as usize)
+        }
+        _ => None,
     }
 }
 

@@ -125,20 +125,31 @@ impl Routing {
     /// The nearest of all is among them: where the distance to halve has become small, it is what is looked for.
     pub(crate) fn nearer(&self, level: Level, key: &Key, aim: &Distance, count: usize) -> Vec<Peer> {
         let mine = self.me.distance(key);
-        let mut nearer: Vec<(Distance, Peer)> = self
-            .members(level)
-            .map(|known| (known.peer.id.distance(key), known.peer))
-            .filter(|(distance, _)| *distance < mine)
-            .collect();
-        nearer.sort_by_key(|(distance, _)| (distance.abs_diff(aim), *distance));
-        if nearer.len() > count && count > 0 {
-            let nearest = nearer.iter().enumerate().min_by_key(|(_, (distance, _))| *distance).map(|(index, _)| index);
-            if let Some(index) = nearest.filter(|index| *index >= count) {
-                nearer.swap(count - 1, index);
+        let buckets = &self.tables[level.index()].buckets;
+        // A peer in bucket i differs from this node in bit i first. So all of a bucket are nearer to the key if this node
+        // differs from the key there, else none; and a later such bucket is farther than an earlier one.
+        let nearer_buckets = buckets.iter().enumerate().filter(|(index, _)| mine.has_bit(*index));
+        let mut nearest: Option<(Distance, NodeId)> = None;
+        let mut chosen: Vec<(Distance, Distance, NodeId)> = Vec::with_capacity(count + 1);
+        for id in nearer_buckets.flat_map(|(_, bucket)| bucket) {
+            let distance = id.distance(key);
+            if nearest.is_none_or(|(least, _)| distance < least) {
+                nearest = Some((distance, *id));
             }
-            nearer.truncate(count);
+            let rank = (distance.abs_diff(aim), distance, *id);
+            if chosen.len() < count || chosen.last().is_some_and(|last| rank < *last) {
+                let place = chosen.partition_point(|other| *other < rank);
+                chosen.insert(place, rank);
+                chosen.truncate(count);
+            }
         }
-        nearer.into_iter().map(|(_, peer)| peer).collect()
+        if let Some((_, nearest)) = nearest
+            && chosen.iter().all(|(_, _, id)| *id != nearest)
+            && let Some((_, _, last)) = chosen.last_mut()
+        {
+            *last = nearest;
+        }
+        chosen.iter().filter_map(|(_, _, id)| self.known.get(id)).map(|known| known.peer).collect()
     }
 
     /// How many nodes the cluster at `level` seems to have, this one included.
