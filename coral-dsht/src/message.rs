@@ -135,6 +135,12 @@ pub enum Request {
         /// The value.
         value: Value,
     },
+    /// A few random members of your cluster at this level: whoever weighs a move into it wants to measure them
+    /// [C04 §4.4]. Served to strangers, too. Answered by [`Response::Peers`].
+    Sample {
+        /// Which of your clusters.
+        level: Level,
+    },
 }
 
 /// An answer.
@@ -145,7 +151,7 @@ pub enum Response {
         /// Where the request came from, as the answering node saw it.
         seen_as: SocketAddr,
     },
-    /// To `Find`, and to `Get` where there are no values.
+    /// To `Find` and `Sample`, and to `Get` where there are no values.
     Peers(Vec<Peer>),
     /// To `Get`.
     Values(Vec<Value>),
@@ -174,13 +180,14 @@ impl Request {
             Self::Put { .. } => "put",
             Self::Store { .. } => "store",
             Self::Remove { .. } => "remove",
+            Self::Sample { .. } => "sample",
         }
     }
 
     /// The level at which sender and receiver must share a cluster.
     pub fn level(&self) -> Option<Level> {
         match self {
-            Self::Ping => None,
+            Self::Ping | Self::Sample { .. } => None,
             Self::Find { level, .. }
             | Self::Get { level, .. }
             | Self::Put { level, .. }

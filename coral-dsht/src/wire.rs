@@ -66,6 +66,7 @@ const GET: u8 = 2;
 const PUT: u8 = 3;
 const STORE: u8 = 4;
 const REMOVE: u8 = 5;
+const SAMPLE: u8 = 6;
 const LEAVE: u8 = 16;
 const PONG: u8 = 32;
 const PEERS: u8 = 33;
@@ -115,7 +116,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
     let header = decode_header(&mut input)?;
     let body = match kind {
         LEAVE => Body::Leave,
-        PING..=REMOVE => Body::Request(decode_request(kind, &mut input)?),
+        PING..=SAMPLE => Body::Request(decode_request(kind, &mut input)?),
         PONG..=OTHER_CLUSTER => Body::Response(decode_response(kind, &mut input)?),
         _ => return Err(DecodeError::Kind),
     };
@@ -131,6 +132,7 @@ fn kind(body: &Body) -> u8 {
         Body::Request(Request::Put { .. }) => PUT,
         Body::Request(Request::Store { .. }) => STORE,
         Body::Request(Request::Remove { .. }) => REMOVE,
+        Body::Request(Request::Sample { .. }) => SAMPLE,
         Body::Response(Response::Pong { .. }) => PONG,
         Body::Response(Response::Peers(_)) => PEERS,
         Body::Response(Response::Values(_)) => VALUES,
@@ -166,6 +168,7 @@ fn encode_request(out: &mut Vec<u8>, request: &Request) {
             out.extend(key.as_bytes());
             encode_value(out, value);
         }
+        Request::Sample { level } => out.push(level.number()),
     }
 }
 
@@ -246,6 +249,7 @@ fn decode_request(kind: u8, input: &mut Reader<'_>) -> Result<Request, DecodeErr
             Request::Store { level, key, ttl, value: input.value()?, turned_back }
         }
         REMOVE => Request::Remove { level: input.level()?, key: input.id()?, value: input.value()? },
+        SAMPLE => Request::Sample { level: input.level()? },
         _ => return Err(DecodeError::Kind),
     })
 }
@@ -396,6 +400,7 @@ mod tests {
                 Request::Store { level, key, ttl, value, turned_back }
             }),
             (level(), id(), value()).prop_map(|(level, key, value)| Request::Remove { level, key, value }),
+            level().prop_map(|level| Request::Sample { level }),
         ];
         let response = prop_oneof![
             addr().prop_map(|seen_as| Response::Pong { seen_as }),

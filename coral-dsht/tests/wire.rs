@@ -62,6 +62,7 @@ fn requests() {
         Body::Request(Request::Remove { level, key, value: value() }),
         expect!["05 02cccccccccccccccccccccccccccccccccccccccc0176"],
     );
+    check(Body::Request(Request::Sample { level }), expect!["06 02"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Answering the requests of others, whom the caller has found to share a cluster with this node.
+//! Answering the requests of others, whom the caller has found to share a cluster with this node where they must.
 //!
 //! An answer is short, whoever wrote which address on its request: a few peers or a few short values. That no more goes
 //! to an unproven address than came from it is left to the tokens, which are still to come.
@@ -6,7 +6,6 @@
 use rand_chacha::ChaCha12Rng;
 use rand_core::Rng as _;
 
-use crate::api::Value;
 use crate::dsht::Lent;
 use crate::message::{Request, Response};
 use crate::peer::Peer;
@@ -38,11 +37,15 @@ pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, request: Request) -> Respon
             Response::Done(lent.store.put(lent.config, lent.now, (level, key), (value, ttl), owner))
         }
         Request::Remove { level, key, value } => Response::Done(lent.store.remove(level, &key, &value, peer.addr.ip())),
+        Request::Sample { level } => {
+            let members = lent.routing.members(level).map(|known| known.peer).collect();
+            Response::Peers(some_of(lent.rng, members, count))
+        }
     }
 }
 
 /// At most `count` of `values`, each as likely as any other: readers spread over all holders.
-pub(super) fn some_of(rng: &mut ChaCha12Rng, mut values: Vec<Value>, count: usize) -> Vec<Value> {
+pub(super) fn some_of<T>(rng: &mut ChaCha12Rng, mut values: Vec<T>, count: usize) -> Vec<T> {
     for index in 0..count.min(values.len()) {
         let other = index + (rng.next_u64() % (values.len() - index) as u64) as usize;
         values.swap(index, other);
