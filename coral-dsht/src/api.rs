@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::id::{ClusterId, Distance};
-use crate::level::Level;
+use crate::level::{Level, Levels};
 use crate::peer::{Peer, Services};
 use crate::stats::Stats;
 
@@ -82,6 +82,8 @@ pub enum HopAnswer {
     Nearest,
     /// To a put: it is full and loaded for the key, and turned the put back [C04 §4.2].
     FullAndLoaded,
+    /// To a claim: nobody was before this node.
+    Claimed,
     /// It is in another cluster at this level by now.
     OtherCluster,
     /// It did not answer in time.
@@ -96,6 +98,20 @@ pub struct Stored {
     /// The put was held back, because this node has let out its share of puts for this key in this minute
     /// (`loaded_puts_per_minute`): the values that the network has are then fresh enough.
     pub held_back: bool,
+    /// Each request, in the order in which they were sent.
+    pub hops: Vec<Hop>,
+}
+
+/// What a claim came to.
+#[derive(Debug, Clone, Default)]
+pub struct Claimed {
+    /// Values of those who were first, from the nearest level that has any: the one to try first in front. Empty if this
+    /// node is the first at every level that it claimed.
+    pub values: Vec<Value>,
+    /// The level that had the values.
+    pub level: Option<Level>,
+    /// The levels, from the nearest outwards, at which this node is the first, and others are sent to it.
+    pub granted: Levels,
     /// Each request, in the order in which they were sent.
     pub hops: Vec<Hop>,
 }
@@ -176,6 +192,8 @@ pub enum Outcome {
     Get(Found),
     /// Of `put`.
     Put(Stored),
+    /// Of `claim`.
+    Claim(Claimed),
     /// Of `remove`: how many nodes that held the value confirmed that they dropped it.
     Removed(usize),
     /// Of `nodes`, those that were verified first.

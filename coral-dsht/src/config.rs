@@ -49,6 +49,12 @@ pub struct Config {
     /// Values in the answer to one get. Default 4, at most 8: a reader needs a choice, not the whole list.
     pub values_per_answer: NonZeroU32,
 
+    /// How many claimants are given the same value first, before the next one's turn comes. Default 4.
+    ///
+    /// A crowd that asks for one object becomes a tree in which each node serves so many others: lower makes it deeper,
+    /// higher asks more of the upload of each.
+    pub claim_fan_out: NonZeroU32,
+
     /// Peers in one answer. Default 4, at most 16.
     ///
     /// More gives a lookup more ways around dead nodes, and makes answers larger than requests.
@@ -120,6 +126,7 @@ impl Default for Config {
             stored_values: 100_000,
             max_ttl: Duration::from_secs(24 * 60 * 60),
             values_per_answer: count(4),
+            claim_fan_out: count(4),
             peers_per_answer: count(4),
             bucket_peers: count(8),
             initial_rto: Duration::from_millis(400),

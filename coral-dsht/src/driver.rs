@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
-use crate::api::{Found, Neighbour, OpId, Outcome, Stored};
+use crate::api::{Claimed, Found, Neighbour, OpId, Outcome, Stored};
 use crate::config::Config;
 use crate::dsht::{Dsht, Output};
 use crate::handle::{Command, DshtHandle};
@@ -37,6 +37,7 @@ pub struct Driver {
 enum Reply {
     Get(oneshot::Sender<Found>),
     Put(oneshot::Sender<Stored>),
+    Claim(oneshot::Sender<Claimed>),
     Remove(oneshot::Sender<usize>),
     Nodes(oneshot::Sender<Vec<Neighbour>>),
 }
@@ -110,6 +111,9 @@ impl Driver {
             Command::Put { key, value, ttl, levels, reply } => {
                 (self.dsht.put(now, key, value, ttl, levels), Reply::Put(reply))
             }
+            Command::Claim { key, value, ttl, levels, refused, reply } => {
+                (self.dsht.claim(now, key, value, ttl, levels, &refused), Reply::Claim(reply))
+            }
             Command::Remove { key, value, reply } => (self.dsht.remove(now, key, value), Reply::Remove(reply)),
             Command::Nodes { query, reply } => (self.dsht.nodes(now, query), Reply::Nodes(reply)),
             Command::Snapshot { reply } => {
@@ -160,6 +164,7 @@ fn answer(reply: Reply, outcome: Outcome) {
     match (reply, outcome) {
         (Reply::Get(reply), Outcome::Get(found)) => drop(reply.send(found)),
         (Reply::Put(reply), Outcome::Put(stored)) => drop(reply.send(stored)),
+        (Reply::Claim(reply), Outcome::Claim(claimed)) => drop(reply.send(claimed)),
         (Reply::Remove(reply), Outcome::Removed(count)) => drop(reply.send(count)),
         (Reply::Nodes(reply), Outcome::Nodes(nodes)) => drop(reply.send(nodes)),
         (reply, outcome) => debug_assert!(false, "{outcome:?} for {reply:?}"),

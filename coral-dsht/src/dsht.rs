@@ -2,16 +2,18 @@
 //!
 //! It takes datagrams, the passing of time and the application's requests in, and gives datagrams and outcomes out. Its
 //! methods come in four families: `handle_*` is the world speaking; [`join`](Dsht::join), [`get`](Dsht::get),
-//! [`put`](Dsht::put), [`remove`](Dsht::remove), [`nodes`](Dsht::nodes) and [`leave`](Dsht::leave) the application;
+//! [`put`](Dsht::put), [`claim`](Dsht::claim), [`remove`](Dsht::remove), [`nodes`](Dsht::nodes) and [`leave`](Dsht::leave) the application;
 //! `poll_*` gives the answers; the rest are getters. Output is queued: draining it late is slow, never wrong.
 //!
 //! The parts in `dsht/` each own one idea and no clock, queue or other part. What they need for a call is lent to
 //! them; the decisions are taken here.
 
+mod claim;
 mod cluster;
 mod get;
 mod join;
 mod lookup;
+mod meter;
 mod nodes;
 mod op;
 mod put;
@@ -42,10 +44,12 @@ use crate::stats::Stats;
 use crate::time::Instant;
 use crate::wire;
 
+use claim::Claim;
 use cluster::Membership;
 use get::Get;
 use join::Join;
 use lookup::Lookup;
+use meter::Meter;
 use nodes::{Nodes, neighbour, shares};
 use op::{Next, Op};
 use put::Put;
@@ -53,7 +57,7 @@ use refresh::Refresh;
 use remove::{Lost, Published, Remove};
 use routing::Routing;
 use rpc::{Expired, Owner, Pending, Rpcs};
-use store::{Meter, Store};
+use store::Store;
 use walk::Walk;
 
 /// One node of the index.
@@ -229,17 +233,44 @@ impl Dsht {
         }
     }
 
-    /// Withdraws a value that this node has put, wherever it may still live: [`Outcome::Removed`].
+    /// Claims `key`: [`Outcome::Claim`]. A get that finds nothing leaves `value` in its place, from the nearest of `levels`
+    /// outwards, so that whoever asks next is sent here; only the first of the whole network is told of nobody.
     ///
-    /// A put of it that is still under way ends where it stands.
+    /// The claim lives for `ttl`, at most a minute; [`put`](Self::put) renews it, [`remove`](Self::remove) ends it. Values in
+    /// `refused`, four at most, are not given (again): those of nodes that do not answer or do not have it.
+    pub fn claim(
+        &mut self,
+        now: Instant,
+        key: Key,
+        value: Value,
+        ttl: Duration,
+        levels: Levels,
+        refused: &[Value],
+    ) -> OpId {
+        match Walk::new(self.lookup(key), levels.and(self.config.levels())) {
+            Some(walk) => self.start(now, Op::Claim(Claim::new(walk, value, ttl, refused)), true),
+            None => self.done(Outcome::Claim(Default::default())),
+        }
+    }
+
+    /// Withdraws a value that this node has put, or claimed with, wherever it may still live: [`Outcome::Removed`].
+    ///
+    /// A put or claim of it that is still under way ends where it stands.
     pub fn remove(&mut self, now: Instant, key: Key, value: Value) -> OpId {
         let entry = (key, value);
-        let is_same = |op: &Op| matches!(op, Op::Put(put) if put.entry() == (entry.0, &entry.1));
+        let is_same = |op: &Op| match op {
+            Op::Put(put) => put.entry() == (entry.0, &entry.1),
+            Op::Claim(claim) => claim.entry() == (entry.0, &entry.1),
+            _ => false,
+        };
         let same: Vec<OpId> = self.ops.iter().filter(|(_, running)| is_same(&running.op)).map(|(id, _)| *id).collect();
         for id in same {
-            if let Some(Running { op: Op::Put(mut put), reported }) = self.ops.remove(&id) {
-                self.note_published(now, &put, put.holders());
-                self.finish(id, reported, Outcome::Put(put.abandon()));
+            let Some(Running { mut op, reported }) = self.ops.remove(&id) else { continue };
+            self.note_published(now, &op);
+            match &mut op {
+                Op::Put(put) => self.finish(id, reported, Outcome::Put(put.abandon())),
+                Op::Claim(claim) => self.finish(id, reported, Outcome::Claim(claim.abandon())),
+                _ => {}
             }
         }
         self.lost.retain(|lost| (&lost.key, &lost.value) != (&entry.0, &entry.1));
@@ -527,7 +558,7 @@ impl Dsht {
                 None => self.stats.gets_empty += 1,
             },
             (Op::Put(put), Outcome::Put(stored)) => {
-                self.note_published(now, put, stored.at.clone());
+                self.note_published(now, op);
                 if self.config.rules.push_back
                     && put.turned_back()
                     && stored.at.last().is_some_and(|(_, peer)| *peer == self.me)
@@ -539,15 +570,26 @@ impl Dsht {
                     if stored.at.is_empty() { &mut self.stats.puts_failed } else { &mut self.stats.puts_stored };
                 *counter += 1;
             }
+            (_, Outcome::Claim(claimed)) => {
+                self.note_published(now, op);
+                let counter =
+                    if claimed.values.is_empty() { &mut self.stats.claims_first } else { &mut self.stats.claims_given };
+                *counter += 1;
+            }
             (_, Outcome::Joined { contact: Some(_), .. }) => self.refresh(now, Level::GLOBAL),
             _ => {}
         }
     }
 
-    fn note_published(&mut self, now: Instant, put: &Put, holders: Vec<(Level, Peer)>) {
-        let (key, value) = put.entry();
+    /// Remembers who holds the value that an operation has put, or claimed with.
+    fn note_published(&mut self, now: Instant, op: &Op) {
+        let ((key, value), ttl, holders) = match op {
+            Op::Put(put) => (put.entry(), put.ttl(), put.holders()),
+            Op::Claim(claim) => (claim.entry(), claim.ttl(), claim.holders()),
+            _ => return,
+        };
         // A little longer than it lives there: the request was under way for a while.
-        let expires = now + put.ttl().min(self.config.max_ttl) + Duration::from_secs(1);
+        let expires = now + ttl.min(self.config.max_ttl) + Duration::from_secs(1);
         for (level, peer) in holders {
             self.published.stored((key, value.clone()), level, peer, expires);
         }

@@ -72,6 +72,11 @@ pub fn operations(bytes: &[u8]) {
                 let key = take.key();
                 dsht.remove(now, key, take.value());
             }
+            13 => {
+                let key = take.key();
+                let (value, refused) = (take.value(), [take.value()]);
+                dsht.claim(now, key, value, Duration::from_secs(20), Levels::ALL, &refused);
+            }
             11 => {
                 let count = usize::from(take.u8());
                 dsht.nodes(now, NodesQuery { level: Level::GLOBAL, count, target: None, services: Services::NONE });

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::{Found, Neighbour, NodesQuery, Snapshot, Stored, Value};
+use crate::api::{Claimed, Found, Neighbour, NodesQuery, Snapshot, Stored, Value};
 use crate::id::Key;
 use crate::level::Levels;
 
@@ -43,6 +43,21 @@ pub enum Command {
         levels: Levels,
         /// For the answer.
         reply: oneshot::Sender<Stored>,
+    },
+    /// See [`DshtHandle::claim`].
+    Claim {
+        /// The key.
+        key: Key,
+        /// The value.
+        value: Value,
+        /// How long the claim is to live.
+        ttl: Duration,
+        /// The levels to claim at.
+        levels: Levels,
+        /// Values that are not wanted.
+        refused: Vec<Value>,
+        /// For the answer.
+        reply: oneshot::Sender<Claimed>,
     },
     /// See [`DshtHandle::remove`].
     Remove {
@@ -87,6 +102,19 @@ impl DshtHandle {
     /// Stores `value` under `key` for `ttl`, once at each of `levels`; the same value put again is renewed.
     pub async fn put(&self, key: Key, value: Value, ttl: Duration, levels: Levels) -> Result<Stored, Stopped> {
         self.ask(|reply| Command::Put { key, value, ttl, levels, reply }).await
+    }
+
+    /// A get that leaves `value` under `key` for `ttl` (a minute at most), so that those who ask next are sent here: the
+    /// values of those who were first, or none if this node is to go to the origin. Those in `refused` are not given.
+    pub async fn claim(
+        &self,
+        key: Key,
+        value: Value,
+        ttl: Duration,
+        levels: Levels,
+        refused: Vec<Value>,
+    ) -> Result<Claimed, Stopped> {
+        self.ask(|reply| Command::Claim { key, value, ttl, levels, refused, reply }).await
     }
 
     /// Withdraws a value that this node has put, wherever it is still alive. Returns how many nodes confirmed it.

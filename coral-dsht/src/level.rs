@@ -67,6 +67,11 @@ impl Levels {
         self.0 & (1 << level.0) != 0
     }
 
+    /// The set with `level` in it.
+    pub const fn with(self, level: Level) -> Self {
+        Self(self.0 | 1 << level.0)
+    }
+
     /// The levels that are in both sets.
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)

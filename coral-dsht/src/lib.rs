@@ -91,8 +91,8 @@ pub mod memory;
 pub mod sim;
 
 pub use api::{
-    ClusterStatus, Found, Hop, HopAnswer, MAX_VALUE_BYTES, Neighbour, NodesQuery, OpId, Outcome, Snapshot, Stored,
-    Value,
+    Claimed, ClusterStatus, Found, Hop, HopAnswer, MAX_VALUE_BYTES, Neighbour, NodesQuery, OpId, Outcome, Snapshot,
+    Stored, Value,
 };
 pub use config::{Config, Rules};
 #[cfg(feature = "net")]

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::api::{ClusterStatus, Found, Neighbour, NodesQuery, Snapshot, Stored, Value};
+use crate::api::{Claimed, ClusterStatus, Found, Neighbour, NodesQuery, Snapshot, Stored, Value};
 use crate::handle::{Command, DshtHandle};
 use crate::id::{Id, Key};
-use crate::level::Level;
+use crate::level::{Level, Levels};
 use crate::peer::Peer;
 use crate::stats::Stats;
 
@@ -73,6 +73,17 @@ impl Shared {
             Command::Put { key, value, ttl, reply, .. } => {
                 self.values.entry(key).or_default().insert(value, now + ttl);
                 let _ = reply.send(Stored { at: vec![(Level::GLOBAL, me)], ..Stored::default() });
+            }
+            Command::Claim { key, value, ttl, refused, reply, .. } => {
+                let values = self.values.entry(key).or_default();
+                let others = values.keys().filter(|other| **other != value && !refused.contains(other));
+                let others: Vec<Value> = others.cloned().collect();
+                values.insert(value, now + ttl);
+                let (level, granted) = match others.is_empty() {
+                    true => (None, Levels::only(Level::GLOBAL)),
+                    false => (Some(Level::GLOBAL), Levels::NONE),
+                };
+                let _ = reply.send(Claimed { values: others, level, granted, hops: Vec::new() });
             }
             Command::Remove { key, value, reply } => {
                 let removed = self.values.get_mut(&key).is_some_and(|values| values.remove(&value).is_some());

@@ -126,6 +126,24 @@ pub enum Request {
         /// A node nearer to the key was full and loaded and has turned the put back.
         turned_back: bool,
     },
+    /// A get that claims the key where the search ends. Answered by [`Response::Values`] if others were first, by
+    /// [`Response::Claimed`] if nobody was and the search ends here, or else by [`Response::Peers`].
+    Claim {
+        /// In your cluster at this level.
+        level: Level,
+        /// The key.
+        key: Key,
+        /// As for `Find`.
+        aim: Distance,
+        /// How long the claim is to live.
+        ttl: Duration,
+        /// The search ends here, although you know of nodes nearer to the key.
+        is_last: bool,
+        /// What later claimants are to be given: where the claimant can be asked.
+        value: Value,
+        /// Values that are of no use to the claimant: their owners do not answer, or do not have it.
+        refused: Vec<Value>,
+    },
     /// Drop a value that this sender had you store. Answered by [`Response::Done`].
     Remove {
         /// In your cluster at this level.
@@ -151,9 +169,9 @@ pub enum Response {
         /// Where the request came from, as the answering node saw it.
         seen_as: SocketAddr,
     },
-    /// To `Find` and `Sample`, and to `Get` where there are no values.
+    /// To `Find` and `Sample`, and to `Get` and `Claim` where there are no values.
     Peers(Vec<Peer>),
-    /// To `Get`.
+    /// To `Get`, and to `Claim`: then the one to try first comes first.
     Values(Vec<Value>),
     /// To `Put`.
     Room {
@@ -166,6 +184,8 @@ pub enum Response {
     },
     /// To `Store` and `Remove`: whether it was done.
     Done(bool),
+    /// To `Claim`: you are the first.
+    Claimed,
     /// To any request with a level: we share no cluster there. The header tells which one the sender is in.
     OtherCluster,
 }
@@ -179,6 +199,7 @@ impl Request {
             Self::Get { .. } => "get",
             Self::Put { .. } => "put",
             Self::Store { .. } => "store",
+            Self::Claim { .. } => "claim",
             Self::Remove { .. } => "remove",
             Self::Sample { .. } => "sample",
         }
@@ -192,6 +213,7 @@ impl Request {
             | Self::Get { level, .. }
             | Self::Put { level, .. }
             | Self::Store { level, .. }
+            | Self::Claim { level, .. }
             | Self::Remove { level, .. } => Some(*level),
         }
     }

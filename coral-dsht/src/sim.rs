@@ -32,7 +32,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
-use crate::api::{Found, OpId, Outcome, Stored, Value};
+use crate::api::{Claimed, Found, OpId, Outcome, Stored, Value};
 use crate::config::Config;
 use crate::dsht::{Dsht, Output};
 use crate::id::Key;
@@ -172,6 +172,16 @@ impl Simulation {
         }
     }
 
+    /// Claims at every level for node `number`, and runs until it is done.
+    pub fn claim(&mut self, number: usize, key: Key, value: Value, ttl: Duration, refused: &[Value]) -> Claimed {
+        let now = self.now;
+        let op = self.act(number, |dsht| dsht.claim(now, key, value, ttl, Levels::ALL, refused));
+        match self.run_until_done(number, op) {
+            Outcome::Claim(claimed) => claimed,
+            other => unreachable!("the outcome of a claim is {other:?}"),
+        }
+    }
+
     /// Withdraws a value that node `number` has put, and runs until it is done: how many confirmed.
     pub fn remove(&mut self, number: usize, key: Key, value: Value) -> usize {
         let now = self.now;
@@ -187,6 +197,11 @@ impl Simulation {
         let result = action(&mut self.nodes[number].dsht);
         self.drain(number);
         result
+    }
+
+    /// How operation `op` of node `number` ended, if it has; told once.
+    pub fn outcome(&mut self, number: usize, op: OpId) -> Option<Outcome> {
+        self.outcomes.remove(&(number, op))
     }
 
     /// Runs for `span` of virtual time.

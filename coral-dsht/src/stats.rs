@@ -23,6 +23,10 @@ pub struct Stats {
     pub gets_found: BTreeMap<u8, u64>,
     /// Gets that found none.
     pub gets_empty: u64,
+    /// Claims in which this node was the first at every level: it goes to the origin.
+    pub claims_first: u64,
+    /// Claims in which others were first: it fetches from one of them.
+    pub claims_given: u64,
     /// Puts that were stored at one node at least.
     pub puts_stored: u64,
     /// Puts that no node took.

@@ -67,6 +67,7 @@ const PUT: u8 = 3;
 const STORE: u8 = 4;
 const REMOVE: u8 = 5;
 const SAMPLE: u8 = 6;
+const CLAIM: u8 = 7;
 const LEAVE: u8 = 16;
 const PONG: u8 = 32;
 const PEERS: u8 = 33;
@@ -74,6 +75,7 @@ const VALUES: u8 = 34;
 const ROOM: u8 = 35;
 const DONE: u8 = 36;
 const OTHER_CLUSTER: u8 = 37;
+const CLAIMED: u8 = 39;
 
 /// The bytes of `message`.
 ///
@@ -116,8 +118,8 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
     let header = decode_header(&mut input)?;
     let body = match kind {
         LEAVE => Body::Leave,
-        PING..=SAMPLE => Body::Request(decode_request(kind, &mut input)?),
-        PONG..=OTHER_CLUSTER => Body::Response(decode_response(kind, &mut input)?),
+        PING..=CLAIM => Body::Request(decode_request(kind, &mut input)?),
+        PONG..=OTHER_CLUSTER | CLAIMED => Body::Response(decode_response(kind, &mut input)?),
         _ => return Err(DecodeError::Kind),
     };
     if input.rest.is_empty() { Ok(Message { header, request_id, body }) } else { Err(DecodeError::Trailing) }
@@ -133,12 +135,14 @@ fn kind(body: &Body) -> u8 {
         Body::Request(Request::Store { .. }) => STORE,
         Body::Request(Request::Remove { .. }) => REMOVE,
         Body::Request(Request::Sample { .. }) => SAMPLE,
+        Body::Request(Request::Claim { .. }) => CLAIM,
         Body::Response(Response::Pong { .. }) => PONG,
         Body::Response(Response::Peers(_)) => PEERS,
         Body::Response(Response::Values(_)) => VALUES,
         Body::Response(Response::Room { .. }) => ROOM,
         Body::Response(Response::Done(_)) => DONE,
         Body::Response(Response::OtherCluster) => OTHER_CLUSTER,
+        Body::Response(Response::Claimed) => CLAIMED,
     }
 }
 
@@ -163,6 +167,15 @@ fn encode_request(out: &mut Vec<u8>, request: &Request) {
             out.push(u8::from(*turned_back));
             encode_value(out, value);
         }
+        Request::Claim { level, key, aim, ttl, is_last, value, refused } => {
+            out.push(level.number());
+            out.extend(key.as_bytes());
+            encode_ttl(out, *ttl);
+            out.extend(aim.as_bytes());
+            out.push(u8::from(*is_last));
+            encode_value(out, value);
+            encode_values(out, refused);
+        }
         Request::Remove { level, key, value } => {
             out.push(level.number());
             out.extend(key.as_bytes());
@@ -176,18 +189,13 @@ fn encode_response(out: &mut Vec<u8>, response: &Response) {
     match response {
         Response::Pong { seen_as } => encode_addr(out, *seen_as),
         Response::Peers(peers) => encode_peers(out, peers),
-        Response::Values(values) => {
-            out.push(values.len() as u8);
-            for value in values {
-                encode_value(out, value);
-            }
-        }
+        Response::Values(values) => encode_values(out, values),
         Response::Room { full, loaded, peers } => {
             out.push(u8::from(*full) | u8::from(*loaded) << 1);
             encode_peers(out, peers);
         }
         Response::Done(done) => out.push(u8::from(*done)),
-        Response::OtherCluster => {}
+        Response::OtherCluster | Response::Claimed => {}
     }
 }
 
@@ -200,6 +208,13 @@ fn encode_ttl(out: &mut Vec<u8>, ttl: Duration) {
 fn encode_value(out: &mut Vec<u8>, value: &Value) {
     out.push(value.as_bytes().len() as u8);
     out.extend(value.as_bytes());
+}
+
+fn encode_values(out: &mut Vec<u8>, values: &[Value]) {
+    out.push(values.len() as u8);
+    for value in values {
+        encode_value(out, value);
+    }
 }
 
 fn encode_peers(out: &mut Vec<u8>, peers: &[Peer]) {
@@ -250,6 +265,15 @@ fn decode_request(kind: u8, input: &mut Reader<'_>) -> Result<Request, DecodeErr
         }
         REMOVE => Request::Remove { level: input.level()?, key: input.id()?, value: input.value()? },
         SAMPLE => Request::Sample { level: input.level()? },
+        CLAIM => Request::Claim {
+            level: input.level()?,
+            key: input.id()?,
+            ttl: input.ttl()?,
+            aim: input.distance()?,
+            is_last: input.flag()?,
+            value: input.value()?,
+            refused: input.values()?,
+        },
         _ => return Err(DecodeError::Kind),
     })
 }
@@ -268,6 +292,7 @@ fn decode_response(kind: u8, input: &mut Reader<'_>) -> Result<Response, DecodeE
         }
         DONE => Response::Done(input.flag()?),
         OTHER_CLUSTER => Response::OtherCluster,
+        CLAIMED => Response::Claimed,
         _ => return Err(DecodeError::Kind),
     })
 }
@@ -401,6 +426,11 @@ mod tests {
             }),
             (level(), id(), value()).prop_map(|(level, key, value)| Request::Remove { level, key, value }),
             level().prop_map(|level| Request::Sample { level }),
+            ((level(), id(), distance(), ttl()), any::<bool>(), value(), vec(value(), 0..5)).prop_map(
+                |((level, key, aim, ttl), is_last, value, refused)| {
+                    Request::Claim { level, key, aim, ttl, is_last, value, refused }
+                }
+            ),
         ];
         let response = prop_oneof![
             addr().prop_map(|seen_as| Response::Pong { seen_as }),
@@ -413,6 +443,7 @@ mod tests {
             }),
             any::<bool>().prop_map(Response::Done),
             Just(Response::OtherCluster),
+            Just(Response::Claimed),
         ];
         prop_oneof![Just(Body::Leave), request.prop_map(Body::Request), response.prop_map(Body::Response)]
     }

@@ -37,6 +37,15 @@ async fn suite(a: &DshtHandle, b: &DshtHandle) {
     assert_eq!(b.get(key, Levels::ALL).await.unwrap().values, [value("b")]);
     assert_eq!(a.remove(key, value("never put")).await.unwrap(), 0);
 
+    let (cold, ttl) = (Id::hash(&[b"cold"]), Duration::from_secs(20));
+    let first = a.claim(cold, value("a"), ttl, Levels::ALL, Vec::new()).await.unwrap();
+    assert!(first.values.is_empty() && first.granted.contains(Level::GLOBAL));
+    let second = b.claim(cold, value("b"), ttl, Levels::ALL, Vec::new()).await.unwrap();
+    assert_eq!(second.values, [value("a")]);
+    assert!(second.level.is_some());
+    let refusing = b.claim(cold, value("b"), ttl, Levels::ALL, vec![value("a")]).await.unwrap();
+    assert!(refusing.values.is_empty());
+
     let query = NodesQuery { level: Level::GLOBAL, count: 5, target: None, services: WEB };
     let near = a.nodes(query).await.unwrap();
     assert_eq!(near.iter().map(|near| near.peer).collect::<Vec<_>>(), [b.snapshot().await.unwrap().me]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use coral_dsht::sim::latency::Map;
 use coral_dsht::sim::link::Link;
 use coral_dsht::sim::{Simulation, check};
-use coral_dsht::{Config, HopAnswer, Id, Key, Level, Levels, Value};
+use coral_dsht::{Config, HopAnswer, Id, Key, Level, Levels, Outcome, Value};
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng as _;
 
@@ -122,6 +122,76 @@ fn nobody_is_hot_when_all_nodes_put_one_key() {
     assert!(*hottest <= 2 * 96, "{hottest} puts a minute at the hottest node");
     let from = some_alive(&mut sim);
     assert!(!sim.get(from, hot).values.is_empty());
+}
+
+/// All 200 nodes ask for one cold key in the same instant: who was first, and from whom each of the others fetches.
+fn crowd(sim: &mut Simulation, key: Key) -> (Vec<usize>, Vec<Option<usize>>) {
+    let now = sim.now();
+    let ops: Vec<_> = (0..200)
+        .map(|number| {
+            sim.act(number, |dsht| dsht.claim(now, key, value(number), Duration::from_secs(20), Levels::ALL, &[]))
+        })
+        .collect();
+    sim.run_for(Duration::from_secs(10));
+    let parents: Vec<Option<usize>> = ops
+        .into_iter()
+        .enumerate()
+        .map(|(number, op)| match sim.outcome(number, op) {
+            Some(Outcome::Claim(claimed)) => {
+                let first = claimed.values.first();
+                first.map(|value| usize::from_be_bytes(value.as_bytes().try_into().unwrap()))
+            }
+            other => panic!("node {number}: {other:?}"),
+        })
+        .collect();
+    let first = (0..200).filter(|number| parents[*number].is_none()).collect();
+    (first, parents)
+}
+
+#[test]
+fn of_all_who_ask_in_one_instant_one_goes_to_the_origin() {
+    let mut sim = network(12, 200);
+    for number in 0..12 {
+        let (first, parents) = crowd(&mut sim, key(number));
+        assert_eq!(first.len(), 1, "key {number}: {first:?}");
+        let mut children = [0; 200];
+        for (number, parent) in parents.iter().enumerate() {
+            if let Some(parent) = parent {
+                children[*parent] += 1;
+                // Following the parents ends at the first: nobody waits for himself.
+                let steps = std::iter::successors(Some(number), |number| parents[*number]).take(201).count();
+                assert!(steps <= 12, "node {number} is {steps} steps from the origin");
+            }
+        }
+        // At most four at each of three levels.
+        assert!(children.iter().all(|children| *children <= 12));
+    }
+}
+
+#[test]
+fn a_claimant_that_dies_is_replaced_as_soon_as_one_says_so() {
+    let mut sim = network(13, 60);
+    let (ttl, key) = (Duration::from_secs(20), key(0));
+    assert!(sim.claim(0, key, value(0), ttl, &[]).values.is_empty());
+    assert_eq!(sim.claim(1, key, value(1), ttl, &[]).values, [value(0)]);
+    sim.kill(0);
+    assert!(sim.claim(1, key, value(1), ttl, &[value(0)]).values.is_empty());
+    for number in 2..60 {
+        let claimed = sim.claim(number, key, value(number), ttl, &[value(0)]);
+        assert!(!claimed.values.is_empty(), "node {number} goes to the origin, too");
+    }
+}
+
+#[test]
+fn a_withdrawn_claim_leaves_the_next_one_first() {
+    let mut sim = network(14, 60);
+    let ttl = Duration::from_secs(20);
+    let claimed = sim.claim(5, key(0), value(5), ttl, &[]);
+    assert_eq!(claimed.granted, Levels::first(3));
+    assert_eq!(sim.remove(5, key(0), value(5)), 3);
+    assert!(sim.claim(6, key(0), value(6), ttl, &[]).values.is_empty());
+    sim.run_for(ttl + Duration::from_secs(1));
+    assert!(sim.claim(7, key(0), value(7), ttl, &[]).values.is_empty());
 }
 
 fn puts_received(sim: &Simulation) -> Vec<u64> {

@@ -55,6 +55,20 @@ fn requests() {
         expect!["03 02cccccccccccccccccccccccccccccccccccccccc0000003c1111111111111111111111111111111111111111"],
     );
     check(
+        Body::Request(Request::Claim {
+            level,
+            key,
+            aim: AIM,
+            ttl: MINUTE,
+            is_last: true,
+            value: value(),
+            refused: vec![value()],
+        }),
+        expect![
+            "07 02cccccccccccccccccccccccccccccccccccccccc0000003c1111111111111111111111111111111111111111010176010176"
+        ],
+    );
+    check(
         Body::Request(Request::Store { level, key, ttl: MINUTE, value: value(), turned_back: true }),
         expect!["04 02cccccccccccccccccccccccccccccccccccccccc0000003c010176"],
     );

@@ -79,6 +79,11 @@ impl Lookup {
         self.key
     }
 
+    /// The nearest peer that has answered; `None` while that is the searching node itself.
+    pub(crate) fn reached_peer(&self) -> Option<Peer> {
+        self.reached_peer
+    }
+
     /// Goes on in a wider level, from the point reached: the node there is asked first, and no hop is wasted
     /// [C04 §4.3]. Peers that were silent in the nearer level are not asked again.
     pub(crate) fn climb(&mut self) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::api::Outcome;
 use crate::dsht::Lent;
+use crate::dsht::claim::Claim;
 use crate::dsht::get::Get;
 use crate::dsht::join::Join;
 use crate::dsht::nodes::Nodes;
@@ -19,6 +20,7 @@ use crate::peer::Peer;
 pub(super) enum Op {
     Get(Get),
     Put(Put),
+    Claim(Claim),
     Remove(Remove),
     Nodes(Nodes),
     Join(Join),
@@ -41,6 +43,7 @@ impl Op {
         match self {
             Self::Get(get) => get.next(lent).map(|found| Some(Outcome::Get(found))),
             Self::Put(put) => put.next(lent).map(|stored| Some(Outcome::Put(stored))),
+            Self::Claim(claim) => claim.next(lent).map(|claimed| Some(Outcome::Claim(claimed))),
             Self::Remove(remove) => remove.next(lent).map(|confirmed| Some(Outcome::Removed(confirmed))),
             Self::Nodes(nodes) => nodes.next(lent).map(|found| Some(Outcome::Nodes(found))),
             Self::Join(join) => join.next(lent).map(Some),
@@ -60,12 +63,13 @@ impl Op {
         match (self, level) {
             (Self::Get(get), Some(level)) => get.answered(lent, level, peer, rtt, response),
             (Self::Put(put), Some(level)) => put.answered(lent, level, peer, rtt, response),
+            (Self::Claim(claim), Some(level)) => claim.answered(lent, level, peer, rtt, response),
             (Self::Refresh(refresh), Some(level)) => refresh.answered(lent, level, peer, rtt, &response),
             (Self::Join(join), level) => join.answered(lent, level, peer, rtt, &response),
             (Self::Remove(remove), _) => remove.settled(response == Response::Done(true)),
             (Self::Nodes(nodes), _) => nodes.settled(peer),
             // These ask nothing that has no level.
-            (Self::Get(_) | Self::Put(_) | Self::Refresh(_), None) => {}
+            (Self::Get(_) | Self::Put(_) | Self::Claim(_) | Self::Refresh(_), None) => {}
         }
     }
 
@@ -74,6 +78,7 @@ impl Op {
         match self {
             Self::Get(get) => get.walk().slow(peer),
             Self::Put(put) => put.slow(peer),
+            Self::Claim(claim) => claim.slow(peer),
             Self::Refresh(refresh) => refresh.slow(peer),
             Self::Join(join) => join.slow(peer),
             Self::Remove(_) | Self::Nodes(_) => {}
@@ -85,11 +90,12 @@ impl Op {
         match (self, level) {
             (Self::Get(get), Some(level)) => get.walk().failed(lent, level, peer, None),
             (Self::Put(put), Some(level)) => put.failed(lent, level, peer, None),
+            (Self::Claim(claim), Some(level)) => claim.failed(lent, level, peer),
             (Self::Refresh(refresh), Some(level)) => refresh.failed(lent, level, peer),
             (Self::Join(join), level) => join.failed(lent, level, peer),
             (Self::Remove(remove), _) => remove.settled(false),
             (Self::Nodes(nodes), _) => nodes.settled(peer),
-            (Self::Get(_) | Self::Put(_) | Self::Refresh(_), None) => {}
+            (Self::Get(_) | Self::Put(_) | Self::Claim(_) | Self::Refresh(_), None) => {}
         }
     }
 }

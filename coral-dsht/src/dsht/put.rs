@@ -9,6 +9,7 @@ use crate::api::{HopAnswer, Stored, Value};
 use crate::dsht::Lent;
 use crate::dsht::get::nearer;
 use crate::dsht::op::Next;
+use crate::dsht::store::Entry;
 use crate::dsht::walk::{Step, Walk};
 use crate::id::{Distance, Key};
 use crate::level::Level;
@@ -78,8 +79,7 @@ impl Put {
 
     /// Ends it where it stands.
     pub(crate) fn abandon(&mut self) -> Stored {
-        self.stored.hops = self.walk.take_hops();
-        std::mem::take(&mut self.stored)
+        Stored { hops: self.walk.take_hops(), ..self.stored.clone() }
     }
 
     /// What to do next.
@@ -101,8 +101,8 @@ impl Put {
             },
             Phase::Reverse => match self.stack.pop() {
                 Some((_, peer)) if peer.id == lent.me.id => {
-                    let entry = (self.value.clone(), self.ttl);
-                    if lent.store.put(lent.config, lent.now, (level, key), entry, lent.me.addr.ip()) {
+                    let entry = Entry { value: self.value.clone(), ttl: self.ttl, owner: lent.me.addr.ip() };
+                    if lent.store.put(lent.config, lent.now, (level, key), entry) {
                         self.stored.at.push((level, peer));
                         self.stack.clear();
                     }

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::Rng as _;
 
 use crate::dsht::Lent;
+use crate::dsht::store::Entry;
 use crate::message::{Request, Response};
 use crate::peer::Peer;
 
@@ -34,7 +35,17 @@ pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, request: Request) -> Respon
                 lent.store.push_back(level, &key);
             }
             let owner = peer.addr.ip();
-            Response::Done(lent.store.put(lent.config, lent.now, (level, key), (value, ttl), owner))
+            Response::Done(lent.store.put(lent.config, lent.now, (level, key), Entry { value, ttl, owner }))
+        }
+        Request::Claim { level, key, aim, ttl, is_last, value, refused } => {
+            let peers = lent.routing.nearer(level, &key, &aim, count);
+            let entry = Entry { value, ttl, owner: peer.addr.ip() };
+            let is_last = is_last || peers.is_empty();
+            match lent.store.claim(lent.config, lent.now, (level, key), entry, &refused, is_last) {
+                None => Response::Peers(peers),
+                Some(values) if values.is_empty() => Response::Claimed,
+                Some(values) => Response::Values(values),
+            }
         }
         Request::Remove { level, key, value } => Response::Done(lent.store.remove(level, &key, &value, peer.addr.ip())),
         Request::Sample { level } => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::api::Value;
 use crate::config::Config;
+use crate::dsht::meter::Meter;
 use crate::id::Key;
 use crate::level::Level;
 use crate::time::Instant;
@@ -38,6 +39,18 @@ struct StoredValue {
     value: Value,
     expires: Instant,
     owner: IpAddr,
+    /// Its owner has claimed the key, and does not have yet what it stands for.
+    is_claim: bool,
+    /// How many claimants were given it first.
+    given: u32,
+}
+
+/// What somebody wants stored.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) value: Value,
+    pub(crate) ttl: Duration,
+    pub(crate) owner: IpAddr,
 }
 
 impl Store {
@@ -96,8 +109,7 @@ impl Store {
         config: &Config,
         now: Instant,
         (level, key): (Level, Key),
-        (value, ttl): (Value, Duration),
-        owner: IpAddr,
+        Entry { value, ttl, owner }: Entry,
     ) -> bool {
         let expires = now + ttl.min(config.max_ttl);
         let room = self.values < config.stored_values as usize;
@@ -115,11 +127,14 @@ impl Store {
             }
             Some(stored) => {
                 stored.expires = expires;
+                if ttl > LONGEST_CLAIM {
+                    (stored.is_claim, stored.given) = (false, 0);
+                }
                 true
             }
             None => {
                 let first_to_end = slot.values.iter().enumerate().min_by_key(|(_, stored)| stored.expires);
-                let new = StoredValue { value, expires, owner };
+                let new = StoredValue { value, expires, owner, is_claim: false, given: 0 };
                 if room && slot.values.len() < config.values_per_key.get() as usize {
                     slot.values.push(new);
                     true
@@ -136,6 +151,56 @@ impl Store {
             self.schedule(level, key, expires);
         }
         stored
+    }
+
+    /// Whom a claimant may fetch from: a few values of others, the one it should try first in front. `None` if there are
+    /// none and this is not where the search ends (`is_last`); none at all if the claimant is the first.
+    ///
+    /// Either way it is recorded behind those that came before it, and is given to later ones in its turn: each is given
+    /// to `config.claim_fan_out` of them before the next one is, so that a crowd becomes a tree. A claimant that asks again
+    /// is given nobody who might be waiting for it: of those that only claim, only those that came before it.
+    pub(crate) fn claim(
+        &mut self,
+        config: &Config,
+        now: Instant,
+        (level, key): (Level, Key),
+        entry: Entry,
+        refused: &[Value],
+        is_last: bool,
+    ) -> Option<Vec<Value>> {
+        let Entry { value, ttl, owner } = entry;
+        let room = self.values < config.stored_values as usize;
+        let may_enter = self.slots.contains_key(&(level, key)) || (is_last && room);
+        if !may_enter {
+            // Without room there is no order among claimants either: each is the first.
+            return is_last.then(Vec::new);
+        }
+        let slot = self.slots.entry((level, key)).or_default();
+        let before = slot.values.len();
+        slot.values.retain(|stored| stored.expires > now);
+        let mine = slot.values.iter().position(|stored| stored.value == value && stored.owner == owner);
+        let given = slot.give(value_filter(&value, refused), mine, config);
+        let recorded = if given.is_empty() && !is_last {
+            None
+        } else {
+            slot.record(
+                room,
+                config.claim_fan_out.get(),
+                mine,
+                StoredValue {
+                    value,
+                    expires: now + ttl.min(config.max_ttl).min(LONGEST_CLAIM),
+                    owner,
+                    is_claim: true,
+                    given: 0,
+                },
+            )
+        };
+        self.values = self.values + slot.values.len() - before;
+        if let Some(expires) = recorded {
+            self.schedule(level, key, expires);
+        }
+        (is_last || !given.is_empty()).then_some(given)
     }
 
     /// Drops `value` if `owner` had it stored. Whether it was there.
@@ -205,7 +270,45 @@ impl Store {
     }
 }
 
+fn value_filter<'a>(mine: &'a Value, refused: &'a [Value]) -> impl Fn(&Value) -> bool + 'a {
+    move |value| value != mine && !refused.contains(value)
+}
+
 impl Slot {
+    /// What a claimant, recorded at place `mine` if it has been here before, is given of the values that are `of_use`.
+    fn give(&mut self, of_use: impl Fn(&Value) -> bool, mine: Option<usize>, config: &Config) -> Vec<Value> {
+        let fan_out = config.claim_fan_out.get();
+        let is_before = |index: usize| mine.is_none_or(|mine| index < mine);
+        let mut candidates: Vec<usize> = (0..self.values.len())
+            .filter(|index| of_use(&self.values[*index].value) && (!self.values[*index].is_claim || is_before(*index)))
+            .collect();
+        // In the order in which they came; those that have been given often enough last, the least given first.
+        candidates.sort_by_key(|index| Some(self.values[*index].given).filter(|given| *given >= fan_out));
+        candidates.truncate(config.values_in_answer());
+        if let Some(first) = candidates.first() {
+            self.values[*first].given += 1;
+        }
+        candidates.into_iter().map(|index| self.values[index].value.clone()).collect()
+    }
+
+    /// Notes a claim behind those before it, or at its place `mine` again: until when, or `None` if there is no room.
+    fn record(&mut self, room: bool, fan_out: u32, mine: Option<usize>, claim: StoredValue) -> Option<Instant> {
+        let expires = claim.expires;
+        if let Some(mine) = mine {
+            let stored = &mut self.values[mine];
+            stored.expires = stored.expires.max(expires);
+            return Some(expires);
+        }
+        if self.values.len() >= CLAIMS_PER_KEY {
+            let spent = self.values.iter().position(|stored| stored.is_claim && stored.given >= fan_out)?;
+            self.values.remove(spent);
+        } else if !room {
+            return None;
+        }
+        self.values.push(claim);
+        Some(expires)
+    }
+
     fn live(&self, now: Instant) -> impl Iterator<Item = &StoredValue> {
         self.values.iter().filter(move |stored| stored.expires > now)
     }
@@ -221,59 +324,11 @@ impl Slot {
     }
 }
 
-/// Lets β through at once and then one in each 60/β seconds: a bucket of β that drips, and ever more slowly while what it
-/// lets through comes back.
-///
-/// That is ours. The published rule lets β a minute through at each of the nodes that hand puts on to the nearest, and
-/// random ids give some keys three times the ⌈log2 n⌉ of those that a balanced tree would have. A put that was turned back
-/// is stored at the node before; told so, that node knows that the values ahead are fresh enough.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Meter {
-    /// When the bucket is full again; each put moves it by a drip.
-    full_again: Instant,
-    /// A drip takes 2^slowed times as long as it should.
-    slowed: u8,
-    /// What was last let through has come back.
-    came_back: bool,
-}
-
-impl Meter {
-    /// After so long without a put a meter is as new.
-    const SPAN: Duration = Duration::from_secs(60);
-    /// The slowest is a put in 80 s, if β is 12: values that live a minute or more stay fresh.
-    const MOST_SLOWED: u8 = 4;
-
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { full_again: now, slowed: 0, came_back: false }
-    }
-
-    /// Whether one more may pass at `now`; counts it if so.
-    pub(crate) fn take(&mut self, config: &Config, now: Instant) -> bool {
-        let drip = (Self::SPAN / config.loaded_puts_per_minute.get()) * (1 << self.slowed);
-        let next = self.full_again.max(now) + drip;
-        let allowed = next <= now + Self::SPAN.max(drip);
-        if allowed {
-            self.full_again = next;
-            if !std::mem::take(&mut self.came_back) {
-                self.slowed = self.slowed.saturating_sub(1);
-            }
-        }
-        allowed
-    }
-
-    /// What was let through was turned back by a node ahead. Counts once for each that was let through.
-    pub(crate) fn push_back(&mut self) {
-        if !self.came_back {
-            self.came_back = true;
-            self.slowed = (self.slowed + 1).min(Self::MOST_SLOWED);
-        }
-    }
-
-    /// Whether it is as a new one.
-    pub(crate) fn is_idle(&self, now: Instant) -> bool {
-        self.full_again <= now
-    }
-}
+/// The longest a claim lives without being renewed, whatever its owner asks for.
+const LONGEST_CLAIM: Duration = Duration::from_secs(60);
+/// Values under one key, at one level, that claims may fill: a crowd of 64 · `claim_fan_out` that comes in one instant
+/// becomes a tree as flat as can be, a larger one somewhat deeper.
+const CLAIMS_PER_KEY: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -282,6 +337,7 @@ mod tests {
     const OWNER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
     const HOUR: Duration = Duration::from_secs(3600);
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn at(seconds: u64) -> Instant {
         Instant::START + Duration::from_secs(seconds)
@@ -291,12 +347,16 @@ mod tests {
         Value::new(&number.to_be_bytes()).unwrap()
     }
 
+    fn entry(number: usize, ttl: Duration, owner: IpAddr) -> Entry {
+        Entry { value: value(number), ttl, owner }
+    }
+
     /// A store in which `count` values were put at the start, each for `ttl`.
     fn store_of(count: usize, ttl: Duration) -> (Config, Store, Key) {
         let (config, key) = (Config::default(), Key::hash(&[b"key"]));
         let mut store = Store::default();
         for number in 0..count {
-            store.put(&config, at(0), (Level::GLOBAL, key), (value(number), ttl), OWNER);
+            store.put(&config, at(0), (Level::GLOBAL, key), entry(number, ttl, OWNER));
         }
         (config, store, key)
     }
@@ -323,26 +383,68 @@ mod tests {
         assert!(store.count_put(&config, at(5), Level::GLOBAL, key));
     }
 
+    /// Node `number` claims `key` at the end of its search and refuses `refused`; the numbers that it is given.
+    fn claim(store: &mut Store, now: u64, key: Key, number: usize, refused: &[usize]) -> Vec<usize> {
+        let refused: Vec<Value> = refused.iter().map(|number| value(*number)).collect();
+        let entry = entry(number, 20 * SECOND, OWNER);
+        let given = store.claim(&Config::default(), at(now), (Level::GLOBAL, key), entry, &refused, true);
+        let number = |value: Value| usize::from_be_bytes(value.as_bytes().try_into().unwrap());
+        given.unwrap().into_iter().map(number).collect()
+    }
+
     #[test]
-    fn a_node_lets_through_less_while_it_comes_back_and_more_when_it_no_longer_does() {
-        let config = Config::default();
-        let mut meter = Meter::new(at(0));
-        while meter.take(&config, at(0)) {}
-        // How many it lets through in ten minutes of a put each second, all or none of which come back.
-        let mut let_through = |from: u64, comes_back: bool| {
-            let taken = (from..from + 600).filter(|second| {
-                let taken = meter.take(&config, at(*second));
-                if taken && comes_back {
-                    meter.push_back();
-                    meter.push_back();
-                }
-                taken
-            });
-            taken.count()
-        };
-        assert_eq!(let_through(1, false), 120);
-        assert!((8..20).contains(&let_through(601, true)));
-        assert!(let_through(1201, false) > 80);
+    fn a_crowd_of_claimants_becomes_a_tree() {
+        let (_, mut store, key) = store_of(0, HOUR);
+        let parents: Vec<Option<usize>> =
+            (0..21).map(|number| claim(&mut store, 0, key, number, &[]).first().copied()).collect();
+        assert_eq!(parents[0], None);
+        for (number, parent) in parents.iter().enumerate().skip(1) {
+            // Each serves four, in the order in which they came.
+            assert_eq!(*parent, Some((number - 1) / 4));
+        }
+    }
+
+    #[test]
+    fn a_claim_is_only_recorded_where_the_search_ends() {
+        let (config, mut store, key) = store_of(0, HOUR);
+        let on_the_way = store.claim(&config, at(0), (Level::GLOBAL, key), entry(0, HOUR, OWNER), &[], false);
+        assert_eq!(on_the_way, None);
+        assert_eq!((store.len(), store.slots.len()), (0, 0));
+        assert_eq!(claim(&mut store, 0, key, 1, &[]), []);
+    }
+
+    #[test]
+    fn a_claimant_that_does_not_answer_is_replaced_by_the_first_to_say_so() {
+        let (_, mut store, key) = store_of(0, HOUR);
+        for number in 0..3 {
+            claim(&mut store, 0, key, number, &[]);
+        }
+        // Whoever asks again is not sent to those that may be waiting for it.
+        assert_eq!(claim(&mut store, 1, key, 1, &[0]), []);
+        assert_eq!(claim(&mut store, 1, key, 2, &[0]), [1]);
+        assert_eq!(claim(&mut store, 1, key, 3, &[0]), [1, 2]);
+    }
+
+    #[test]
+    fn a_claim_ends_with_its_time_and_a_put_makes_it_last() {
+        let (config, mut store, key) = store_of(0, HOUR);
+        claim(&mut store, 0, key, 0, &[]);
+        assert_eq!(claim(&mut store, 19, key, 1, &[]), [0]);
+        assert_eq!(claim(&mut store, 21, key, 2, &[]), [1]);
+        store.put(&config, at(22), (Level::GLOBAL, key), entry(2, HOUR, OWNER));
+        // It has it now: it is given to those that came before it, too.
+        assert_eq!(claim(&mut store, 23, key, 1, &[]), [2]);
+        assert_eq!(claim(&mut store, 100, key, 3, &[]), [2]);
+    }
+
+    #[test]
+    fn a_crowd_without_end_fills_no_more_than_its_share() {
+        let (_, mut store, key) = store_of(0, HOUR);
+        for number in 0..10_000 {
+            let given = claim(&mut store, 0, key, number, &[]);
+            assert!(number == 0 || given[0] < number);
+        }
+        assert_eq!(store.len(), CLAIMS_PER_KEY);
     }
 
     #[test]
@@ -359,7 +461,7 @@ mod tests {
     #[test]
     fn a_value_put_again_is_renewed_not_doubled() {
         let (config, mut store, key) = store_of(1, HOUR);
-        store.put(&config, at(1800), (Level::GLOBAL, key), (value(0), HOUR), OWNER);
+        store.put(&config, at(1800), (Level::GLOBAL, key), entry(0, HOUR, OWNER));
         assert_eq!(store.len(), 1);
         store.sweep(at(3600));
         assert_eq!(store.values(at(5399), Level::GLOBAL, &key).len(), 1);
@@ -369,7 +471,12 @@ mod tests {
     fn only_its_owner_removes_or_shortens_a_value() {
         let (config, mut store, key) = store_of(1, HOUR);
         assert!(!store.remove(Level::GLOBAL, &key, &value(0), OTHER));
-        store.put(&config, at(0), (Level::GLOBAL, key), (value(0), Duration::from_secs(1)), OTHER);
+        store.put(
+            &config,
+            at(0),
+            (Level::GLOBAL, key),
+            Entry { owner: OTHER, ..entry(0, Duration::from_secs(1), OWNER) },
+        );
         assert_eq!(store.values(at(3599), Level::GLOBAL, &key).len(), 1);
         assert!(store.remove(Level::GLOBAL, &key, &value(0), OWNER));
         assert_eq!(store.len(), 0);
@@ -378,9 +485,8 @@ mod tests {
     #[test]
     fn a_crowded_key_keeps_the_values_that_live_longest() {
         let (config, mut store, key) = store_of(16, HOUR);
-        let put = |store: &mut Store, number, ttl| {
-            store.put(&config, at(0), (Level::GLOBAL, key), (value(number), ttl), OWNER)
-        };
+        let put =
+            |store: &mut Store, number, ttl| store.put(&config, at(0), (Level::GLOBAL, key), entry(number, ttl, OWNER));
         assert!(!put(&mut store, 100, HOUR / 2));
         assert!(put(&mut store, 101, HOUR * 2));
         assert_eq!(store.len(), 16);
@@ -394,7 +500,7 @@ mod tests {
         for number in 0..1000 {
             let key = Key::hash(&[value(number).as_bytes()]);
             store.count_put(&config, at(0), Level::GLOBAL, key);
-            store.put(&config, at(0), (Level::GLOBAL, key), (value(number), HOUR), OWNER);
+            store.put(&config, at(0), (Level::GLOBAL, key), entry(number, HOUR, OWNER));
         }
         assert_eq!((store.len(), store.slots.len()), (10, 10));
     }
@@ -406,9 +512,9 @@ mod tests {
         let mut store = Store::default();
         let key = |number: u64| Key::hash(&[&number.to_be_bytes()]);
         for second in 0..1000 {
-            store.put(&config, at(second), (Level::GLOBAL, key(0)), (value(0), HOUR), OWNER);
+            store.put(&config, at(second), (Level::GLOBAL, key(0)), entry(0, HOUR, OWNER));
             store.count_put(&config, at(second), Level::GLOBAL, key(0));
-            store.put(&config, at(second), (Level::GLOBAL, key(1 + second)), (value(0), HOUR), OWNER);
+            store.put(&config, at(second), (Level::GLOBAL, key(1 + second)), entry(0, HOUR, OWNER));
             store.remove(Level::GLOBAL, &key(1 + second), &value(0), OWNER);
         }
         assert_eq!((store.slots.len(), store.expiries.len()), (1, 1));

@@ -55,6 +55,11 @@ impl Walk {
         self.level
     }
 
+    /// The nearest peer that has answered; `None` if nobody nearer than this node has.
+    pub(crate) fn reached(&self) -> Option<Peer> {
+        self.lookup.reached_peer()
+    }
+
     /// What to do next. After [`Step::Ask`] the peer counts as asked.
     pub(crate) fn step(&mut self, lent: &Lent<'_>) -> Step {
         if !self.entered {
