@@ -8,6 +8,7 @@
 //! The parts in `dsht/` each own one idea and no clock, queue or other part. What they need for a call is lent to
 //! them; the decisions are taken here.
 
+mod admission;
 mod claim;
 mod cluster;
 mod get;
@@ -17,6 +18,7 @@ mod meter;
 mod nodes;
 mod op;
 mod put;
+mod recent;
 mod refresh;
 mod remove;
 mod routing;
@@ -24,6 +26,7 @@ mod rpc;
 mod rtt;
 mod serve;
 mod store;
+mod token;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -38,12 +41,13 @@ use crate::api::{ClusterStatus, MAX_VALUE_BYTES, NodesQuery, OpId, Outcome, Snap
 use crate::config::Config;
 use crate::id::{Distance, ID_BYTES, Id, Key, NodeId};
 use crate::level::{Level, Levels};
-use crate::message::{Body, Clusters, Header, Message, Request, Response};
+use crate::message::{Body, Clusters, Header, Message, Request, Response, Token};
 use crate::peer::Peer;
 use crate::stats::Stats;
 use crate::time::Instant;
 use crate::wire;
 
+use admission::{Admission, fitted};
 use claim::Claim;
 use cluster::Membership;
 use get::Get;
@@ -76,6 +80,9 @@ pub struct Dsht {
     lost: VecDeque<Lost>,
     own_puts: BTreeMap<Key, Meter>,
     rpcs: Rpcs,
+    admission: Admission,
+    /// Drawn anew with each start: what this node held before is gone.
+    instance: u32,
     /// Who is being pinged for the tables' sake.
     verifying: BTreeSet<NodeId>,
     ops: BTreeMap<OpId, Running>,
@@ -132,6 +139,9 @@ impl Dsht {
     pub fn new(config: Arc<Config>, me: Peer, seed: [u8; 32], now: Instant) -> Self {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let membership = Membership::new(&config, now, || random_id(&mut rng));
+        let mut secret = [0; 16];
+        rng.fill_bytes(&mut secret);
+        let instance = rng.next_u32();
         let mut dsht = Self {
             clusters: Clusters::default(),
             routing: Routing::new(me.id, config.bucket_peers.get() as usize),
@@ -140,6 +150,8 @@ impl Dsht {
             lost: VecDeque::new(),
             own_puts: BTreeMap::new(),
             rpcs: Rpcs::default(),
+            admission: Admission::new(secret),
+            instance,
             verifying: BTreeSet::new(),
             ops: BTreeMap::new(),
             next_op: 0,
@@ -169,11 +181,14 @@ impl Dsht {
             Ok(message) => {
                 let peer = Peer::new(from, message.header.services);
                 match message.body {
-                    Body::Request(request) => self.serve(now, peer, &message.header, message.request_id, request),
+                    Body::Request(request) => {
+                        self.serve(now, peer, &message.header, message.request_id, request, bytes.len());
+                    }
                     Body::Response(response) => match self.rpcs.finish(message.request_id, from) {
                         Some(pending) => self.answered(now, peer, &message.header, pending, response),
                         None => self.drop_datagram("unasked"),
                     },
+                    Body::Proof => self.proven(now, peer, &message.header),
                     // Anybody can write a peer's address on a datagram: see for ourselves whether it has gone.
                     Body::Leave => self.verify_known(now, &peer.id),
                 }
@@ -287,7 +302,7 @@ impl Dsht {
     pub fn leave(&mut self) {
         let known: Vec<SocketAddr> = self.routing.all().map(|known| known.peer.addr).collect();
         for addr in known {
-            self.send(addr, 0, Body::Leave);
+            self.tell(addr, None, Body::Leave);
         }
     }
 
@@ -341,37 +356,92 @@ impl Dsht {
         }
     }
 
-    /// Answers a request, and takes an interest in whoever sent it.
-    fn serve(&mut self, now: Instant, peer: Peer, header: &Header, request_id: u64, request: Request) {
+    /// Answers a request of `length` bytes, and takes an interest in whoever sent it.
+    fn serve(&mut self, now: Instant, peer: Peer, header: &Header, request_id: u64, request: Request, length: usize) {
         *self.stats.requests.entry(request.name()).or_default() += 1;
+        let shows_token = header.token.is_some_and(|token| self.admission.shown(now, peer.addr, &token).is_some());
+        let is_known = self.routing.get(&peer.id).is_some();
+        let is_proven = shows_token || is_known || self.admission.is_proven(now, peer.addr);
+        // What may follow changes the store.
+        let wants_token = matches!(request, Request::Get { .. } | Request::Put { .. } | Request::Claim { .. });
         let response = match request.level() {
             Some(level) if !self.shares(&header.clusters, level) => Response::OtherCluster,
-            _ => serve::serve(&mut self.lent(now), peer, request),
+            _ if !request.changes_store() => serve::serve(&mut self.lent(now), peer, is_proven, request),
+            // A table knows who is there, not who has sent this datagram.
+            _ if !shows_token => Response::Challenge,
+            _ => match self.admission.answered(now, peer.addr, request_id) {
+                Some(response) => response.clone(),
+                None => {
+                    let response = serve::serve(&mut self.lent(now), peer, is_proven, request);
+                    self.admission.note_answer(now, peer.addr, request_id, response.clone());
+                    response
+                }
+            },
         };
         if matches!(response, Response::Room { full: true, loaded: true, .. }) {
             self.stats.puts_turned_back += 1;
         }
-        self.send(peer.addr, request_id, Body::Response(response));
-        // What a request says of its sender is hearsay until the sender answers: the address may be made up.
-        match self.routing.get(&peer.id) {
-            Some(known) if known.clusters.from_l1().iter().map(|info| info.id).eq(ids(&header.clusters)) => {}
-            Some(_) => self.verify(now, peer),
-            None if self.routing.has_room_for(peer.id, |level| self.shares(&header.clusters, level)) => {
-                self.verify(now, peer);
-            }
-            None => {}
+        // What a request says of its sender is hearsay until the sender proves to be there: the address may be made up.
+        let wants_proof = match self.routing.get(&peer.id) {
+            Some(known) => !known.clusters.from_l1().iter().map(|info| info.id).eq(ids(&header.clusters)),
+            None => self.routing.has_room_for(peer.id, |level| self.shares(&header.clusters, level)),
+        };
+        let needs_token = wants_proof || !is_proven || response == Response::Challenge || (wants_token && !shows_token);
+        let token = needs_token.then(|| self.admission.issue(now, peer.addr));
+        let header = Header { token, wants_proof, ..self.header() };
+        let answer = Message { header, request_id, body: Body::Response(response) };
+        if is_proven {
+            self.send(peer.addr, wire::encode(&answer));
+            return;
         }
+        match fitted(answer, length) {
+            Some(bytes) => self.send(peer.addr, bytes),
+            None => {
+                let header = Header { token, ..self.header() };
+                let challenge = Message { header, request_id, body: Body::Response(Response::Challenge) };
+                self.send(peer.addr, wire::encode(&challenge));
+            }
+        }
+    }
+
+    /// A peer has sent back at once the token of an answer: it is there, and so far away.
+    fn proven(&mut self, now: Instant, peer: Peer, header: &Header) {
+        let age = header.token.and_then(|token| self.admission.shown(now, peer.addr, &token));
+        match age.filter(|age| *age <= PROOF_LIFE) {
+            // One that is known has its time measured by its answers; a proof could be one sent again.
+            Some(_) if self.routing.get(&peer.id).is_some() => self.heard(now, peer, header, None),
+            Some(age) => self.heard(now, peer, header, Some(age)),
+            None => self.drop_datagram("proof"),
+        }
+    }
+
+    /// A peer is there, as an answer or a proof has shown, after a round trip of `rtt` if that measures anything.
+    fn heard(&mut self, now: Instant, peer: Peer, header: &Header, rtt: Option<Duration>) {
+        self.follow(now, rtt, &header.clusters);
+        let (config, mine) = (&self.config, &self.clusters);
+        let shared = |level| config.levels().contains(level) && shares(mine, &header.clusters, level);
+        self.routing.heard(now, peer, rtt, header, shared);
+        if self.published.heard(now, &peer.id, header.instance) {
+            // The node is back before anybody missed it, but what it stored is not.
+            self.lost.extend(self.published.lost(&peer.id));
+        }
+        self.announce(now);
     }
 
     /// An answer has come to a request of ours.
     fn answered(&mut self, now: Instant, peer: Peer, header: &Header, pending: Pending, response: Response) {
         let rtt = now.saturating_since(pending.sent);
-        let sample = (!pending.repeated).then_some(rtt);
-        self.follow(now, sample, &header.clusters);
-        let (config, mine) = (&self.config, &self.clusters);
-        let shared = |level| config.levels().contains(level) && shares(mine, &header.clusters, level);
-        self.routing.heard(now, peer, sample, &header.clusters, shared);
-        self.announce(now);
+        self.heard(now, peer, header, (!pending.repeated).then_some(rtt));
+        if let Some(token) = header.token {
+            self.admission.keep(now, peer.addr, token);
+            if header.wants_proof {
+                self.tell(peer.addr, Some(token), Body::Proof);
+            }
+        }
+        if response == Response::Challenge && !pending.challenged {
+            self.ask_again(now, pending);
+            return;
+        }
         if let (Some(level), Response::Peers(peers) | Response::Room { peers, .. }) =
             (pending.request.level(), &response)
         {
@@ -389,7 +459,7 @@ impl Dsht {
 
     /// The time-out of a request has passed for the first time, or again: send it once more.
     fn repeat(&mut self, now: Instant, id: u64, pending: Pending) {
-        self.send(pending.to.addr, id, Body::Request(pending.request));
+        self.request(now, pending.to, id, pending.request);
         if let Owner::Op(op) = pending.owner {
             self.advance(now, op, |op, _| op.slow(&pending.to));
         }
@@ -458,17 +528,19 @@ impl Dsht {
     /// What has to be done from time to time.
     fn maintain(&mut self, now: Instant) {
         self.store.sweep(now);
+        self.admission.sweep(now);
         self.published.sweep(now);
         self.own_puts.retain(|_, meter| !meter.is_idle(now));
         self.repair(now);
         self.announce(now);
-        let mut quiet: Vec<(Instant, Peer)> = self
-            .routing
-            .all()
-            .filter(|known| now.saturating_since(known.heard) >= self.config.keepalive)
-            .map(|known| (known.heard, known.peer))
+        let is_quiet = |heard| now.saturating_since(heard) >= self.config.keepalive;
+        let known = self.routing.all().map(|known| (known.heard, known.peer));
+        let mut quiet: Vec<(Instant, Peer)> = known
+            .chain(self.published.watched())
+            .filter(|(heard, peer)| is_quiet(*heard) && *peer != self.me)
             .collect();
         quiet.sort_by_key(|(heard, peer)| (*heard, peer.id));
+        quiet.dedup();
         for (_, peer) in quiet.into_iter().take(MAX_PINGS) {
             self.verify(now, peer);
         }
@@ -591,7 +663,7 @@ impl Dsht {
         // A little longer than it lives there: the request was under way for a while.
         let expires = now + ttl.min(self.config.max_ttl) + Duration::from_secs(1);
         for (level, peer) in holders {
-            self.published.stored((key, value.clone()), level, peer, expires);
+            self.published.stored(now, (key, value.clone()), level, peer, expires);
         }
     }
 
@@ -615,18 +687,52 @@ impl Dsht {
 
     fn ask(&mut self, now: Instant, to: Peer, request: Request, owner: Owner) {
         let id = self.rng.next_u64();
-        let (rtt, repeats) = match self.routing.get(&to.id) {
+        let (timeout, repeats) = self.patience(&to);
+        self.rpcs.start(now, id, (to, request.clone(), owner), timeout, repeats);
+        self.request(now, to, id, request);
+    }
+
+    /// Sends a request once more that was answered by a challenge: now there is a token to show.
+    fn ask_again(&mut self, now: Instant, pending: Pending) {
+        let id = self.rng.next_u64();
+        let (timeout, repeats) = self.patience(&pending.to);
+        let (to, request) = (pending.to, pending.request.clone());
+        self.rpcs.restart(now, id, pending, timeout, repeats);
+        self.request(now, to, id, request);
+    }
+
+    /// How long to wait for an answer of `peer`, and how often to ask it again.
+    fn patience(&self, peer: &Peer) -> (Duration, u32) {
+        let (rtt, repeats) = match self.routing.get(&peer.id) {
             Some(known) => (known.rtt, REPEATS_KNOWN),
             None => (Default::default(), REPEATS_UNKNOWN),
         };
-        let timeout = rtt.timeout(self.config.initial_rto, self.config.min_rto);
-        self.rpcs.start(now, id, (to, request.clone(), owner), timeout, repeats);
-        self.send(to.addr, id, Body::Request(request));
+        (rtt.timeout(self.config.initial_rto, self.config.min_rto), repeats)
     }
 
-    fn send(&mut self, to: SocketAddr, request_id: u64, body: Body) {
-        let header = Header { services: self.me.services, clusters: self.clusters.clone() };
-        let bytes = wire::encode(&Message { header, request_id, body });
+    fn request(&mut self, now: Instant, to: Peer, request_id: u64, request: Request) {
+        let header = Header { token: self.admission.token_for(now, to.addr), ..self.header() };
+        self.send(to.addr, wire::encode(&Message { header, request_id, body: Body::Request(request) }));
+    }
+
+    /// Sends what nobody answers.
+    fn tell(&mut self, to: SocketAddr, token: Option<Token>, body: Body) {
+        let header = Header { token, ..self.header() };
+        self.send(to, wire::encode(&Message { header, request_id: 0, body }));
+    }
+
+    /// What every message tells of this node.
+    fn header(&self) -> Header {
+        Header {
+            services: self.me.services,
+            clusters: self.clusters.clone(),
+            instance: self.instance,
+            token: None,
+            wants_proof: false,
+        }
+    }
+
+    fn send(&mut self, to: SocketAddr, bytes: Vec<u8>) {
         self.stats.datagrams_sent += 1;
         self.stats.bytes_sent += bytes.len() as u64;
         self.outputs.push_back(Output::Send { to, bytes });
@@ -686,6 +792,8 @@ fn random_distance(rng: &mut ChaCha12Rng, bucket: usize) -> Distance {
 const REPEATS_KNOWN: u32 = 2;
 /// The same for a peer that has never answered: it need not exist.
 const REPEATS_UNKNOWN: u32 = 1;
+/// A proof comes back within a round trip. An older one is late, or a copy: what it says of the time is not believed.
+const PROOF_LIFE: Duration = Duration::from_secs(2);
 /// Pings for the tables' sake that are under way at once, whoever sends us requests from whatever addresses.
 const MAX_VERIFYING: usize = 64;
 /// Values put again in one round of maintenance.

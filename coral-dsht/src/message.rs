@@ -2,6 +2,7 @@
 //!
 //! A peer is named by its address alone: its id follows from it, so that no message can claim another one.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -28,6 +29,40 @@ pub struct Header {
     pub services: Services,
     /// The sender's cluster at L1, L2, …; there is but one at L0.
     pub clusters: Clusters,
+    /// Drawn at random whenever a node starts: another one at an address that is known says that whatever was stored
+    /// there is gone.
+    pub instance: u32,
+    /// In a request: what the receiver lately gave the sender, which so proves that datagrams reach it. In an answer: a
+    /// new one, to be shown from now on.
+    pub token: Option<Token>,
+    /// In an answer that has a token: the receiver would like to be sent it back at once, by [`Body::Proof`].
+    pub wants_proof: bool,
+}
+
+/// Proves that its bearer receives what is sent to its address. Only the node that gave it can read it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token([u8; TOKEN_BYTES]);
+
+/// The length of a [`Token`].
+pub const TOKEN_BYTES: usize = 16;
+
+impl Token {
+    /// The token with these bytes.
+    pub const fn from_bytes(bytes: [u8; TOKEN_BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; TOKEN_BYTES] {
+        &self.0
+    }
+}
+
+/// No more than that it is one: whoever reads a log must not be able to show it.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
 }
 
 /// What a node says of one of its clusters.
@@ -77,6 +112,9 @@ pub enum Body {
     Response(Response),
     /// The sender is leaving: forget it. Nobody answers.
     Leave,
+    /// The header has the token that an answer asked to have back: the sender can be reached, and the round trip began
+    /// when the token was made. Nobody answers.
+    Proof,
 }
 
 /// A request. Those with a level are served only if sender and receiver share a cluster there.
@@ -188,9 +226,26 @@ pub enum Response {
     Claimed,
     /// To any request with a level: we share no cluster there. The header tells which one the sender is in.
     OtherCluster,
+    /// To any request: ask again, with the token that the header has. Nothing has been done.
+    Challenge,
 }
 
 impl Request {
+    /// Whether it changes what the receiver stores for longer than a moment. Then it is carried out only with a fresh
+    /// token, and only once: neither a made-up sender nor a recorded datagram may do that. A claim, which is a get on most
+    /// of its way and ends by itself soon, only wants a proven sender, and that only where it is recorded.
+    pub fn changes_store(&self) -> bool {
+        match self {
+            Self::Store { .. } | Self::Remove { .. } => true,
+            Self::Ping
+            | Self::Find { .. }
+            | Self::Get { .. }
+            | Self::Put { .. }
+            | Self::Claim { .. }
+            | Self::Sample { .. } => false,
+        }
+    }
+
     /// Its name, for counters and traces.
     pub fn name(&self) -> &'static str {
         match self {

@@ -4,8 +4,13 @@
 //! piece; lists carry their length in one byte and are bounded by it and by the datagram.
 //!
 //! ```text
-//! version 1 | kind 1 | request id 8 | services 2 | clusters 1, each: id 20, age 2, size 4 | body
+//! version 1 | kind 1 | request id 8 | instance 4 | services 2 | flags 1 | clusters, each: id 20, age 2, size 4 | token 16 | body
 //! ```
+//!
+//! The flags hold the number of clusters in their lowest two bits; 4 says that there is a token, 8 that the sender would
+//! like to have it back. A request, or a goodbye, ends with zeros where it would be shorter than [`LEAST_REQUEST_BYTES`]:
+//! since nobody answers a stranger with more bytes than the stranger has sent, a request pays for its answer in advance.
+//! Each message has exactly one form.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -13,14 +18,18 @@ use std::time::Duration;
 use crate::api::{MAX_VALUE_BYTES, Value};
 use crate::id::{Distance, ID_BYTES, Id};
 use crate::level::{Level, MAX_LEVELS};
-use crate::message::{Body, ClusterInfo, Clusters, Header, Message, Request, Response};
+use crate::message::{Body, ClusterInfo, Clusters, Header, Message, Request, Response, Token};
 use crate::peer::{Peer, Services};
 
 /// The longest datagram in bytes: what passes an IPv6 link of 1,280 bytes with room for tunnels.
 pub const MAX_DATAGRAM_BYTES: usize = 1200;
 
+/// The least length of a request in bytes: that of an answer with a token, two clusters and four IPv6 peers, or with as
+/// many IPv4 peers as any answer has.
+pub const LEAST_REQUEST_BYTES: usize = 176;
+
 /// The first byte of each datagram. Another one is a protocol that this node does not speak.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Why some bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +50,7 @@ pub enum DecodeError {
     /// No such kind of message.
     #[error("unknown kind of message")]
     Kind,
-    /// A level, length, address family, port or flag that cannot be.
+    /// A level, length, address family, port, flag or padding that cannot be.
     #[error("a field has an impossible content")]
     Field,
 }
@@ -69,35 +78,52 @@ const REMOVE: u8 = 5;
 const SAMPLE: u8 = 6;
 const CLAIM: u8 = 7;
 const LEAVE: u8 = 16;
+const PROOF: u8 = 17;
 const PONG: u8 = 32;
 const PEERS: u8 = 33;
 const VALUES: u8 = 34;
 const ROOM: u8 = 35;
 const DONE: u8 = 36;
 const OTHER_CLUSTER: u8 = 37;
+const CHALLENGE: u8 = 38;
 const CLAIMED: u8 = 39;
+
+/// The bits of the flags that count clusters.
+const CLUSTERS: u8 = 3;
+const HAS_TOKEN: u8 = 4;
+const WANTS_PROOF: u8 = 8;
 
 /// The bytes of `message`.
 ///
 /// Lists that would not fit are the sender's bug, not the network's: `Config` bounds them far below the limit.
 pub fn encode(message: &Message) -> Vec<u8> {
-    let mut out = Vec::with_capacity(160);
+    let Header { services, clusters, instance, token, wants_proof } = &message.header;
+    let clusters = clusters.from_l1();
+    let mut out = Vec::with_capacity(LEAST_REQUEST_BYTES);
     out.push(VERSION);
     out.push(kind(&message.body));
     out.extend(message.request_id.to_be_bytes());
-    out.extend(message.header.services.bits().to_be_bytes());
-    let clusters = message.header.clusters.from_l1();
-    out.push(clusters.len() as u8);
+    out.extend(instance.to_be_bytes());
+    out.extend(services.bits().to_be_bytes());
+    let flags = if token.is_some() { HAS_TOKEN } else { 0 } | if *wants_proof { WANTS_PROOF } else { 0 };
+    out.push(clusters.len() as u8 | flags);
     for cluster in clusters {
         out.extend(cluster.id.as_bytes());
         out.extend(cluster.age_minutes.to_be_bytes());
         out.extend(cluster.size.to_be_bytes());
     }
+    if let Some(token) = token {
+        out.extend(token.as_bytes());
+    }
     match &message.body {
-        Body::Leave => {}
+        Body::Leave | Body::Proof => {}
         Body::Request(request) => encode_request(&mut out, request),
         Body::Response(response) => encode_response(&mut out, response),
     }
+    if is_padded(&message.body) && out.len() < LEAST_REQUEST_BYTES {
+        out.resize(LEAST_REQUEST_BYTES, 0);
+    }
+    debug_assert!(is_possible(&message.header, &message.body), "no such message: {message:?}");
     debug_assert!(out.len() <= MAX_DATAGRAM_BYTES, "{} bytes of {message:?}", out.len());
     out
 }
@@ -118,16 +144,42 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
     let header = decode_header(&mut input)?;
     let body = match kind {
         LEAVE => Body::Leave,
+        PROOF => Body::Proof,
         PING..=CLAIM => Body::Request(decode_request(kind, &mut input)?),
-        PONG..=OTHER_CLUSTER | CLAIMED => Body::Response(decode_response(kind, &mut input)?),
+        PONG..=CLAIMED => Body::Response(decode_response(kind, &mut input)?),
         _ => return Err(DecodeError::Kind),
     };
+    if !is_possible(&header, &body) {
+        return Err(DecodeError::Field);
+    }
+    if is_padded(&body) {
+        let padding = LEAST_REQUEST_BYTES.saturating_sub(bytes.len() - input.rest.len());
+        let (zeros, rest) = input.rest.split_at_checked(padding).ok_or(DecodeError::Truncated)?;
+        if zeros.iter().any(|byte| *byte != 0) {
+            return Err(DecodeError::Field);
+        }
+        input.rest = rest;
+    }
     if input.rest.is_empty() { Ok(Message { header, request_id, body }) } else { Err(DecodeError::Trailing) }
+}
+
+/// Whether a message of this kind is filled up to [`LEAST_REQUEST_BYTES`]: one that can make its receiver send something.
+fn is_padded(body: &Body) -> bool {
+    matches!(body, Body::Request(_) | Body::Leave)
+}
+
+/// Whether the header fits the kind of message: only an answer asks for a proof, and only with a token; a proof, and a
+/// challenge, are nothing without one.
+fn is_possible(header: &Header, body: &Body) -> bool {
+    let is_answer = matches!(body, Body::Response(_));
+    let needs_token = matches!(body, Body::Proof | Body::Response(Response::Challenge));
+    (!header.wants_proof || (is_answer && header.token.is_some())) && (!needs_token || header.token.is_some())
 }
 
 fn kind(body: &Body) -> u8 {
     match body {
         Body::Leave => LEAVE,
+        Body::Proof => PROOF,
         Body::Request(Request::Ping) => PING,
         Body::Request(Request::Find { .. }) => FIND,
         Body::Request(Request::Get { .. }) => GET,
@@ -142,6 +194,7 @@ fn kind(body: &Body) -> u8 {
         Body::Response(Response::Room { .. }) => ROOM,
         Body::Response(Response::Done(_)) => DONE,
         Body::Response(Response::OtherCluster) => OTHER_CLUSTER,
+        Body::Response(Response::Challenge) => CHALLENGE,
         Body::Response(Response::Claimed) => CLAIMED,
     }
 }
@@ -195,7 +248,7 @@ fn encode_response(out: &mut Vec<u8>, response: &Response) {
             encode_peers(out, peers);
         }
         Response::Done(done) => out.push(u8::from(*done)),
-        Response::OtherCluster | Response::Claimed => {}
+        Response::OtherCluster | Response::Challenge | Response::Claimed => {}
     }
 }
 
@@ -240,16 +293,20 @@ fn encode_addr(out: &mut Vec<u8>, addr: SocketAddr) {
 }
 
 fn decode_header(input: &mut Reader<'_>) -> Result<Header, DecodeError> {
+    let instance = input.u32()?;
     let services = Services::from_bits(input.u16()?);
-    let count = usize::from(input.u8()?);
-    if count >= MAX_LEVELS {
+    let flags = input.u8()?;
+    let count = usize::from(flags & CLUSTERS);
+    if flags & !(CLUSTERS | HAS_TOKEN | WANTS_PROOF) != 0 || count >= MAX_LEVELS {
         return Err(DecodeError::Field);
     }
     let mut clusters = Vec::with_capacity(count);
     for _ in 0..count {
         clusters.push(ClusterInfo { id: input.id()?, age_minutes: input.u16()?, size: input.u32()? });
     }
-    Ok(Header { services, clusters: Clusters::new(clusters) })
+    let token = if flags & HAS_TOKEN != 0 { Some(Token::from_bytes(input.take()?)) } else { None };
+    let wants_proof = flags & WANTS_PROOF != 0;
+    Ok(Header { services, clusters: Clusters::new(clusters), instance, token, wants_proof })
 }
 
 fn decode_request(kind: u8, input: &mut Reader<'_>) -> Result<Request, DecodeError> {
@@ -292,6 +349,7 @@ fn decode_response(kind: u8, input: &mut Reader<'_>) -> Result<Response, DecodeE
         }
         DONE => Response::Done(input.flag()?),
         OTHER_CLUSTER => Response::OtherCluster,
+        CHALLENGE => Response::Challenge,
         CLAIMED => Response::Claimed,
         _ => return Err(DecodeError::Kind),
     })
@@ -443,9 +501,15 @@ mod tests {
             }),
             any::<bool>().prop_map(Response::Done),
             Just(Response::OtherCluster),
+            Just(Response::Challenge),
             Just(Response::Claimed),
         ];
-        prop_oneof![Just(Body::Leave), request.prop_map(Body::Request), response.prop_map(Body::Response)]
+        prop_oneof![
+            Just(Body::Leave),
+            Just(Body::Proof),
+            request.prop_map(Body::Request),
+            response.prop_map(Body::Response)
+        ]
     }
 
     fn message() -> impl Strategy<Value = Message> {
@@ -454,12 +518,22 @@ mod tests {
             age_minutes,
             size,
         });
-        (any::<u16>(), vec(cluster, 0..MAX_LEVELS), any::<u64>(), body()).prop_map(
-            |(bits, clusters, request_id, body)| {
-                let header = Header { services: Services::from_bits(bits), clusters: Clusters::new(clusters) };
-                Message { header, request_id, body }
-            },
-        )
+        let header =
+            (any::<u32>(), any::<u16>(), vec(cluster, 0..MAX_LEVELS), any::<Option<[u8; 16]>>(), any::<bool>());
+        (header, any::<u64>(), body()).prop_map(|((instance, bits, clusters, token, wants_proof), request_id, body)| {
+            let mut header = Header {
+                services: Services::from_bits(bits),
+                clusters: Clusters::new(clusters),
+                instance,
+                token: token.map(Token::from_bytes),
+                wants_proof,
+            };
+            if matches!(body, Body::Proof | Body::Response(Response::Challenge)) {
+                header.token.get_or_insert(Token::from_bytes([7; 16]));
+            }
+            header.wants_proof &= matches!(body, Body::Response(_)) && header.token.is_some();
+            Message { header, request_id, body }
+        })
     }
 
     proptest! {
@@ -487,7 +561,7 @@ mod tests {
 
         #[test]
         fn junk_behind_a_good_header_is_an_error_or_means_just_itself(kind in 0u8..40, body in vec(any::<u8>(), 0..300)) {
-            let mut bytes = vec![VERSION, kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            let mut bytes = header_of(kind);
             bytes.extend(body);
             if let Ok(message) = decode(&bytes) {
                 prop_assert_eq!(encode(&message), bytes);
@@ -495,10 +569,44 @@ mod tests {
         }
     }
 
+    /// The header of a message of `kind` by a node without anything to tell.
+    fn header_of(kind: u8) -> Vec<u8> {
+        [&[VERSION, kind][..], &[0; 15]].concat()
+    }
+
+    #[test]
+    fn padding_must_be_zeros_and_no_more_than_needed() {
+        let ping = encode(&Message { header: Header::default(), request_id: 1, body: Body::Request(Request::Ping) });
+        assert_eq!(ping.len(), LEAST_REQUEST_BYTES);
+        let mut dirty = ping.clone();
+        *dirty.last_mut().unwrap() = 1;
+        assert_eq!(decode(&dirty), Err(DecodeError::Field));
+        assert_eq!(decode(&[&ping[..], &[0]].concat()), Err(DecodeError::Trailing));
+        assert_eq!(decode(&ping[..LEAST_REQUEST_BYTES - 1]), Err(DecodeError::Truncated));
+    }
+
+    #[test]
+    fn a_proof_without_a_token_and_a_wish_for_one_in_a_request_are_refused() {
+        let with_flags = |kind: u8, flags: u8| {
+            let mut bytes = header_of(kind);
+            bytes[16] = flags;
+            bytes.extend([0; 16]);
+            bytes.resize(bytes.len().max(LEAST_REQUEST_BYTES * usize::from(kind < PROOF)), 0);
+            decode(&bytes).map(drop)
+        };
+        assert_eq!(with_flags(PROOF, HAS_TOKEN), Ok(()));
+        assert_eq!(with_flags(PROOF, 0), Err(DecodeError::Field));
+        assert_eq!(with_flags(CHALLENGE, HAS_TOKEN | WANTS_PROOF), Ok(()));
+        assert_eq!(with_flags(CHALLENGE, WANTS_PROOF), Err(DecodeError::Field));
+        assert_eq!(with_flags(PING, HAS_TOKEN), Ok(()));
+        assert_eq!(with_flags(PING, HAS_TOKEN | WANTS_PROOF), Err(DecodeError::Field));
+        assert_eq!(with_flags(PING, 16), Err(DecodeError::Field));
+    }
+
     #[test]
     fn a_port_of_zero_and_an_unknown_family_are_refused() {
         let pong = |addr: &[u8]| {
-            let mut bytes = vec![VERSION, PONG, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            let mut bytes = header_of(PONG);
             bytes.extend(addr);
             decode(&bytes).map(drop)
         };

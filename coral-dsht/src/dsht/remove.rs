@@ -2,7 +2,7 @@
 //!
 //! Who that is, this node remembers itself ([`Published`]): renewals may have gone to other nodes than the first put.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::Value;
 use crate::dsht::Lent;
@@ -53,6 +53,17 @@ impl Remove {
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     holders: BTreeMap<(Key, Value), Vec<Holder>>,
+    /// Each of the holders once: in no table perhaps, and missed all the same when it goes.
+    watched: BTreeMap<NodeId, Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    peer: Peer,
+    /// When it last answered.
+    heard: Instant,
+    /// Which of its starts took the values, if that is known.
+    instance: Option<u32>,
 }
 
 /// A value of this node that is gone with the node that held it.
@@ -72,8 +83,9 @@ struct Holder {
 }
 
 impl Published {
-    /// `peer` has taken a value, for as long as `expires`.
-    pub(crate) fn stored(&mut self, entry: (Key, Value), level: Level, peer: Peer, expires: Instant) {
+    /// `peer` has just taken a value, for as long as `expires`.
+    pub(crate) fn stored(&mut self, now: Instant, entry: (Key, Value), level: Level, peer: Peer, expires: Instant) {
+        self.watched.entry(peer.id).or_insert(Watched { peer, heard: now, instance: None }).heard = now;
         let holders = self.holders.entry(entry).or_default();
         match holders.iter_mut().find(|holder| holder.level == level && holder.peer.id == peer.id) {
             Some(holder) => holder.expires = expires,
@@ -90,6 +102,7 @@ impl Published {
     /// `peer` has gone, and what it held with it: there is nobody left to withdraw from. What it held, until when.
     pub(crate) fn lost(&mut self, peer: &NodeId) -> Vec<Lost> {
         let mut lost = Vec::new();
+        self.watched.remove(peer);
         self.holders.retain(|(key, value), holders| {
             for holder in holders.iter().filter(|holder| holder.peer.id == *peer) {
                 lost.push(Lost { key: *key, value: value.clone(), level: holder.level, expires: holder.expires });
@@ -102,10 +115,27 @@ impl Published {
 
     /// Forgets what has ended by `now`.
     pub(crate) fn sweep(&mut self, now: Instant) {
+        let mut holding = BTreeSet::new();
         self.holders.retain(|_, holders| {
             holders.retain(|holder| holder.expires > now);
+            holding.extend(holders.iter().map(|holder| holder.peer.id));
             !holders.is_empty()
         });
+        self.watched.retain(|id, _| holding.contains(id));
+    }
+
+    /// `peer` has answered, in the start that `instance` names. `true` if it has lost what it held by another start.
+    pub(crate) fn heard(&mut self, now: Instant, peer: &NodeId, instance: u32) -> bool {
+        let Some(watched) = self.watched.get_mut(peer) else {
+            return false;
+        };
+        watched.heard = now;
+        watched.instance.replace(instance).is_some_and(|before| before != instance)
+    }
+
+    /// Each node that holds a value of this one, and when it last answered.
+    pub(crate) fn watched(&self) -> impl Iterator<Item = (Instant, Peer)> {
+        self.watched.values().map(|holder| (holder.heard, holder.peer))
     }
 
     /// Values that are alive somewhere.

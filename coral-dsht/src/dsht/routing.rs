@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::dsht::rtt::Rtt;
 use crate::id::{Distance, ID_BYTES, Key, NodeId};
 use crate::level::{Level, MAX_LEVELS};
-use crate::message::Clusters;
+use crate::message::{Clusters, Header};
 use crate::peer::Peer;
 use crate::time::Instant;
 
@@ -47,13 +47,14 @@ impl Routing {
         Self { me, bucket_peers, known: BTreeMap::new(), tables: Default::default() }
     }
 
-    /// Takes in an answer of `peer`: it is alive, and in these clusters, of which `shared` says those that are ours.
+    /// Takes in that `peer` has been heard: it is alive, and in the clusters of `header`, of which `shared` says those
+    /// that are ours.
     pub(crate) fn heard(
         &mut self,
         now: Instant,
         peer: Peer,
         rtt: Option<Duration>,
-        clusters: &Clusters,
+        header: &Header,
         shared: impl Fn(Level) -> bool,
     ) {
         if peer.id == self.me {
@@ -70,8 +71,8 @@ impl Routing {
         if let Some(rtt) = rtt {
             known.rtt.sample(rtt);
         }
-        if known.clusters != *clusters {
-            known.clusters = clusters.clone();
+        if known.clusters != header.clusters {
+            known.clusters = header.clusters.clone();
         }
         self.place(peer.id, shared);
     }
@@ -248,7 +249,7 @@ mod tests {
     fn routing_of(count: u16) -> Routing {
         let mut routing = Routing::new(peer(0).id, 8);
         for number in 1..=count {
-            routing.heard(Instant::START, peer(number), None, &Clusters::default(), |level| level == Level::GLOBAL);
+            routing.heard(Instant::START, peer(number), None, &Header::default(), |level| level == Level::GLOBAL);
         }
         routing
     }
@@ -292,9 +293,9 @@ mod tests {
     #[test]
     fn a_peer_that_leaves_a_cluster_leaves_its_table() {
         let mut routing = routing_of(3);
-        routing.heard(Instant::START, peer(1), None, &Clusters::default(), |level| level <= LEVEL_1);
+        routing.heard(Instant::START, peer(1), None, &Header::default(), |level| level <= LEVEL_1);
         assert_eq!(routing.members(LEVEL_1).count(), 1);
-        routing.heard(Instant::START, peer(1), None, &Clusters::default(), |level| level == Level::GLOBAL);
+        routing.heard(Instant::START, peer(1), None, &Header::default(), |level| level == Level::GLOBAL);
         assert_eq!(routing.members(LEVEL_1).count(), 0);
         assert!(routing.get(&peer(1).id).is_some());
         routing.remove(&peer(1).id);

@@ -32,6 +32,8 @@ pub(crate) struct Pending {
     pub(crate) repeats: u32,
     /// Whether it has been sent again: its round trip then measures nothing (RFC 6298 §3).
     pub(crate) repeated: bool,
+    /// Whether it was answered by a challenge before.
+    pub(crate) challenged: bool,
     timeout: Duration,
     deadline: Instant,
 }
@@ -65,9 +67,19 @@ impl Rpcs {
         repeats: u32,
     ) {
         let deadline = now + timeout;
-        let pending = Pending { to, request, owner, sent: now, repeats, repeated: false, timeout, deadline };
+        let challenged = false;
+        let pending =
+            Pending { to, request, owner, sent: now, repeats, repeated: false, challenged, timeout, deadline };
         self.deadlines.insert((deadline, id));
         self.pending.insert(id, pending);
+    }
+
+    /// The request of `pending`, which a challenge has answered, is sent once more, under another id.
+    pub(crate) fn restart(&mut self, now: Instant, id: u64, pending: Pending, timeout: Duration, repeats: u32) {
+        self.start(now, id, (pending.to, pending.request, pending.owner), timeout, repeats);
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.challenged = true;
+        }
     }
 
     /// The request that an answer with `id` from `from` belongs to; `None` if nobody asked that address.

@@ -1,7 +1,7 @@
 //! Answering the requests of others, whom the caller has found to share a cluster with this node where they must.
 //!
-//! An answer is short, whoever wrote which address on its request: a few peers or a few short values. That no more goes
-//! to an unproven address than came from it is left to the tokens, which are still to come.
+//! An answer is a few peers or a few short values. That no more goes to an unproven address than came from it, and that
+//! its store is changed by nobody else's datagrams, the caller sees to.
 
 use rand_chacha::ChaCha12Rng;
 use rand_core::Rng as _;
@@ -11,8 +11,8 @@ use crate::dsht::store::Entry;
 use crate::message::{Request, Response};
 use crate::peer::Peer;
 
-/// The answer to `request`, sent by `peer`.
-pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, request: Request) -> Response {
+/// The answer to `request`, sent by `peer`, which may or may not have proven to be at its address.
+pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, is_proven: bool, request: Request) -> Response {
     let count = lent.config.peers_in_answer();
     match request {
         Request::Ping => Response::Pong { seen_as: peer.addr },
@@ -41,6 +41,10 @@ pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, request: Request) -> Respon
             let peers = lent.routing.nearer(level, &key, &aim, count);
             let entry = Entry { value, ttl, owner: peer.addr.ip() };
             let is_last = is_last || peers.is_empty();
+            if !is_proven && (is_last || !lent.store.values(lent.now, level, &key).is_empty()) {
+                // Whoever comes next would be sent to a made-up address.
+                return Response::Challenge;
+            }
             match lent.store.claim(lent.config, lent.now, (level, key), entry, &refused, is_last) {
                 None => Response::Peers(peers),
                 Some(values) if values.is_empty() => Response::Claimed,
