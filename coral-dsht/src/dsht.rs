@@ -9,10 +9,10 @@
 //! them; the decisions are taken here.
 
 mod admission;
+mod candidates;
 mod claim;
 mod cluster;
 mod get;
-mod gone;
 mod join;
 mod lookup;
 mod meter;
@@ -26,10 +26,10 @@ mod routing;
 mod rpc;
 mod rtt;
 mod serve;
-#[cfg(feature = "sim")]
-mod simulated;
+mod settle;
 mod store;
 mod token;
+mod validate;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -51,10 +51,10 @@ use crate::time::Instant;
 use crate::wire;
 
 use admission::{Admission, fitted};
+use candidates::Candidates;
 use claim::Claim;
-use cluster::Membership;
+use cluster::{Membership, levels_from_1};
 use get::Get;
-use gone::Gone;
 use join::Join;
 use lookup::Lookup;
 use meter::Meter;
@@ -75,6 +75,7 @@ pub struct Dsht {
     me: Peer,
     rng: ChaCha12Rng,
     membership: Membership,
+    candidates: Candidates,
     /// What the header says: `membership`, with the sizes that the tables tell.
     clusters: Clusters,
     routing: Routing,
@@ -92,7 +93,8 @@ pub struct Dsht {
     ops: BTreeMap<OpId, Running>,
     next_op: u64,
     contacts: Vec<SocketAddr>,
-    gone: Gone,
+    born: Instant,
+    next_weigh: Instant,
     next_maintenance: Instant,
     next_refresh: Instant,
     refresh_after: Duration,
@@ -148,6 +150,7 @@ impl Dsht {
         rng.fill_bytes(&mut secret);
         let instance = rng.next_u32();
         let mut dsht = Self {
+            candidates: Candidates::default(),
             clusters: Clusters::default(),
             routing: Routing::new(me.id, config.bucket_peers.get() as usize),
             store: Store::default(),
@@ -161,7 +164,8 @@ impl Dsht {
             ops: BTreeMap::new(),
             next_op: 0,
             contacts: Vec::new(),
-            gone: Gone::default(),
+            born: now,
+            next_weigh: now,
             next_maintenance: now + config.maintenance(),
             next_refresh: now + FIRST_REFRESH.min(config.refresh),
             refresh_after: FIRST_REFRESH.min(config.refresh),
@@ -220,6 +224,7 @@ impl Dsht {
             for level in self.config.levels().nearest_first() {
                 self.refresh(now, level);
                 self.look_around(now, level);
+                self.weigh(now, level);
             }
         }
     }
@@ -423,15 +428,21 @@ impl Dsht {
 
     /// A peer is there, as an answer or a proof has shown, after a round trip of `rtt` if that measures anything.
     fn heard(&mut self, now: Instant, peer: Peer, header: &Header, rtt: Option<Duration>) {
-        self.follow(now, rtt, &header.clusters);
+        self.learn_clusters(now, peer, rtt, &header.clusters);
         let (config, mine) = (&self.config, &self.clusters);
         let shared = |level| config.levels().contains(level) && shares(mine, &header.clusters, level);
+        let is_first = |level| self.routing.members(level).next().is_none() && shared(level);
+        let first: Vec<Level> = levels_from_1().filter(|level| is_first(*level)).collect();
         self.routing.heard(now, peer, rtt, header, shared);
         if self.published.heard(now, &peer.id, header.instance) {
             // The node is back before anybody missed it, but what it stored is not.
             self.lost.extend(self.published.lost(&peer.id));
         }
         self.announce(now);
+        // The way into a cluster that this node has just moved to.
+        for level in first {
+            self.refresh(now, level);
+        }
     }
 
     /// An answer has come to a request of ours.
@@ -452,9 +463,6 @@ impl Dsht {
             (pending.request.level(), &response)
         {
             self.meet(now, level, peers);
-        }
-        if self.gone.returned(&peer.id) {
-            self.start(now, Op::Refresh(Refresh::by(peer, self.me.id, Level::GLOBAL)), false);
         }
         match pending.owner {
             Owner::Tables => {
@@ -478,9 +486,8 @@ impl Dsht {
     fn gave_up(&mut self, now: Instant, pending: &Pending) {
         let peer = pending.to;
         self.stats.timeouts += 1;
-        if self.routing.remove(&peer.id).is_some() || self.contacts.contains(&peer.addr) {
-            self.gone.note(peer);
-        }
+        self.routing.remove(&peer.id);
+        self.candidates.forget(&peer.id);
         self.lost.extend(self.published.lost(&peer.id));
         self.announce(now);
         match pending.owner {
@@ -488,28 +495,6 @@ impl Dsht {
                 self.verifying.remove(&peer.id);
             }
             Owner::Op(id) => self.advance(now, id, |op, lent| op.failed(lent, pending.request.level(), &peer)),
-        }
-    }
-
-    /// Moves to a better cluster that a peer is in, and makes the old neighbours learn of it.
-    fn follow(&mut self, now: Instant, rtt: Option<Duration>, theirs: &Clusters) {
-        let Some(rtt) = rtt else { return };
-        let routing = &self.routing;
-        let moved = self.membership.weigh(&self.config, now, rtt, theirs, |level| routing.size(level));
-        for level in moved {
-            self.announce(now);
-            let mine = &self.clusters;
-            self.routing.rebuild(level, |theirs| shares(mine, theirs, level));
-            self.refresh(now, level);
-            let diameter = self.config.diameter(level).unwrap_or_default();
-            let near = |rtt: Option<Duration>| rtt.is_some_and(|rtt| rtt < diameter);
-            let old: Vec<Peer> =
-                self.routing.all().filter(|known| near(known.rtt.smoothed())).map(|known| known.peer).collect();
-            for peer in old.into_iter().take(MAX_TOLD) {
-                // Even if a ping is under way: that one does not tell of the move.
-                self.verifying.insert(peer.id);
-                self.ask(now, peer, Request::Ping, Owner::Tables);
-            }
         }
     }
 
@@ -541,6 +526,7 @@ impl Dsht {
         self.store.sweep(now);
         self.admission.sweep(now);
         self.published.sweep(now);
+        self.candidates.sweep(now);
         self.own_puts.retain(|_, meter| !meter.is_idle(now));
         self.repair(now);
         self.announce(now);
@@ -553,9 +539,6 @@ impl Dsht {
         quiet.sort_by_key(|(heard, peer)| (*heard, peer.id));
         quiet.dedup();
         for (_, peer) in quiet.into_iter().take(MAX_PINGS) {
-            self.verify(now, peer);
-        }
-        if let Some(peer) = self.gone.next() {
             self.verify(now, peer);
         }
         let is_alone = self.routing.members(Level::GLOBAL).next().is_none();
@@ -631,7 +614,12 @@ impl Dsht {
                     self.finish(id, running.reported, outcome);
                     return;
                 }
-                Next::Done(None) => return,
+                Next::Done(None) => {
+                    if let Op::Validate(validate) = &running.op {
+                        self.validated(now, validate);
+                    }
+                    return;
+                }
             }
         }
     }

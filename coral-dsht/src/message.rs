@@ -70,7 +70,7 @@ impl fmt::Debug for Token {
 pub struct ClusterInfo {
     /// The cluster.
     pub id: ClusterId,
-    /// How long the sender has been in it, in whole minutes.
+    /// How old it is, in whole minutes, as its members tell each other.
     pub age_minutes: u16,
     /// How many members the sender believes it to have.
     pub size: u32,

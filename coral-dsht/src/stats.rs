@@ -35,4 +35,6 @@ pub struct Stats {
     pub puts_held_back: u64,
     /// Forward-phase requests of puts that this node turned back, being full and loaded.
     pub puts_turned_back: u64,
+    /// Moves of this node into another cluster, or out of one.
+    pub cluster_moves: u64,
 }

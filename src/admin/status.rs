@@ -194,6 +194,7 @@ pub(super) fn counts(stats: &Stats) -> BTreeMap<&'static str, u64> {
         ("puts_failed", stats.puts_failed),
         ("puts_held_back", stats.puts_held_back),
         ("puts_turned_back", stats.puts_turned_back),
+        ("cluster_moves", stats.cluster_moves),
     ])
 }
 

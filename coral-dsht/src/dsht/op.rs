@@ -11,6 +11,7 @@ use crate::dsht::nodes::Nodes;
 use crate::dsht::put::Put;
 use crate::dsht::refresh::Refresh;
 use crate::dsht::remove::Remove;
+use crate::dsht::validate::Validate;
 use crate::level::Level;
 use crate::message::{Request, Response};
 use crate::peer::Peer;
@@ -25,6 +26,7 @@ pub(super) enum Op {
     Nodes(Nodes),
     Join(Join),
     Refresh(Refresh),
+    Validate(Validate),
 }
 
 /// What an operation wants next.
@@ -48,6 +50,7 @@ impl Op {
             Self::Nodes(nodes) => nodes.next(lent).map(|found| Some(Outcome::Nodes(found))),
             Self::Join(join) => join.next(lent).map(Some),
             Self::Refresh(refresh) => refresh.next(lent).map(|()| None),
+            Self::Validate(validate) => validate.next().map(|()| None),
         }
     }
 
@@ -68,6 +71,7 @@ impl Op {
             (Self::Join(join), level) => join.answered(lent, level, peer, rtt, &response),
             (Self::Remove(remove), _) => remove.settled(response == Response::Done(true)),
             (Self::Nodes(nodes), _) => nodes.settled(peer),
+            (Self::Validate(validate), _) => validate.answered(lent, rtt, &response),
             // These ask nothing that has no level.
             (Self::Get(_) | Self::Put(_) | Self::Claim(_) | Self::Refresh(_), None) => {}
         }
@@ -81,7 +85,7 @@ impl Op {
             Self::Claim(claim) => claim.slow(peer),
             Self::Refresh(refresh) => refresh.slow(peer),
             Self::Join(join) => join.slow(peer),
-            Self::Remove(_) | Self::Nodes(_) => {}
+            Self::Remove(_) | Self::Nodes(_) | Self::Validate(_) => {}
         }
     }
 
@@ -95,6 +99,7 @@ impl Op {
             (Self::Join(join), level) => join.failed(lent, level, peer),
             (Self::Remove(remove), _) => remove.settled(false),
             (Self::Nodes(nodes), _) => nodes.settled(peer),
+            (Self::Validate(validate), _) => validate.failed(peer),
             (Self::Get(_) | Self::Put(_) | Self::Claim(_) | Self::Refresh(_), None) => {}
         }
     }

@@ -45,11 +45,6 @@ impl Walk {
         Some(Self { lookup, levels, level, entered: false, fresh: BTreeSet::new(), hops: Vec::new() })
     }
 
-    /// The same, but this node's own table is left out of it.
-    pub(crate) fn without_own(self) -> Self {
-        Self { entered: true, ..self }
-    }
-
     /// What it is for.
     pub(crate) fn key(&self) -> Key {
         self.lookup.key()
