@@ -376,7 +376,7 @@ impl Dsht {
         // What may follow changes the store.
         let wants_token = matches!(request, Request::Get { .. } | Request::Put { .. } | Request::Claim { .. });
         let response = match request.level() {
-            Some(level) if !self.shares(&header.clusters, level) => Response::OtherCluster,
+            Some(level) if !self.shares(&header.clusters, level) && !request.is_withdrawal() => Response::OtherCluster,
             _ if !request.changes_store() => serve::serve(&mut self.lent(now), peer, is_proven, request),
             // A table knows who is there, not who has sent this datagram.
             _ if !shows_token => Response::Challenge,
@@ -437,6 +437,9 @@ impl Dsht {
         if self.published.heard(now, &peer.id, header.instance) {
             // The node is back before anybody missed it, but what it stored is not.
             self.lost.extend(self.published.lost(&peer.id));
+        }
+        if self.published.has_moved(&peer.id, &header.clusters) {
+            self.publish_again(&peer.id, &header.clusters);
         }
         self.announce(now);
         // The way into a cluster that this node has just moved to.

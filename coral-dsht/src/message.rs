@@ -231,6 +231,12 @@ pub enum Response {
 }
 
 impl Request {
+    /// Whether it is served whatever clusters sender and receiver are in, though it has a level: a value may have been
+    /// stored before one of them moved.
+    pub fn is_withdrawal(&self) -> bool {
+        matches!(self, Self::Remove { .. })
+    }
+
     /// Whether it changes what the receiver stores for longer than a moment. Then it is carried out only with a fresh
     /// token, and only once: neither a made-up sender nor a recorded datagram may do that. A claim, which is a get on most
     /// of its way and ends by itself soon, only wants a proven sender, and that only where it is recorded.

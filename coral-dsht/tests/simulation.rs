@@ -345,3 +345,30 @@ fn a_single_node_serves_itself() {
     assert_eq!(sim.remove(alone, key(1), value(1)), 3);
     assert!(sim.get(alone, key(1)).values.is_empty());
 }
+
+/// What was put while everybody was still alone is found in the nearest cluster once there is one.
+#[test]
+fn a_value_follows_its_owner_into_another_cluster() {
+    let mut sim = Simulation::new(4, Config::default());
+    sim.set_map(Map::one_place(4));
+    let contact = sim.add_node();
+    let contact = sim.node(contact).me().addr;
+    for number in 1..40 {
+        sim.add_node();
+        let now = sim.now();
+        sim.act(number, |dsht| {
+            dsht.put(now, key(number), value(number), HOUR, Levels::ALL);
+            dsht.join(now, &[contact])
+        });
+    }
+    sim.run_for(Duration::from_secs(60));
+    for number in 1..40 {
+        let found = sim.get(number % 39 + 1, key(number));
+        assert_eq!((found.values, found.level), (vec![value(number)], Level::new(2)), "node {number}");
+    }
+    // Whatever was left behind is withdrawn as well.
+    for number in 1..40 {
+        sim.remove(number, key(number), value(number));
+        assert!(sim.get(number % 39 + 1, key(number)).values.is_empty(), "node {number}");
+    }
+}

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::api::Value;
 use crate::dsht::Lent;
 use crate::dsht::op::Next;
-use crate::id::{Key, NodeId};
+use crate::id::{ClusterId, Key, NodeId};
 use crate::level::Level;
-use crate::message::Request;
+use crate::message::{Clusters, Request};
 use crate::peer::Peer;
 use crate::time::Instant;
 
@@ -64,9 +64,11 @@ struct Watched {
     heard: Instant,
     /// Which of its starts took the values, if that is known.
     instance: Option<u32>,
+    /// The clusters that it was in then, if that is known.
+    clusters: Option<Vec<ClusterId>>,
 }
 
-/// A value of this node that is gone with the node that held it.
+/// A value of this node that is gone with the node that held it, or is now in another cluster than this node.
 #[derive(Debug)]
 pub(crate) struct Lost {
     pub(crate) key: Key,
@@ -80,16 +82,18 @@ struct Holder {
     level: Level,
     peer: Peer,
     expires: Instant,
+    /// Whether it has been seen in another cluster than this node since.
+    elsewhere: bool,
 }
 
 impl Published {
     /// `peer` has just taken a value, for as long as `expires`.
     pub(crate) fn stored(&mut self, now: Instant, entry: (Key, Value), level: Level, peer: Peer, expires: Instant) {
-        self.watched.entry(peer.id).or_insert(Watched { peer, heard: now, instance: None }).heard = now;
+        self.watched.entry(peer.id).or_insert(Watched { peer, heard: now, instance: None, clusters: None }).heard = now;
         let holders = self.holders.entry(entry).or_default();
         match holders.iter_mut().find(|holder| holder.level == level && holder.peer.id == peer.id) {
-            Some(holder) => holder.expires = expires,
-            None => holders.push(Holder { level, peer, expires }),
+            Some(holder) => (holder.expires, holder.elsewhere) = (expires, false),
+            None => holders.push(Holder { level, peer, expires, elsewhere: false }),
         }
     }
 
@@ -110,6 +114,33 @@ impl Published {
             holders.retain(|holder| holder.peer.id != *peer);
             !holders.is_empty()
         });
+        lost
+    }
+
+    /// Whether `peer` holds values, and is in other clusters than when it was last heard.
+    pub(crate) fn has_moved(&mut self, peer: &NodeId, clusters: &Clusters) -> bool {
+        let ids = || clusters.from_l1().iter().map(|info| info.id);
+        match self.watched.get_mut(peer) {
+            Some(watched) if watched.clusters.as_ref().is_none_or(|known| !known.iter().copied().eq(ids())) => {
+                watched.clusters = Some(ids().collect());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// This node and those that `who` names share no cluster at `level` any more: what they hold there is found by nobody
+    /// in this node's cluster, though it is there to be withdrawn.
+    pub(crate) fn elsewhere(&mut self, level: Level, who: impl Fn(&NodeId) -> bool) -> Vec<Lost> {
+        let mut lost = Vec::new();
+        for ((key, value), holders) in &mut self.holders {
+            for holder in holders {
+                if holder.level == level && !holder.elsewhere && who(&holder.peer.id) {
+                    holder.elsewhere = true;
+                    lost.push(Lost { key: *key, value: value.clone(), level, expires: holder.expires });
+                }
+            }
+        }
         lost
     }
 

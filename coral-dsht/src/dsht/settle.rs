@@ -13,6 +13,7 @@ use super::op::Op;
 use super::rpc::Owner;
 use super::validate::Validate;
 use super::{Dsht, MAX_TOLD, random_id};
+use crate::id::NodeId;
 use crate::level::Level;
 use crate::message::{ClusterInfo, Clusters, Request};
 use crate::peer::Peer;
@@ -130,11 +131,21 @@ impl Dsht {
         let mine = &self.clusters;
         self.routing.rebuild(level, |theirs| shares(mine, theirs, level));
         self.announce(now);
+        // Nobody in the new cluster finds what is stored in the old one.
+        self.lost.extend(self.published.elsewhere(level, |_| true));
         for peer in old {
             self.call_on(now, peer);
         }
         if self.routing.members(level).next().is_some() {
             self.refresh(now, level);
+        }
+    }
+
+    /// `holder`, which holds values of this node, has moved: those that it holds in a cluster that this node is not in are
+    /// to be put again.
+    pub(super) fn publish_again(&mut self, holder: &NodeId, theirs: &Clusters) {
+        for level in levels_from_1().filter(|level| !shares(&self.clusters, theirs, *level)) {
+            self.lost.extend(self.published.elsewhere(level, |id| id == holder));
         }
     }
 
