@@ -66,7 +66,7 @@ use remove::{Lost, Published, Remove};
 use routing::Routing;
 use rpc::{Expired, Owner, Pending, Rpcs};
 use store::Store;
-use walk::Walk;
+use walk::{Purpose, Walk};
 
 /// One node of the index.
 #[derive(Debug)]
@@ -238,7 +238,7 @@ impl Dsht {
 
     /// Some of the live values under `key`, from the nearest of `levels` that has any: [`Outcome::Get`].
     pub fn get(&mut self, now: Instant, key: Key, levels: Levels) -> OpId {
-        match Walk::new(self.lookup(key), levels.and(self.config.levels())) {
+        match self.walk(key, Purpose::Get, levels) {
             Some(walk) => self.start(now, Op::Get(Get::new(walk)), true),
             None => self.done(Outcome::Get(Default::default())),
         }
@@ -253,7 +253,7 @@ impl Dsht {
             self.stats.puts_held_back += 1;
             return self.done(Outcome::Put(Stored { held_back: true, ..Stored::default() }));
         }
-        match Walk::new(self.lookup(key), levels.and(self.config.levels())) {
+        match self.walk(key, Purpose::Put, levels) {
             Some(walk) => self.start(now, Op::Put(Put::new(walk, value, ttl)), true),
             None => self.done(Outcome::Put(Stored::default())),
         }
@@ -273,7 +273,7 @@ impl Dsht {
         levels: Levels,
         refused: &[Value],
     ) -> OpId {
-        match Walk::new(self.lookup(key), levels.and(self.config.levels())) {
+        match self.walk(key, Purpose::Get, levels) {
             Some(walk) => self.start(now, Op::Claim(Claim::new(walk, value, ttl, refused)), true),
             None => self.done(Outcome::Claim(Default::default())),
         }
@@ -557,7 +557,7 @@ impl Dsht {
         for _ in 0..MAX_REPAIRS {
             let Some(Lost { key, value, level, expires }) = self.lost.pop_front() else { return };
             let ttl = expires.saturating_since(now);
-            let walk = Walk::new(self.lookup(key), Levels::only(level));
+            let walk = self.walk(key, Purpose::Put, Levels::only(level));
             if let (Some(walk), false) = (walk, ttl.is_zero()) {
                 self.start(now, Op::Put(Put::new(walk, value, ttl)), false);
             }
@@ -743,9 +743,8 @@ impl Dsht {
         self.outputs.push_back(Output::Send { to, bytes });
     }
 
-    fn lookup(&self, key: Key) -> Lookup {
-        let lookup = Lookup::new(self.me.id, key);
-        if self.config.rules.halving { lookup } else { lookup.direct() }
+    fn walk(&self, key: Key, purpose: Purpose, levels: Levels) -> Option<Walk> {
+        Walk::new(Lookup::new(self.me.id, key), purpose, levels.and(self.config.levels()))
     }
 
     fn announce(&mut self, now: Instant) {

@@ -158,10 +158,14 @@ impl Distance {
         &self.0
     }
 
-    /// Half of this distance, rounded down: what the next hop of a lookup aims at [C04 §4.1].
-    pub fn halved(&self) -> Self {
+    /// This distance halved `times` over, each time rounded down: what the next hop of a lookup aims at [C04 §4.1].
+    pub fn halved(&self, times: usize) -> Self {
         let (high, low) = number(&self.0);
-        Self(bytes(high >> 1, (low >> 1) | ((high as u32 & 1) << 31)))
+        // The four lowest bytes of `high`, and `low` behind them.
+        let both = u64::from(high as u32) << 32 | u64::from(low);
+        let low = if times < 160 { high.checked_shr(times.saturating_sub(32) as u32) } else { None };
+        let low = if times < 32 { (both >> times) as u32 } else { low.unwrap_or(0) as u32 };
+        Self(bytes(high.checked_shr(times as u32).unwrap_or(0), low))
     }
 
     /// The absolute difference of two distances, taken as numbers.
@@ -290,11 +294,13 @@ mod tests {
         }
 
         #[test]
-        fn halving_is_a_shift(number: u128) {
-            let mut bytes = [0; ID_BYTES];
-            bytes[4..].copy_from_slice(&number.to_be_bytes());
-            let halved = Distance::from_bytes(bytes).halved();
-            prop_assert_eq!(&halved.as_bytes()[4..], &(number >> 1).to_be_bytes());
+        fn halving_is_a_shift(bytes: [u8; ID_BYTES], times in 0..200_usize) {
+            let halved = Distance::from_bytes(bytes).halved(times);
+            let bit = |distance: &Distance, index: usize| distance.has_bit(index);
+            for index in 0..8 * ID_BYTES {
+                let expected = index >= times && bit(&Distance::from_bytes(bytes), index - times);
+                prop_assert_eq!(bit(&halved, index), expected);
+            }
         }
 
         #[test]

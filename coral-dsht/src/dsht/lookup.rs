@@ -1,4 +1,4 @@
-//! One lookup: towards a key, halving the distance with each hop, and on to the next level from where it stands
+//! One lookup: towards a key, a fraction of the distance with each hop, and on to the next level from where it stands
 //! [C04 §4.1, §4.3].
 //!
 //! A `Lookup` is told what peers answered and says whom to ask next; it knows no clock, no socket and no table.
@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::id::{Distance, Key, NodeId};
+use crate::id::{Distance, ID_BYTES, Key, NodeId};
 use crate::peer::Peer;
 
 /// The most requests that one level of a lookup sends, however many ever nearer peers it is told of: a hundred thousand
@@ -26,7 +26,24 @@ pub(crate) struct Lookup {
     resume: bool,
     candidates: BTreeMap<NodeId, Candidate>,
     requests: u32,
-    halving: bool,
+    stride: Stride,
+}
+
+/// How far each hop goes: the distance halved so many times over.
+///
+/// Small strides keep the nodes around a popular key cool, and take more hops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stride(pub(crate) usize);
+
+impl Stride {
+    /// Straight for the nearest peer known.
+    pub(crate) const DIRECT: Self = Self(8 * ID_BYTES);
+    /// Half the distance, as published.
+    pub(crate) const HALF: Self = Self(1);
+    /// What a put takes: half the hops of the published rule, and with push-back still a third of its bound on the heat.
+    pub(crate) const QUARTER: Self = Self(2);
+    /// What a get takes in a large cluster: it is asked for once and then cached.
+    pub(crate) const EIGHTH: Self = Self(3);
 }
 
 #[derive(Debug)]
@@ -58,13 +75,13 @@ impl Lookup {
             resume: false,
             candidates: BTreeMap::new(),
             requests: 0,
-            halving: true,
+            stride: Stride::HALF,
         }
     }
 
-    /// A lookup that goes straight for the nearest peer it knows.
-    pub(crate) fn direct(self) -> Self {
-        Self { halving: false, ..self }
+    /// Goes on with this stride.
+    pub(crate) fn set_stride(&mut self, stride: Stride) {
+        self.stride = stride;
     }
 
     /// A lookup for the neighbourhood of `key`, wherever `me` is itself: as if it had started from the far end.
@@ -102,14 +119,14 @@ impl Lookup {
         }
     }
 
-    /// Whom to ask next, and the distance around which it should know peers: a quarter of the distance reached.
+    /// Whom to ask next, and the distance around which it should know peers: where the hop after it is to go.
     ///
-    /// The next one is the known peer whose distance is closest to half of that reached. Jumping to the closest one
-    /// instead would send everybody who looks for a popular key to the same few nodes (tree saturation). Of two that are
-    /// equally close to the half, the nearer one is asked. `None` while answers are awaited, or at the end.
+    /// The next one is the known peer whose distance is closest to that reached, less one stride. Jumping to the closest
+    /// one instead would send everybody who looks for a popular key to the same few nodes (tree saturation). Of two that
+    /// are equally close to it, the nearer one is asked. `None` while answers are awaited, or at the end.
     pub(crate) fn next(&mut self) -> Option<(Peer, Distance)> {
-        let half = if self.halving { self.reached.halved() } else { Distance::ZERO };
-        let aim = half.halved();
+        let hop = self.reached.halved(self.stride.0);
+        let aim = hop.halved(self.stride.0);
         if let Some(peer) = self.reached_peer.filter(|_| std::mem::take(&mut self.resume)) {
             self.candidates.insert(peer.id, Candidate { peer, distance: self.reached, state: State::Asked });
             return Some((peer, aim));
@@ -122,7 +139,7 @@ impl Lookup {
             .candidates
             .values_mut()
             .filter(|candidate| candidate.state == State::Untried && candidate.distance < reached)
-            .min_by_key(|candidate| (candidate.distance.abs_diff(&half), candidate.distance))?;
+            .min_by_key(|candidate| (candidate.distance.abs_diff(&hop), candidate.distance))?;
         next.state = State::Asked;
         self.requests += 1;
         Some((next.peer, aim))
@@ -173,7 +190,7 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::id::{ID_BYTES, Id};
+    use crate::id::Id;
     use crate::peer::Services;
 
     /// The paper numbers its nodes with four bits.

@@ -10,7 +10,7 @@ use crate::dsht::Lent;
 use crate::dsht::get::nearer;
 use crate::dsht::lookup::Lookup;
 use crate::dsht::op::Next;
-use crate::dsht::walk::{Step, Walk};
+use crate::dsht::walk::{Purpose, Step, Walk};
 use crate::id::Key;
 use crate::level::{Level, Levels};
 use crate::message::{Request, Response};
@@ -42,7 +42,8 @@ impl Refresh {
                 let Some(target) = self.targets.pop_front() else {
                     return Next::Done(());
                 };
-                self.walk = Walk::new(Lookup::exploring(lent.me.id, target), Levels::only(self.level));
+                self.walk =
+                    Walk::new(Lookup::exploring(lent.me.id, target), Purpose::Refresh, Levels::only(self.level));
                 continue;
             };
             match walk.step(lent) {

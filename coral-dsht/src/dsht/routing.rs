@@ -280,7 +280,7 @@ mod tests {
         for number in 0..50u16 {
             let key = Id::hash(&[&number.to_be_bytes()]);
             let mine = peer(0).id.distance(&key);
-            let answer = routing.nearer(Level::GLOBAL, &key, &mine.halved().halved(), 4);
+            let answer = routing.nearer(Level::GLOBAL, &key, &mine.halved(2), 4);
             assert!(answer.len() <= 4);
             assert!(answer.iter().all(|peer| peer.id.distance(&key) < mine));
             let nearest =

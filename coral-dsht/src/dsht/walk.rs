@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::api::{Hop, HopAnswer};
 use crate::dsht::Lent;
-use crate::dsht::lookup::Lookup;
+use crate::dsht::lookup::{Lookup, Stride};
 use crate::id::{Distance, Key, NodeId};
 use crate::level::{Level, Levels};
 use crate::peer::Peer;
@@ -17,12 +17,36 @@ use crate::peer::Peer;
 #[derive(Debug)]
 pub(crate) struct Walk {
     lookup: Lookup,
+    purpose: Purpose,
     levels: Levels,
     level: Level,
     entered: bool,
     /// Whom it waits for and who is in time. While there is one, nobody else is asked.
     fresh: BTreeSet<NodeId>,
     hops: Vec<Hop>,
+}
+
+/// What a walk is for: this decides its stride.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Get or claim. In a cluster so small that nobody is overrun even if all of it asks one node, straight on.
+    Get,
+    /// Put, renewed again and again by all who have the same object.
+    Put,
+    /// Getting to know peers at all distances.
+    Refresh,
+}
+
+impl Purpose {
+    fn stride(self, lent: &Lent<'_>, level: Level) -> Stride {
+        match self {
+            Self::Refresh => Stride::HALF,
+            _ if !lent.config.rules.halving => Stride::DIRECT,
+            Self::Get if lent.routing.size(level) <= SMALL_CLUSTER => Stride::DIRECT,
+            Self::Get => Stride::EIGHTH,
+            Self::Put => Stride::QUARTER,
+        }
+    }
 }
 
 /// What a walk wants next.
@@ -39,10 +63,10 @@ pub(crate) enum Step {
 }
 
 impl Walk {
-    /// A walk towards `key` through `levels`, the nearest first. `None` if there is no level.
-    pub(crate) fn new(lookup: Lookup, levels: Levels) -> Option<Self> {
+    /// A walk through `levels`, the nearest first. `None` if there is no level.
+    pub(crate) fn new(lookup: Lookup, purpose: Purpose, levels: Levels) -> Option<Self> {
         let level = levels.nearest()?;
-        Some(Self { lookup, levels, level, entered: false, fresh: BTreeSet::new(), hops: Vec::new() })
+        Some(Self { lookup, purpose, levels, level, entered: false, fresh: BTreeSet::new(), hops: Vec::new() })
     }
 
     /// What it is for.
@@ -64,6 +88,7 @@ impl Walk {
     pub(crate) fn step(&mut self, lent: &Lent<'_>) -> Step {
         if !self.entered {
             self.entered = true;
+            self.lookup.set_stride(self.purpose.stride(lent, self.level));
             self.learn_own(lent);
             return Step::Enter;
         }
@@ -147,5 +172,7 @@ impl Walk {
     }
 }
 
+/// Members of a cluster in which gets go straight for the nearest node.
+const SMALL_CLUSTER: u32 = 64;
 /// Peers of one answer that are looked at: an honest one has a handful.
 const MAX_PEERS_TAKEN: usize = 16;
