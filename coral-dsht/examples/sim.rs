@@ -3,28 +3,50 @@
 //! ```text
 //! cargo run --profile sim -p coral-dsht --features sim --example sim -- --nodes 1000 --seed 42
 //! ```
+//!
+//! With `--swarm` it replays a seed of the swarm test instead: faults first, then calm.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
-use coral_dsht::sim::{Simulation, check};
+use coral_dsht::sim::{Simulation, check, swarm};
 use coral_dsht::{Config, Id, Level, Levels, Value};
 
-fn main() -> Result<(), String> {
-    let (mut nodes, mut seed) = (200, 42);
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let (mut nodes, mut seed, mut swarm) = (200, 42, false);
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
+        if flag == "--swarm" {
+            swarm = true;
+            continue;
+        }
         let number: u64 = args.next().and_then(|text| text.parse().ok()).ok_or(format!("{flag} wants a number"))?;
         match flag.as_str() {
             "--nodes" if number > 1 => nodes = usize::try_from(number).map_err(|error| error.to_string())?,
             "--seed" => seed = number,
             _ => {
-                return Err(format!("unknown or impossible: {flag} {number}; there are --nodes N and --seed S"));
+                return Err(format!(
+                    "unknown or impossible: {flag} {number}; there are --nodes N, --seed S and --swarm"
+                ));
             }
         }
     }
+    if swarm {
+        return swarm::run(seed, nodes).map(|()| println!("{nodes} nodes, seed {seed}: everything was found"));
+    }
     let mut sim = Simulation::new(seed, Config::default());
     sim.join(nodes);
-    println!("{nodes} nodes, seed {seed}: {:.3} know the node nearest to them", check::know_their_nearest(&mut sim));
+    println!("{nodes} nodes, seed {seed}: {:.3} know the node nearest to them", check::know_their_nearest(&sim));
 
     let (mut hops, mut found) = (0, 0);
     for number in 0..GETS {

@@ -13,6 +13,7 @@ mod candidates;
 mod claim;
 mod cluster;
 mod get;
+mod gone;
 mod join;
 mod lookup;
 mod meter;
@@ -27,6 +28,8 @@ mod rpc;
 mod rtt;
 mod serve;
 mod settle;
+#[cfg(feature = "sim")]
+mod simulated;
 mod store;
 mod token;
 mod validate;
@@ -55,6 +58,7 @@ use candidates::Candidates;
 use claim::Claim;
 use cluster::{Membership, levels_from_1};
 use get::Get;
+use gone::Gone;
 use join::Join;
 use lookup::Lookup;
 use meter::Meter;
@@ -95,6 +99,7 @@ pub struct Dsht {
     contacts: Vec<SocketAddr>,
     born: Instant,
     next_weigh: Instant,
+    gone: Gone,
     next_maintenance: Instant,
     next_refresh: Instant,
     refresh_after: Duration,
@@ -166,6 +171,7 @@ impl Dsht {
             contacts: Vec::new(),
             born: now,
             next_weigh: now,
+            gone: Gone::default(),
             next_maintenance: now + config.maintenance(),
             next_refresh: now + FIRST_REFRESH.min(config.refresh),
             refresh_after: FIRST_REFRESH.min(config.refresh),
@@ -467,6 +473,9 @@ impl Dsht {
         {
             self.meet(now, level, peers);
         }
+        if self.gone.returned(&peer.id) {
+            self.start(now, Op::Refresh(Refresh::by(peer, self.me.id, Level::GLOBAL)), false);
+        }
         match pending.owner {
             Owner::Tables => {
                 self.verifying.remove(&peer.id);
@@ -489,7 +498,9 @@ impl Dsht {
     fn gave_up(&mut self, now: Instant, pending: &Pending) {
         let peer = pending.to;
         self.stats.timeouts += 1;
-        self.routing.remove(&peer.id);
+        if self.routing.remove(&peer.id).is_some() || self.contacts.contains(&peer.addr) {
+            self.gone.note(peer);
+        }
         self.candidates.forget(&peer.id);
         self.lost.extend(self.published.lost(&peer.id));
         self.announce(now);
@@ -542,6 +553,9 @@ impl Dsht {
         quiet.sort_by_key(|(heard, peer)| (*heard, peer.id));
         quiet.dedup();
         for (_, peer) in quiet.into_iter().take(MAX_PINGS) {
+            self.verify(now, peer);
+        }
+        if let Some(peer) = self.gone.next() {
             self.verify(now, peer);
         }
         let is_alone = self.routing.members(Level::GLOBAL).next().is_none();

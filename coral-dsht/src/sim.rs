@@ -2,8 +2,9 @@
 //! would send.
 //!
 //! Everything hangs on one seed, so that a run can be replayed byte for byte: the same seed gives the same
-//! [`Trace`] hash. Latencies come from [`latency`], losses and delays from [`link`]; what must hold over all nodes at
-//! once is checked by [`check`].
+//! [`Trace`] hash. Latencies come from [`latency`], losses and delays from [`link`]; [`churn`] lets nodes come and go, and
+//! [`workload`] says who asks for what; what must hold over all nodes at once is checked by [`check`]. An [`Intruder`] is a
+//! node that does as it likes.
 //!
 //! ```
 //! use coral_dsht::sim::Simulation;
@@ -19,12 +20,17 @@
 //! ```
 
 pub mod check;
+pub mod churn;
 pub mod latency;
 pub mod link;
+mod settled;
+pub mod swarm;
 pub mod trace;
+pub mod workload;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,11 +43,13 @@ use crate::config::Config;
 use crate::dsht::{Dsht, Output};
 use crate::id::Key;
 use crate::level::Levels;
+use crate::message::{Body, Request};
 use crate::peer::{Peer, Services};
 use crate::time::Instant;
+use crate::wire;
 
 use latency::Map;
-use link::Link;
+use link::{Link, Partition};
 use trace::Trace;
 
 /// A network of nodes, numbered from 0 in the order in which they came.
@@ -53,9 +61,12 @@ pub struct Simulation {
     nodes: Vec<Node>,
     events: BinaryHeap<Reverse<Event>>,
     sequence: u64,
-    outcomes: BTreeMap<(usize, OpId), Outcome>,
+    outcomes: BTreeMap<(usize, OpId), (Instant, Outcome)>,
     map: Map,
     link: Link,
+    partition: Partition,
+    /// How many puts for a key have reached which node, for the keys that somebody watches.
+    puts: BTreeMap<Key, BTreeMap<usize, u64>>,
     trace: Trace,
 }
 
@@ -65,6 +76,33 @@ struct Node {
     alive: bool,
     /// When its earliest timer event is in the heap.
     timer: Option<Instant>,
+    intruder: Option<Box<dyn Intruder>>,
+}
+
+/// What an intruder does with a datagram that has come to it. The honest node that it has been, and that made it known to
+/// the others, still runs beneath it.
+pub trait Intruder: fmt::Debug {
+    /// `bytes` have come from `from` to `me`. What to send instead of handing them to the honest node; `None` to hand them on.
+    fn intercept(
+        &mut self,
+        now: Instant,
+        me: Peer,
+        from: SocketAddr,
+        bytes: &[u8],
+    ) -> Option<Vec<(SocketAddr, Vec<u8>)>>;
+}
+
+/// What a node was asked to do has ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// By which node.
+    pub node: usize,
+    /// What it was.
+    pub op: OpId,
+    /// When it ended.
+    pub at: Instant,
+    /// How.
+    pub outcome: Outcome,
 }
 
 /// Ordered by time, then by the order in which they were made: ties keep their order.
@@ -96,6 +134,8 @@ impl Simulation {
             outcomes: BTreeMap::new(),
             map,
             link: Link::default(),
+            partition: Partition::default(),
+            puts: BTreeMap::new(),
             trace: Trace::default(),
         }
     }
@@ -111,33 +151,81 @@ impl Simulation {
         self.link = link;
     }
 
+    /// Cuts these nodes off from all others, which they can reach again after [`heal`](Self::heal).
+    pub fn split(&mut self, island: &[usize]) {
+        self.partition = Partition::island(island);
+    }
+
+    /// Ends a [`split`](Self::split).
+    pub fn heal(&mut self) {
+        self.partition = Partition::default();
+    }
+
     /// Adds a node that knows nobody; its number.
     pub fn add_node(&mut self) -> usize {
         let number = self.nodes.len();
-        let addr = addr_of(number);
-        let mut seed = [0; 32];
-        self.rng.fill_bytes(&mut seed);
-        let dsht = Dsht::new(Arc::clone(&self.config), Peer::new(addr, Services::NONE), seed, self.now);
+        let dsht = self.newborn(number);
         self.map.place();
-        self.nodes.push(Node { dsht, alive: true, timer: None });
+        self.nodes.push(Node { dsht, alive: true, timer: None, intruder: None });
         self.schedule(number);
         number
     }
 
-    /// Adds `count` nodes, each of which joins by a random earlier one, 100 ms after the one before it; then lets the
+    fn newborn(&mut self, number: usize) -> Dsht {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        Dsht::new(Arc::clone(&self.config), Peer::new(addr_of(number), Services::NONE), seed, self.now)
+    }
+
+    /// Adds `count` nodes, each of which joins by a few random earlier ones, 100 ms after the one before it; then lets the
     /// network settle for a minute.
     pub fn join(&mut self, count: usize) {
         for _ in 0..count {
-            let number = self.add_node();
-            if number > 0 {
-                let contact = self.random(number);
-                let contact = self.nodes[contact].dsht.me().addr;
-                let now = self.now;
-                self.act(number, |dsht| dsht.join(now, &[contact]));
-            }
+            self.join_one();
             self.run_for(Duration::from_millis(100));
         }
         self.run_for(Duration::from_secs(60));
+    }
+
+    /// Adds a node that joins by a few random live ones; its number.
+    pub fn join_one(&mut self) -> usize {
+        let contacts = self.some_contacts();
+        let number = self.add_node();
+        self.join_by(number, &contacts);
+        number
+    }
+
+    /// Starts a node again that was stopped, at its old address but with nothing that it knew; it joins by a few live ones.
+    pub fn restart(&mut self, number: usize) {
+        let contacts = self.some_contacts();
+        let dsht = self.newborn(number);
+        self.outcomes.retain(|(node, _), _| *node != number);
+        self.nodes[number] = Node { dsht, alive: true, timer: None, intruder: None };
+        self.trace.event(self.now, "restart", number, &[]);
+        self.schedule(number);
+        self.join_by(number, &contacts);
+    }
+
+    /// As many as an operator would name: one of them may be dead, or deaf to the newcomer.
+    fn some_contacts(&mut self) -> Vec<SocketAddr> {
+        (0..CONTACTS).filter_map(|_| self.some_alive()).map(addr_of).collect()
+    }
+
+    fn join_by(&mut self, number: usize, contacts: &[SocketAddr]) {
+        if !contacts.is_empty() {
+            let now = self.now;
+            self.act(number, |dsht| dsht.join(now, contacts));
+        }
+    }
+
+    /// Makes a node do as it likes from now on.
+    pub fn corrupt(&mut self, number: usize, intruder: Box<dyn Intruder>) {
+        self.nodes[number].intruder = Some(intruder);
+    }
+
+    /// Sends a datagram as node `number`, whatever that node itself would say.
+    pub fn send_as(&mut self, number: usize, to: SocketAddr, bytes: &[u8]) {
+        self.deliver(number, to, bytes.to_vec());
     }
 
     /// Stops a node without a word: its datagrams are lost from now on.
@@ -201,7 +289,27 @@ impl Simulation {
 
     /// How operation `op` of node `number` ended, if it has; told once.
     pub fn outcome(&mut self, number: usize, op: OpId) -> Option<Outcome> {
-        self.outcomes.remove(&(number, op))
+        self.outcomes.remove(&(number, op)).map(|(_, outcome)| outcome)
+    }
+
+    /// What has ended since this was last asked, in that order. [`put`](Self::put), [`get`](Self::get) and
+    /// [`remove`](Self::remove) take their own outcomes.
+    pub fn ended(&mut self) -> Vec<Ended> {
+        let outcomes = std::mem::take(&mut self.outcomes).into_iter();
+        let mut ended: Vec<Ended> =
+            outcomes.map(|((node, op), (at, outcome))| Ended { node, op, at, outcome }).collect();
+        ended.sort_by_key(|ended| (ended.at, ended.node, ended.op));
+        ended
+    }
+
+    /// Counts the puts for `key` that reach each node from now on.
+    pub fn watch(&mut self, key: Key) {
+        self.puts.insert(key, BTreeMap::new());
+    }
+
+    /// How many puts for a watched key have reached which node. The count begins again from nothing.
+    pub fn watched(&mut self, key: &Key) -> BTreeMap<usize, u64> {
+        self.puts.get_mut(key).map(std::mem::take).unwrap_or_default()
     }
 
     /// Runs for `span` of virtual time.
@@ -219,6 +327,39 @@ impl Simulation {
     /// The node with this number.
     pub fn node(&self, number: usize) -> &Dsht {
         &self.nodes[number].dsht
+    }
+
+    /// How many nodes there have been, the dead included.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there has been no node so far.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Whether the node with this number runs.
+    pub fn is_alive(&self, number: usize) -> bool {
+        self.nodes[number].alive
+    }
+
+    /// A random live node; `None` if there is none.
+    pub fn some_alive(&mut self) -> Option<usize> {
+        // Most are alive, most of the time; then this is short, and long only where few are.
+        for _ in 0..self.nodes.len().min(20) {
+            let number = self.random(self.nodes.len());
+            if self.nodes[number].alive {
+                return Some(number);
+            }
+        }
+        let alive: Vec<usize> = self.alive().map(|(number, _)| number).collect();
+        (!alive.is_empty()).then(|| alive[self.random(alive.len())])
+    }
+
+    /// The number of the node at an address; `None` if there is none.
+    pub fn number_of(&self, addr: SocketAddr) -> Option<usize> {
+        number_of(addr).filter(|number| *number < self.nodes.len())
     }
 
     /// All nodes that are alive, with their numbers.
@@ -244,7 +385,7 @@ impl Simulation {
     fn run_until_done(&mut self, number: usize, op: OpId) -> Outcome {
         let end = self.now + LONGEST_OPERATION;
         loop {
-            if let Some(outcome) = self.outcomes.remove(&(number, op)) {
+            if let Some((_, outcome)) = self.outcomes.remove(&(number, op)) {
                 return outcome;
             }
             assert!(self.step(end), "an operation of node {number} takes more than {LONGEST_OPERATION:?}");
@@ -263,9 +404,10 @@ impl Simulation {
         match event.what {
             What::Datagram { from, to, bytes } if self.nodes[to].alive => {
                 self.trace.event(self.now, "datagram", to, &bytes);
-                let from = self.nodes[from].dsht.me().addr;
-                self.nodes[to].dsht.handle_datagram(self.now, from, &bytes);
-                self.drain(to);
+                if !self.puts.is_empty() {
+                    self.count_put(to, &bytes);
+                }
+                self.arrive(addr_of(from), to, &bytes);
             }
             What::Timer { node } if self.nodes[node].alive && self.nodes[node].timer == Some(event.due) => {
                 self.nodes[node].timer = None;
@@ -277,19 +419,47 @@ impl Simulation {
         true
     }
 
+    fn arrive(&mut self, from: SocketAddr, to: usize, bytes: &[u8]) {
+        let node = &mut self.nodes[to];
+        let me = node.dsht.me();
+        if let Some(sent) = node.intruder.as_mut().and_then(|it| it.intercept(self.now, me, from, bytes)) {
+            for (addr, bytes) in sent {
+                self.deliver(to, addr, bytes);
+            }
+            return;
+        }
+        node.dsht.handle_datagram(self.now, from, bytes);
+        self.drain(to);
+    }
+
+    fn count_put(&mut self, node: usize, bytes: &[u8]) {
+        let Ok(message) = wire::decode(bytes) else { return };
+        if let Body::Request(Request::Put { key, .. }) = message.body
+            && let Some(counts) = self.puts.get_mut(&key)
+        {
+            *counts.entry(node).or_default() += 1;
+        }
+    }
+
+    /// Hands a datagram to the links, which may lose it.
+    fn deliver(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
+        let Some(to) = self.number_of(to).filter(|to| !self.partition.separates(from, *to)) else { return };
+        let mut copies = self.link.carry(&mut self.rng, (from, to), self.map.rtt(from, to) / 2);
+        let (first, second) = (copies.next(), copies.next());
+        if let Some(delay) = second {
+            self.push(self.now + delay, What::Datagram { from, to, bytes: bytes.clone() });
+        }
+        if let Some(delay) = first {
+            self.push(self.now + delay, What::Datagram { from, to, bytes });
+        }
+    }
+
     fn drain(&mut self, number: usize) {
         while let Some(output) = self.nodes[number].dsht.poll_output() {
             match output {
-                Output::Send { to, bytes } => {
-                    if let Some(to) = number_of(to).filter(|to| *to < self.nodes.len()) {
-                        let one_way = self.map.rtt(number, to) / 2;
-                        for delay in self.link.carry(&mut self.rng, one_way) {
-                            self.push(self.now + delay, What::Datagram { from: number, to, bytes: bytes.clone() });
-                        }
-                    }
-                }
+                Output::Send { to, bytes } => self.deliver(number, to, bytes),
                 Output::Done { op, outcome } => {
-                    self.outcomes.insert((number, op), outcome);
+                    self.outcomes.insert((number, op), (self.now, outcome));
                 }
             }
         }
@@ -329,5 +499,7 @@ fn number_of(addr: SocketAddr) -> Option<usize> {
 
 /// The port of every simulated node.
 const PORT: u16 = 4000;
+/// Nodes by which a new one joins.
+const CONTACTS: usize = 3;
 /// No operation may take longer, whatever the faults.
 const LONGEST_OPERATION: Duration = Duration::from_secs(60);

@@ -40,6 +40,17 @@ impl Membership {
         Self { mine: config.diameters.iter().map(|_| Member::alone(now, draw(), REST)).collect() }
     }
 
+    /// This node is in these clusters, and has been since the start.
+    #[cfg(feature = "sim")]
+    pub(crate) fn settle(&mut self, clusters: &Clusters) {
+        let settled = |info: &ClusterInfo| Member {
+            said: info.size,
+            near: FEW_ACCESSES,
+            ..Member::alone(Instant::START, info.id, REST)
+        };
+        self.mine = clusters.from_l1().iter().map(settled).collect();
+    }
+
     /// What the header of each message says, with the sizes that the tables tell.
     pub(crate) fn announce(&self, now: Instant, size: impl Fn(Level) -> u32) -> Clusters {
         let at = |(level, member): (Level, &Member)| ClusterInfo {

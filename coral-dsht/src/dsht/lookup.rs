@@ -91,6 +91,11 @@ impl Lookup {
         Self { reached: Distance::MAX, ..Self::new(me, key) }
     }
 
+    /// A lookup for `key` that begins at `peer`, wherever `me` is itself.
+    pub(crate) fn beginning_at(peer: Peer, me: NodeId, key: Key) -> Self {
+        Self { reached: peer.id.distance(&key), reached_peer: Some(peer), resume: true, ..Self::new(me, key) }
+    }
+
     /// What is looked for.
     pub(crate) fn key(&self) -> Key {
         self.key

@@ -11,7 +11,7 @@ use crate::dsht::get::nearer;
 use crate::dsht::lookup::Lookup;
 use crate::dsht::op::Next;
 use crate::dsht::walk::{Purpose, Step, Walk};
-use crate::id::Key;
+use crate::id::{Key, NodeId};
 use crate::level::{Level, Levels};
 use crate::message::{Request, Response};
 use crate::peer::Peer;
@@ -28,6 +28,14 @@ impl Refresh {
     /// Looks for each of `targets` at `level`, one after the other.
     pub(crate) fn new(level: Level, targets: impl IntoIterator<Item = Key>) -> Self {
         Self { level, targets: targets.into_iter().collect(), walk: None }
+    }
+
+    /// Looks for the neighbourhood of `me` at `level` as `peer` and those beyond it know it: in a part of the network that
+    /// this node has lost sight of, nobody in its own table would lead there.
+    pub(crate) fn by(peer: Peer, me: NodeId, level: Level) -> Self {
+        let walk =
+            Walk::new(Lookup::beginning_at(peer, me, me), Purpose::Refresh, Levels::only(level)).map(Walk::without_own);
+        Self { level, targets: VecDeque::new(), walk }
     }
 
     /// The level it fills.

@@ -69,6 +69,11 @@ impl Walk {
         Some(Self { lookup, purpose, levels, level, entered: false, fresh: BTreeSet::new(), hops: Vec::new() })
     }
 
+    /// The same, but this node's own table is left out of it.
+    pub(crate) fn without_own(self) -> Self {
+        Self { entered: true, ..self }
+    }
+
     /// What it is for.
     pub(crate) fn key(&self) -> Key {
         self.lookup.key()
