@@ -65,7 +65,13 @@ pub struct Config {
     /// More shortens lookups a little; each costs a datagram in each `keepalive`.
     pub bucket_peers: NonZeroU32,
 
-    /// The time-out of the first request to a peer whose round-trip time is unknown. Default 400 ms.
+    /// Further peers that are remembered for a bucket that is full, to take the place of one that fails. Default 8.
+    ///
+    /// They have answered this node once, and cost memory only: nobody pings them.
+    pub bucket_spares: u32,
+
+    /// The time-out of the first request to a peer whose round-trip time is unknown, unless those of the other members of
+    /// the cluster suggest a shorter one. Default 400 ms.
     ///
     /// RFC 6298 says 1 s, for a bulk transfer; a lookup loses less by asking somebody else meanwhile.
     #[serde(with = "span")]
@@ -129,6 +135,7 @@ impl Default for Config {
             claim_fan_out: count(4),
             peers_per_answer: count(4),
             bucket_peers: count(8),
+            bucket_spares: 8,
             initial_rto: Duration::from_millis(400),
             min_rto: Duration::from_millis(50),
             keepalive: Duration::from_secs(20),

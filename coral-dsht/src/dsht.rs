@@ -14,6 +14,7 @@ mod claim;
 mod cluster;
 mod get;
 mod gone;
+mod hearsay;
 mod join;
 mod lookup;
 mod meter;
@@ -46,7 +47,7 @@ use rand_core::{Rng as _, SeedableRng as _};
 use crate::api::{ClusterStatus, MAX_VALUE_BYTES, NodesQuery, OpId, Outcome, Snapshot, Stored, Value};
 use crate::config::Config;
 use crate::id::{Distance, ID_BYTES, Id, Key, NodeId};
-use crate::level::{Level, Levels};
+use crate::level::{Level, Levels, MAX_LEVELS};
 use crate::message::{Body, Clusters, Header, Message, Request, Response, Token};
 use crate::peer::Peer;
 use crate::stats::Stats;
@@ -59,17 +60,20 @@ use claim::Claim;
 use cluster::{Membership, levels_from_1};
 use get::Get;
 use gone::Gone;
+use hearsay::Hearsay;
 use join::Join;
 use lookup::Lookup;
 use meter::Meter;
 use nodes::{Nodes, neighbour, shares};
 use op::{Next, Op};
 use put::Put;
+use recent::Recent;
 use refresh::Refresh;
 use remove::{Lost, Published, Remove};
-use routing::Routing;
+use routing::{Known, Routing};
 use rpc::{Expired, Owner, Pending, Rpcs};
 use store::Store;
+use token::TOKEN_LIFE;
 use walk::{Purpose, Walk};
 
 /// One node of the index.
@@ -94,6 +98,12 @@ pub struct Dsht {
     instance: u32,
     /// Who is being pinged for the tables' sake.
     verifying: BTreeSet<NodeId>,
+    /// Those of them that others have named.
+    hearsay: Hearsay,
+    /// Who has lately not answered at all: others may go on naming it for a while.
+    silent: Recent<NodeId, ()>,
+    /// How long to wait at each level for somebody who was never heard.
+    first_rto: [Duration; MAX_LEVELS],
     ops: BTreeMap<OpId, Running>,
     next_op: u64,
     contacts: Vec<SocketAddr>,
@@ -157,7 +167,7 @@ impl Dsht {
         let mut dsht = Self {
             candidates: Candidates::default(),
             clusters: Clusters::default(),
-            routing: Routing::new(me.id, config.bucket_peers.get() as usize),
+            routing: Routing::new(me.id, &config),
             store: Store::default(),
             published: Published::default(),
             lost: VecDeque::new(),
@@ -166,6 +176,9 @@ impl Dsht {
             admission: Admission::new(secret),
             instance,
             verifying: BTreeSet::new(),
+            hearsay: Hearsay::default(),
+            silent: Recent::new(SILENCE, MAX_SILENT),
+            first_rto: [config.initial_rto; MAX_LEVELS],
             ops: BTreeMap::new(),
             next_op: 0,
             contacts: Vec::new(),
@@ -377,7 +390,8 @@ impl Dsht {
     fn serve(&mut self, now: Instant, peer: Peer, header: &Header, request_id: u64, request: Request, length: usize) {
         *self.stats.requests.entry(request.name()).or_default() += 1;
         let shows_token = header.token.is_some_and(|token| self.admission.shown(now, peer.addr, &token).is_some());
-        let is_known = self.routing.get(&peer.id).is_some();
+        let is_fresh = |known: &Known| now.saturating_since(known.heard) < TOKEN_LIFE;
+        let is_known = self.routing.get(&peer.id).is_some_and(is_fresh);
         let is_proven = shows_token || is_known || self.admission.is_proven(now, peer.addr);
         // What may follow changes the store.
         let wants_token = matches!(request, Request::Get { .. } | Request::Put { .. } | Request::Claim { .. });
@@ -440,6 +454,7 @@ impl Dsht {
         let is_first = |level| self.routing.members(level).next().is_none() && shared(level);
         let first: Vec<Level> = levels_from_1().filter(|level| is_first(*level)).collect();
         self.routing.heard(now, peer, rtt, header, shared);
+        self.silent.forget(&peer.id);
         if self.published.heard(now, &peer.id, header.instance) {
             // The node is back before anybody missed it, but what it stored is not.
             self.lost.extend(self.published.lost(&peer.id));
@@ -455,7 +470,7 @@ impl Dsht {
     }
 
     /// An answer has come to a request of ours.
-    fn answered(&mut self, now: Instant, peer: Peer, header: &Header, pending: Pending, response: Response) {
+    fn answered(&mut self, now: Instant, peer: Peer, header: &Header, pending: Pending, mut response: Response) {
         let rtt = now.saturating_since(pending.sent);
         self.heard(now, peer, header, (!pending.repeated).then_some(rtt));
         if let Some(token) = header.token {
@@ -464,14 +479,20 @@ impl Dsht {
                 self.tell(peer.addr, Some(token), Body::Proof);
             }
         }
+        if matches!(pending.request, Request::Store { .. } | Request::Claim { .. }) {
+            self.published.watch(now, peer, header.instance);
+        }
         if response == Response::Challenge && !pending.challenged {
             self.ask_again(now, pending);
             return;
         }
+        if let Response::Peers(peers) | Response::Room { peers, .. } = &mut response {
+            peers.retain(|peer| self.silent.get(now, &peer.id).is_none());
+        }
         if let (Some(level), Response::Peers(peers) | Response::Room { peers, .. }) =
             (pending.request.level(), &response)
         {
-            self.meet(now, level, peers);
+            self.meet(now, level, peer.addr, peers);
         }
         if self.gone.returned(&peer.id) {
             self.start(now, Op::Refresh(Refresh::by(peer, self.me.id, Level::GLOBAL)), false);
@@ -479,6 +500,7 @@ impl Dsht {
         match pending.owner {
             Owner::Tables => {
                 self.verifying.remove(&peer.id);
+                self.hearsay.settled(&peer.id);
             }
             Owner::Op(id) => self.advance(now, id, |op, lent| {
                 op.answered(lent, pending.request.level(), &peer, rtt, response);
@@ -498,6 +520,7 @@ impl Dsht {
     fn gave_up(&mut self, now: Instant, pending: &Pending) {
         let peer = pending.to;
         self.stats.timeouts += 1;
+        self.silent.note(now, peer.id, ());
         if self.routing.remove(&peer.id).is_some() || self.contacts.contains(&peer.addr) {
             self.gone.note(peer);
         }
@@ -507,15 +530,19 @@ impl Dsht {
         match pending.owner {
             Owner::Tables => {
                 self.verifying.remove(&peer.id);
+                self.hearsay.settled(&peer.id);
             }
             Owner::Op(id) => self.advance(now, id, |op, lent| op.failed(lent, pending.request.level(), &peer)),
         }
     }
 
-    /// Peers that somebody told us of: those that the tables have room for are asked whether they are there.
-    fn meet(&mut self, now: Instant, level: Level, peers: &[Peer]) {
+    /// Peers that `informant` told us of: those that the tables have room for are asked whether they are there.
+    fn meet(&mut self, now: Instant, level: Level, informant: SocketAddr, peers: &[Peer]) {
         for peer in peers {
-            if self.routing.has_room_for(peer.id, |other| other == level) {
+            if self.routing.has_room_for(peer.id, |other| other == level)
+                && !self.verifying.contains(&peer.id)
+                && self.hearsay.admit(informant, peer)
+            {
                 self.verify(now, *peer);
             }
         }
@@ -528,9 +555,9 @@ impl Dsht {
         }
     }
 
-    /// Pings `peer` for the tables' sake, unless that is being done, or so much of it that a flood must be behind it.
+    /// Pings `peer` for the tables' sake, unless that is being done.
     fn verify(&mut self, now: Instant, peer: Peer) {
-        if self.verifying.len() < MAX_VERIFYING && peer.id != self.me.id && self.verifying.insert(peer.id) {
+        if peer.id != self.me.id && self.verifying.insert(peer.id) {
             self.ask(now, peer, Request::Ping, Owner::Tables);
         }
     }
@@ -539,6 +566,11 @@ impl Dsht {
     fn maintain(&mut self, now: Instant) {
         self.store.sweep(now);
         self.admission.sweep(now);
+        self.silent.sweep(now);
+        for level in self.config.levels().nearest_first() {
+            let typical = self.routing.typical_rtt(level).map_or(self.config.initial_rto, |rtt| rtt * 3 / 2);
+            self.first_rto[level.index()] = typical.max(self.config.min_rto).min(self.config.initial_rto);
+        }
         self.published.sweep(now);
         self.candidates.sweep(now);
         self.own_puts.retain(|_, meter| !meter.is_idle(now));
@@ -706,7 +738,7 @@ impl Dsht {
 
     fn ask(&mut self, now: Instant, to: Peer, request: Request, owner: Owner) {
         let id = self.rng.next_u64();
-        let (timeout, repeats) = self.patience(&to);
+        let (timeout, repeats) = self.patience(&to, request.level());
         self.rpcs.start(now, id, (to, request.clone(), owner), timeout, repeats);
         self.request(now, to, id, request);
     }
@@ -714,19 +746,18 @@ impl Dsht {
     /// Sends a request once more that was answered by a challenge: now there is a token to show.
     fn ask_again(&mut self, now: Instant, pending: Pending) {
         let id = self.rng.next_u64();
-        let (timeout, repeats) = self.patience(&pending.to);
+        let (timeout, repeats) = self.patience(&pending.to, pending.request.level());
         let (to, request) = (pending.to, pending.request.clone());
         self.rpcs.restart(now, id, pending, timeout, repeats);
         self.request(now, to, id, request);
     }
 
-    /// How long to wait for an answer of `peer`, and how often to ask it again.
-    fn patience(&self, peer: &Peer) -> (Duration, u32) {
-        let (rtt, repeats) = match self.routing.get(&peer.id) {
-            Some(known) => (known.rtt, REPEATS_KNOWN),
-            None => (Default::default(), REPEATS_UNKNOWN),
-        };
-        (rtt.timeout(self.config.initial_rto, self.config.min_rto), repeats)
+    /// How long to wait for an answer of `peer` to a request at `level`, and how often to ask it again.
+    fn patience(&self, peer: &Peer, level: Option<Level>) -> (Duration, u32) {
+        match self.routing.get(&peer.id) {
+            Some(known) => (known.rtt.timeout(self.config.initial_rto, self.config.min_rto), REPEATS_KNOWN),
+            None => (level.map_or(self.config.initial_rto, |level| self.first_rto[level.index()]), REPEATS_UNKNOWN),
+        }
     }
 
     fn request(&mut self, now: Instant, to: Peer, request_id: u64, request: Request) {
@@ -812,8 +843,10 @@ const REPEATS_KNOWN: u32 = 2;
 const REPEATS_UNKNOWN: u32 = 1;
 /// A proof comes back within a round trip. An older one is late, or a copy: what it says of the time is not believed.
 const PROOF_LIFE: Duration = Duration::from_secs(2);
-/// Pings for the tables' sake that are under way at once, whoever sends us requests from whatever addresses.
-const MAX_VERIFYING: usize = 64;
+/// How long whoever has not answered is not asked again because others name it: they notice by and by.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Such peers that are remembered.
+const MAX_SILENT: usize = 1024;
 /// Values put again in one round of maintenance.
 const MAX_REPAIRS: usize = 32;
 /// Quiet peers pinged in one round of maintenance.

@@ -1,6 +1,6 @@
 //! Who takes part: another node's id, address and services.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::BitOr;
 
 use crate::id::{Id, NodeId};
@@ -53,5 +53,30 @@ impl Peer {
     /// The peer at `addr`, with the id that follows from it.
     pub fn new(addr: SocketAddr, services: Services) -> Self {
         Self { id: Id::of_node(addr), addr, services }
+    }
+}
+
+/// The network that an address is in: its /24, or its /48. Whoever has one address usually has others there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Prefix {
+    /// The first three bytes of an IPv4 address.
+    V4([u8; 3]),
+    /// The first six bytes of an IPv6 address.
+    V6([u8; 6]),
+}
+
+impl Prefix {
+    /// That of `ip`.
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => {
+                let [a, b, c, _] = ip.octets();
+                Self::V4([a, b, c])
+            }
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, e, f, ..] = ip.octets();
+                Self::V6([a, b, c, d, e, f])
+            }
+        }
     }
 }

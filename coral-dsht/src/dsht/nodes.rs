@@ -10,7 +10,7 @@ use crate::dsht::routing::Known;
 use crate::id::NodeId;
 use crate::level::Level;
 use crate::message::{Clusters, Request};
-use crate::peer::Peer;
+use crate::peer::{Peer, Prefix};
 
 /// A request for neighbours under way.
 #[derive(Debug)]
@@ -82,11 +82,7 @@ fn is_verified(lent: &Lent<'_>, known: &Known) -> bool {
 /// Whether `target` is given and both are in one /24 or /48: nobody can be nearer than a node on the client's own
 /// network.
 fn is_same_network(addr: IpAddr, target: Option<IpAddr>) -> bool {
-    match (addr.to_canonical(), target.map(|target| target.to_canonical())) {
-        (IpAddr::V4(a), Some(IpAddr::V4(b))) => a.octets()[..3] == b.octets()[..3],
-        (IpAddr::V6(a), Some(IpAddr::V6(b))) => a.octets()[..6] == b.octets()[..6],
-        _ => false,
-    }
+    target.is_some_and(|target| Prefix::of(addr) == Prefix::of(target))
 }
 
 /// Peers in doubt that one request pings.

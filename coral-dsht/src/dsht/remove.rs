@@ -155,6 +155,11 @@ impl Published {
         self.watched.retain(|id, _| holding.contains(id));
     }
 
+    /// `peer` has answered, in the start that `instance` names, whether it takes a value: it may be a holder soon.
+    pub(crate) fn watch(&mut self, now: Instant, peer: Peer, instance: u32) {
+        self.watched.entry(peer.id).or_insert(Watched { peer, heard: now, instance: Some(instance), clusters: None });
+    }
+
     /// `peer` has answered, in the start that `instance` names. `true` if it has lost what it held by another start.
     pub(crate) fn heard(&mut self, now: Instant, peer: &NodeId, instance: u32) -> bool {
         let Some(watched) = self.watched.get_mut(peer) else {

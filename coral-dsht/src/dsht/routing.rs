@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::dsht::rtt::Rtt;
 use crate::id::{Distance, ID_BYTES, Key, NodeId};
 use crate::level::{Level, MAX_LEVELS};
@@ -18,7 +19,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Routing {
     me: NodeId,
-    bucket_peers: usize,
+    bucket: BucketSize,
     known: BTreeMap<NodeId, Known>,
     tables: [Table; MAX_LEVELS],
 }
@@ -38,13 +39,29 @@ pub(crate) struct Known {
 #[derive(Debug, Default)]
 struct Table {
     /// Bucket i holds peers whose distance has i leading zeros. Grows as near peers come.
-    buckets: Vec<Vec<NodeId>>,
+    buckets: Vec<Bucket>,
+}
+
+/// Peers of one power of two of distance.
+#[derive(Debug, Default)]
+struct Bucket {
+    peers: Vec<NodeId>,
+    /// Who has answered while there was no room, the last to do so last. None while there is room.
+    spares: Vec<NodeId>,
+}
+
+/// How many peers a bucket holds.
+#[derive(Debug, Clone, Copy)]
+struct BucketSize {
+    peers: usize,
+    spares: usize,
 }
 
 impl Routing {
     /// Empty tables for `me`.
-    pub(crate) fn new(me: NodeId, bucket_peers: usize) -> Self {
-        Self { me, bucket_peers, known: BTreeMap::new(), tables: Default::default() }
+    pub(crate) fn new(me: NodeId, config: &Config) -> Self {
+        let bucket = BucketSize { peers: config.bucket_peers.get() as usize, spares: config.bucket_spares as usize };
+        Self { me, bucket, known: BTreeMap::new(), tables: Default::default() }
     }
 
     /// Takes in that `peer` has been heard: it is alive, and in the clusters of `header`, of which `shared` says those
@@ -83,7 +100,7 @@ impl Routing {
             && !self.known.contains_key(&id)
             && levels().any(|level| {
                 let bucket = self.bucket(level, &id);
-                shared(level) && bucket.is_none_or(|bucket| bucket.len() < self.bucket_peers)
+                shared(level) && bucket.is_none_or(|bucket| bucket.peers.len() < self.bucket.peers)
             })
     }
 
@@ -92,7 +109,7 @@ impl Routing {
         self.known.get(id)
     }
 
-    /// Forgets `id`.
+    /// Forgets `id`. The spare that was heard last takes its place.
     pub(crate) fn remove(&mut self, id: &NodeId) -> Option<Known> {
         for table in &mut self.tables {
             table.remove(&self.me, id);
@@ -106,19 +123,28 @@ impl Routing {
         let members: Vec<NodeId> =
             self.known.values().filter(|known| shared(&known.clusters)).map(|known| known.peer.id).collect();
         for id in members {
-            self.tables[level.index()].insert(&self.me, id, self.bucket_peers);
+            // Whoever finds no place is dropped with all that have none.
+            let _ = self.tables[level.index()].insert(&self.me, id, self.bucket);
         }
         self.drop_unplaced();
     }
 
     /// Everybody known at `level`.
     pub(crate) fn members(&self, level: Level) -> impl Iterator<Item = &Known> {
-        self.tables[level.index()].buckets.iter().flatten().filter_map(|id| self.known.get(id))
+        let peers = self.tables[level.index()].buckets.iter().flat_map(|bucket| &bucket.peers);
+        peers.filter_map(|id| self.known.get(id))
     }
 
-    /// Everybody known.
+    /// Everybody in a bucket: whom this node keeps in touch with.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Known> {
-        self.known.values()
+        self.known.values().filter(|known| self.is_in(&known.peer.id, |bucket, id| bucket.peers.contains(id)))
+    }
+
+    /// The round-trip time that nine of ten members of `level` stay below; `None` while too few have been measured.
+    pub(crate) fn typical_rtt(&self, level: Level) -> Option<Duration> {
+        let mut rtts: Vec<Duration> = self.members(level).filter_map(|known| known.rtt.smoothed()).collect();
+        let index = rtts.len() * 9 / 10;
+        (rtts.len() >= LEAST_SAMPLES).then(|| *rtts.select_nth_unstable(index).1)
     }
 
     /// At most `count` members of `level` nearer to `key` than this node, those around distance `aim` first.
@@ -132,7 +158,7 @@ impl Routing {
         let nearer_buckets = buckets.iter().enumerate().filter(|(index, _)| mine.has_bit(*index));
         let mut nearest: Option<(Distance, NodeId)> = None;
         let mut chosen: Vec<(Distance, Distance, NodeId)> = Vec::with_capacity(count + 1);
-        for id in nearer_buckets.flat_map(|(_, bucket)| bucket) {
+        for id in nearer_buckets.flat_map(|(_, bucket)| &bucket.peers) {
             let distance = id.distance(key);
             if nearest.is_none_or(|(least, _)| distance < least) {
                 nearest = Some((distance, *id));
@@ -159,10 +185,10 @@ impl Routing {
     /// hold c peers, there are about c · 2^i nodes.
     pub(crate) fn size(&self, level: Level) -> u32 {
         let buckets = &self.tables[level.index()].buckets;
-        let Some(last_full) = buckets.iter().rposition(|bucket| bucket.len() >= self.bucket_peers) else {
-            return 1 + buckets.iter().map(Vec::len).sum::<usize>() as u32;
+        let Some(last_full) = buckets.iter().rposition(|bucket| bucket.peers.len() >= self.bucket.peers) else {
+            return 1 + buckets.iter().map(|bucket| bucket.peers.len()).sum::<usize>() as u32;
         };
-        let beyond: usize = 1 + buckets[last_full + 1..].iter().map(Vec::len).sum::<usize>();
+        let beyond: usize = 1 + buckets[last_full + 1..].iter().map(|bucket| bucket.peers.len()).sum::<usize>();
         u32::try_from(beyond << (last_full + 1).min(40)).unwrap_or(u32::MAX)
     }
 
@@ -176,7 +202,10 @@ impl Routing {
         for level in levels() {
             let table = &mut self.tables[level.index()];
             if shared(level) {
-                table.insert(&self.me, id, self.bucket_peers);
+                let displaced = table.insert(&self.me, id, self.bucket);
+                if let Some(displaced) = displaced.filter(|displaced| !self.is_placed(displaced)) {
+                    self.known.remove(&displaced);
+                }
             } else {
                 table.remove(&self.me, &id);
             }
@@ -187,7 +216,11 @@ impl Routing {
     }
 
     fn is_placed(&self, id: &NodeId) -> bool {
-        levels().any(|level| self.bucket(level, id).is_some_and(|bucket| bucket.contains(id)))
+        self.is_in(id, |bucket, id| bucket.peers.contains(id) || bucket.spares.contains(id))
+    }
+
+    fn is_in(&self, id: &NodeId, part: impl Fn(&Bucket, &NodeId) -> bool) -> bool {
+        levels().any(|level| self.bucket(level, id).is_some_and(|bucket| part(bucket, id)))
     }
 
     fn drop_unplaced(&mut self) {
@@ -197,33 +230,48 @@ impl Routing {
         }
     }
 
-    fn bucket(&self, level: Level, id: &NodeId) -> Option<&Vec<NodeId>> {
+    fn bucket(&self, level: Level, id: &NodeId) -> Option<&Bucket> {
         self.tables[level.index()].buckets.get(bucket_index(&self.me, id))
     }
 }
 
 impl Table {
-    /// A full bucket keeps what it has: who has long been there will likely stay [K02 §2.1].
-    fn insert(&mut self, me: &NodeId, id: NodeId, bucket_peers: usize) {
+    /// A full bucket keeps what it has: who has long been there will likely stay [K02 §2.1]. Who comes then is a spare,
+    /// [K02 §4.1]; the spare that was so displaced is returned.
+    fn insert(&mut self, me: &NodeId, id: NodeId, size: BucketSize) -> Option<NodeId> {
         let index = bucket_index(me, &id);
         if self.buckets.len() <= index {
-            self.buckets.resize_with(index + 1, Vec::new);
+            self.buckets.resize_with(index + 1, Bucket::default);
         }
         let bucket = &mut self.buckets[index];
-        if bucket.len() < bucket_peers && !bucket.contains(&id) {
-            bucket.push(id);
+        if bucket.peers.contains(&id) {
+            return None;
         }
+        if bucket.peers.len() < size.peers {
+            bucket.peers.push(id);
+            return None;
+        }
+        bucket.spares.retain(|other| *other != id);
+        bucket.spares.push(id);
+        (bucket.spares.len() > size.spares).then(|| bucket.spares.remove(0))
     }
 
     fn remove(&mut self, me: &NodeId, id: &NodeId) {
         if let Some(bucket) = self.buckets.get_mut(bucket_index(me, id)) {
-            bucket.retain(|other| other != id);
+            bucket.spares.retain(|other| other != id);
+            if let Some(index) = bucket.peers.iter().position(|other| other == id) {
+                bucket.peers.remove(index);
+                bucket.peers.extend(bucket.spares.pop());
+            }
         }
-        while self.buckets.last().is_some_and(Vec::is_empty) {
+        while self.buckets.last().is_some_and(|bucket| bucket.peers.is_empty()) {
             self.buckets.pop();
         }
     }
 }
+
+/// Members whose round-trip times say something of the others'.
+const LEAST_SAMPLES: usize = 4;
 
 fn bucket_index(me: &NodeId, id: &NodeId) -> usize {
     me.distance(id).leading_zeros().min(8 * ID_BYTES - 1)
@@ -247,7 +295,7 @@ mod tests {
 
     /// The tables of node 0 after it has heard the nodes 1 to `count`, all of which share its global cluster.
     fn routing_of(count: u16) -> Routing {
-        let mut routing = Routing::new(peer(0).id, 8);
+        let mut routing = Routing::new(peer(0).id, &Config::default());
         for number in 1..=count {
             routing.heard(Instant::START, peer(number), None, &Header::default(), |level| level == Level::GLOBAL);
         }
@@ -257,10 +305,28 @@ mod tests {
     #[test]
     fn a_bucket_keeps_its_first_peers() {
         let routing = routing_of(1000);
-        assert!(routing.tables[0].buckets.iter().all(|bucket| bucket.len() <= 8));
+        let buckets = &routing.tables[0].buckets;
+        assert!(buckets.iter().all(|bucket| bucket.peers.len() <= 8 && bucket.spares.len() <= 8));
         assert!(routing.get(&peer(1).id).is_some());
-        assert_eq!(routing.members(Level::GLOBAL).count(), routing.known.len());
+        assert_eq!(routing.members(Level::GLOBAL).count(), routing.all().count());
+        let spares: usize = buckets.iter().map(|bucket| bucket.spares.len()).sum();
+        assert_eq!(routing.known.len(), routing.all().count() + spares);
         assert_eq!(routing.members(LEVEL_1).count(), 0);
+    }
+
+    #[test]
+    fn the_spare_that_was_heard_last_takes_the_place_of_a_peer_that_fails() {
+        let mut routing = routing_of(1000);
+        let spare = *routing.tables[0].buckets[0].spares.last().unwrap();
+        let first = routing.tables[0].buckets[0].peers[0];
+        assert!(!routing.has_room_for(spare, |_| true) && routing.all().all(|known| known.peer.id != spare));
+        routing.remove(&first);
+        assert!(routing.all().any(|known| known.peer.id == spare));
+        // All peers of the bucket fail, and then all spares: nothing stays behind.
+        while let Some(id) = routing.tables[0].buckets[0].peers.first().copied() {
+            routing.remove(&id);
+        }
+        assert!(routing.known.keys().all(|id| bucket_index(&routing.me, id) > 0));
     }
 
     #[test]

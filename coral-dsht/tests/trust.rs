@@ -1,0 +1,384 @@
+//! What nobody can do to a node with datagrams alone (design.md §2.8), and what it does about peers that it cannot
+//! reach: a few nodes and a stranger, by hand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coral_dsht::message::{Body, Header, Message, Request, Response};
+use coral_dsht::{
+    Config, Distance, Dsht, Found, Id, Instant, Key, Level, Levels, Outcome, Output, Peer, Services, Stored, Value,
+    wire,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const ONE_WAY: Duration = Duration::from_millis(10);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Nodes by their number, on links that all take as long. What is sent to any other address is kept for the test.
+struct Net {
+    config: Arc<Config>,
+    now: Instant,
+    nodes: BTreeMap<u8, Dsht>,
+    /// Datagrams under way: when, then in the order of sending.
+    flying: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
+    sent: u64,
+    /// Pairs that cannot reach each other.
+    cut: BTreeSet<(u8, u8)>,
+    /// All that was sent.
+    log: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+    done: Vec<Outcome>,
+}
+
+fn addr(number: u8) -> SocketAddr {
+    ([10, 0, number, 1], 4000).into()
+}
+
+fn key() -> Key {
+    Id::hash(&[b"key"])
+}
+
+fn value(number: u8) -> Value {
+    Value::new(&[number]).unwrap()
+}
+
+impl Net {
+    /// The nodes 1 to `count`, all of which have joined by the first.
+    fn of(count: u8) -> Self {
+        Self::with(count, Config { diameters: Vec::new(), ..Config::default() })
+    }
+
+    fn with(count: u8, config: Config) -> Self {
+        let mut net = Self {
+            config: Arc::new(config),
+            now: Instant::START,
+            nodes: BTreeMap::new(),
+            flying: BTreeMap::new(),
+            sent: 0,
+            cut: BTreeSet::new(),
+            log: Vec::new(),
+            done: Vec::new(),
+        };
+        for number in 1..=count {
+            net.start(number, 0);
+            net.run(SECOND);
+        }
+        net.run(10 * SECOND);
+        net
+    }
+
+    /// Starts node `number`, in place of the one that may have been there.
+    fn start(&mut self, number: u8, life: u8) {
+        let me = Peer::new(addr(number), Services::NONE);
+        let mut seed = [number; 32];
+        seed[0] = life;
+        let mut dsht = Dsht::new(Arc::clone(&self.config), me, seed, self.now);
+        if number > 1 {
+            dsht.join(self.now, &[addr(1)]);
+        }
+        self.nodes.insert(number, dsht);
+        self.drain();
+    }
+
+    fn node(&mut self, number: u8) -> &mut Dsht {
+        self.nodes.get_mut(&number).unwrap()
+    }
+
+    fn drain(&mut self) {
+        for dsht in self.nodes.values_mut() {
+            let from = dsht.me().addr;
+            while let Some(output) = dsht.poll_output() {
+                match output {
+                    Output::Send { to, bytes } => {
+                        self.sent += 1;
+                        self.log.push((from, to, bytes.clone()));
+                        self.flying.insert((self.now + ONE_WAY, self.sent), (from, to, bytes));
+                    }
+                    Output::Done { outcome, .. } => self.done.push(outcome),
+                }
+            }
+        }
+    }
+
+    /// Delivers a datagram at once, whoever has sent it.
+    fn inject(&mut self, from: SocketAddr, to: u8, bytes: &[u8]) {
+        let now = self.now;
+        self.node(to).handle_datagram(now, from, bytes);
+        self.drain();
+    }
+
+    fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        loop {
+            let timer = self.nodes.values().map(Dsht::poll_timeout).min().unwrap_or(end);
+            let datagram = self.flying.keys().next().map_or(end, |(due, _)| *due);
+            self.now = timer.min(datagram).min(end).max(self.now);
+            if self.now >= end {
+                return;
+            }
+            while let Some(flying) = self.flying.first_entry().filter(|flying| flying.key().0 <= self.now) {
+                let (from, to, bytes) = flying.remove();
+                let number = |addr: SocketAddr| match addr.ip() {
+                    std::net::IpAddr::V4(ip) => ip.octets()[2],
+                    std::net::IpAddr::V6(_) => 0,
+                };
+                let (a, b) = (number(from), number(to));
+                let is_cut = self.cut.contains(&(a.min(b), a.max(b)));
+                if let Some(node) = self.nodes.get_mut(&b).filter(|_| to == addr(b) && !is_cut) {
+                    node.handle_datagram(self.now, from, &bytes);
+                }
+                self.drain();
+            }
+            for node in self.nodes.values_mut() {
+                node.handle_timeout(self.now);
+            }
+            self.drain();
+        }
+    }
+
+    fn put(&mut self, number: u8, key: Key, value: Value) -> Stored {
+        let now = self.now;
+        self.done.clear();
+        self.node(number).put(now, key, value, HOUR, Levels::ALL);
+        self.finish(|outcome| match outcome {
+            Outcome::Put(stored) => Some(stored),
+            _ => None,
+        })
+    }
+
+    fn get(&mut self, number: u8, key: Key) -> Found {
+        let now = self.now;
+        self.done.clear();
+        self.node(number).get(now, key, Levels::ALL);
+        self.finish(|outcome| match outcome {
+            Outcome::Get(found) => Some(found),
+            _ => None,
+        })
+    }
+
+    fn remove(&mut self, number: u8, key: Key, value: Value) -> usize {
+        let now = self.now;
+        self.done.clear();
+        self.node(number).remove(now, key, value);
+        self.finish(|outcome| match outcome {
+            Outcome::Removed(count) => Some(count),
+            _ => None,
+        })
+    }
+
+    /// Runs until an outcome is the one that is waited for.
+    fn finish<T>(&mut self, wanted: impl Fn(Outcome) -> Option<T>) -> T {
+        self.drain();
+        for _ in 0..10_000 {
+            if let Some(outcome) = self.done.drain(..).find_map(&wanted) {
+                return outcome;
+            }
+            self.run(Duration::from_millis(1));
+        }
+        panic!("nothing has come of it in ten seconds");
+    }
+
+    /// Who holds a value under the key, by the number of values at each.
+    fn holders(&mut self) -> Vec<u8> {
+        let now = self.now;
+        let stored = |dsht: &mut Dsht| dsht.snapshot(now).stored_values;
+        self.nodes.iter_mut().filter_map(|(number, dsht)| (stored(dsht) > 0).then_some(*number)).collect()
+    }
+
+    /// A key whose nearest node is `number`, so that it alone is asked to store a value.
+    fn key_at(&self, number: u8) -> Key {
+        let nearest =
+            |key: &Key| *self.nodes.keys().min_by_key(|node| Id::of_node(addr(**node)).distance(key)).unwrap();
+        (0..=u8::MAX).map(|salt| Id::hash(&[b"key", &[salt]])).find(|key| nearest(key) == number).unwrap()
+    }
+}
+
+fn request(request: Request) -> Vec<u8> {
+    wire::encode(&Message { header: Header::default(), request_id: 7, body: Body::Request(request) })
+}
+
+fn every_request(key: Key) -> Vec<Request> {
+    let (level, aim, ttl) = (Level::GLOBAL, Distance::MAX, HOUR);
+    vec![
+        Request::Ping,
+        Request::Find { level, key, aim },
+        Request::Get { level, key, aim },
+        Request::Put { level, key, ttl, aim },
+        Request::Store { level, key, ttl, value: value(9), turned_back: true },
+        Request::Remove { level, key, value: value(1) },
+        Request::Sample { level },
+        Request::Claim { level, key, aim, ttl, is_last: true, value: value(9), refused: vec![value(1)] },
+    ]
+}
+
+#[test]
+fn a_made_up_sender_draws_one_datagram_no_longer_than_its_own_and_changes_nothing() {
+    let mut net = Net::of(40);
+    for number in 1..=8 {
+        net.put(number, key(), Value::new(&[&[number][..], &[7; 63]].concat()).unwrap());
+    }
+    let victim: SocketAddr = ([203, 0, 113, 7], 4000).into();
+    let targets: Vec<u8> = net.holders();
+    for number in targets {
+        let now = net.now;
+        let before = net.node(number).snapshot(now).stored_values;
+        for body in every_request(key()) {
+            let bytes = request(body.clone());
+            net.log.clear();
+            net.inject(victim, number, &bytes);
+            // Nor later.
+            let drawn: Vec<usize> = net.log.iter().filter(|sent| sent.1 == victim).map(|sent| sent.2.len()).collect();
+            assert!(matches!(drawn[..], [length] if length <= bytes.len()), "{body:?} of {}: {drawn:?}", bytes.len());
+            net.log.clear();
+            net.run(5 * SECOND);
+            assert!(net.log.iter().all(|sent| sent.1 != victim), "{body:?}");
+        }
+        let now = net.now;
+        let snapshot = net.node(number).snapshot(now);
+        assert_eq!(snapshot.stored_values, before);
+        assert!(snapshot.neighbours.iter().all(|near| near.peer.addr != victim));
+    }
+}
+
+#[test]
+fn a_goodbye_in_anothers_name_costs_it_one_ping_at_most() {
+    let mut net = Net::of(3);
+    let leave = wire::encode(&Message { header: Header::default(), request_id: 0, body: Body::Leave });
+    net.log.clear();
+    for _ in 0..100 {
+        net.inject(addr(2), 1, &leave);
+        net.inject(([203, 0, 113, 7], 4000).into(), 1, &leave);
+    }
+    let drawn: Vec<_> = net.log.iter().map(|(_, to, bytes)| (*to, bytes.len())).collect();
+    assert_eq!(drawn, [(addr(2), leave.len())]);
+}
+
+#[test]
+fn a_newcomer_that_asks_is_known_by_its_proof_and_not_by_a_ping() {
+    let mut net = Net::of(1);
+    net.log.clear();
+    net.start(2, 0);
+    net.run(SECOND / 2);
+    let now = net.now;
+    let known = net.node(1).snapshot(now).neighbours;
+    assert!(matches!(&known[..], [near] if near.peer.addr == addr(2) && near.rtt == 2 * ONE_WAY), "{known:?}");
+    // It has sent answers only; the other has proven itself once.
+    let kinds = |from: u8| net.log.iter().filter(|sent| sent.0 == addr(from)).map(|sent| sent.2[1]).collect::<Vec<_>>();
+    assert!(kinds(1).iter().all(|kind| *kind >= 32), "{:?}", kinds(1));
+    assert_eq!(kinds(2).iter().filter(|kind| **kind == 17).count(), 1);
+}
+
+#[test]
+fn a_put_needs_no_round_trip_for_its_token_and_a_late_withdrawal_gets_one() {
+    let mut net = Net::of(8);
+    net.log.clear();
+    let stored = net.put(1, net.key_at(5), value(1));
+    assert_eq!(stored.at[0].1.addr, addr(5));
+    let challenges = |net: &Net| net.log.iter().filter(|sent| sent.2[1] == 38).count();
+    assert_eq!(challenges(&net), 0);
+    net.run(120 * SECOND);
+    net.log.clear();
+    assert_eq!(net.remove(1, net.key_at(5), value(1)), 1);
+    assert_eq!(challenges(&net), 1);
+    assert_eq!(net.holders(), [0u8; 0]);
+}
+
+#[test]
+fn what_is_recorded_and_sent_again_changes_nothing() {
+    let mut net = Net::of(8);
+    let key = net.key_at(5);
+    net.log.clear();
+    net.put(1, key, value(1));
+    let store = net.log.iter().find(|sent| sent.2[1] == 4).unwrap().2.clone();
+    assert_eq!(net.remove(1, key, value(1)), 1);
+    let remove = net.log.iter().find(|sent| sent.2[1] == 5).unwrap().2.clone();
+    // It is answered as before, in case the answer was lost.
+    net.log.clear();
+    net.inject(addr(1), 5, &store);
+    let answer = wire::decode(&net.log.last().unwrap().2).unwrap();
+    assert_eq!(answer.body, Body::Response(Response::Done(true)));
+    assert_eq!(net.holders(), [0u8; 0]);
+    // From elsewhere, or later, its token is worth nothing.
+    net.inject(addr(2), 5, &store);
+    net.run(70 * SECOND);
+    net.inject(addr(1), 5, &store);
+    assert_eq!(net.holders(), [0u8; 0]);
+    // The withdrawal does no harm to what is put after it either.
+    net.put(1, key, value(1));
+    net.inject(addr(1), 5, &remove);
+    assert_eq!(net.holders(), [5]);
+}
+
+#[test]
+fn a_peers_name_on_a_datagram_changes_nothing() {
+    let mut net = Net::of(8);
+    let key = net.key_at(5);
+    net.put(1, key, value(1));
+    let (level, ttl) = (Level::GLOBAL, HOUR);
+    net.inject(addr(1), 5, &request(Request::Remove { level, key, value: value(1) }));
+    net.inject(addr(1), 5, &request(Request::Store { level, key, ttl, value: value(2), turned_back: false }));
+    net.run(SECOND);
+    assert_eq!(net.get(2, key).values, [value(1)]);
+}
+
+/// A reaches B, B reaches C, A does not reach C [NT05].
+#[test]
+fn what_one_node_cannot_reach_is_not_lost_to_it_or_to_others() {
+    let mut net = Net::of(12);
+    let key = net.key_at(5);
+    net.put(2, key, value(2));
+    assert_eq!(net.holders(), [5]);
+    net.cut.insert((1, 5));
+    // It is told of the holder by everybody else, time and again, and waits for it once in a while only.
+    let begun = net.now;
+    assert!(net.get(1, key).values.is_empty());
+    assert!(net.now.saturating_since(begun) < 2 * SECOND);
+    net.run(5 * SECOND);
+    let begun = net.now;
+    net.get(1, key);
+    assert!(net.now.saturating_since(begun) < 10 * ONE_WAY, "{:?}", net.now.saturating_since(begun));
+    // Its own put ends at the next best node, which others meet on their way or not; nobody else loses anything.
+    let stored = net.put(1, key, value(1));
+    assert!(matches!(stored.at[..], [(_, peer)] if peer.addr != addr(5)));
+    assert_eq!(net.get(1, key).values, [value(1)]);
+    net.run(60 * SECOND);
+    for number in 2..=12 {
+        assert!(!net.get(number, key).values.is_empty(), "node {number}");
+    }
+    assert!(net.holders().contains(&5));
+    // Back in reach it is found again.
+    net.cut.clear();
+    net.run(60 * SECOND);
+    assert!(net.get(1, key).hops.iter().any(|hop| hop.peer.addr == addr(5)) || !net.get(1, key).values.is_empty());
+}
+
+#[test]
+fn owners_put_again_what_a_node_lost_by_a_restart_that_nobody_missed() {
+    let mut net = Net::of(12);
+    let key = net.key_at(5);
+    net.put(2, key, value(2));
+    net.start(5, 1);
+    assert_eq!(net.holders(), [0u8; 0]);
+    // Heard again within the keepalive, and repaired in the next round of maintenance.
+    net.run(30 * SECOND);
+    assert_eq!(net.holders(), [5]);
+    assert_eq!(net.get(9, key).values, [value(2)]);
+}
+
+#[test]
+fn a_dead_stranger_costs_as_much_as_the_living_take() {
+    let mut net = Net::of(12);
+    net.run(10 * SECOND);
+    let key = net.key_at(5);
+    // Node 1 has never heard of node 5 when it dies.
+    net.start(1, 1);
+    net.cut.insert((1, 5));
+    let now = net.now;
+    net.node(1).join(now, &[addr(2)]);
+    net.run(40 * SECOND);
+    let begun = net.now;
+    net.get(1, key);
+    let took = net.now.saturating_since(begun);
+    assert!(took < Duration::from_millis(250), "{took:?}, of which a time-out of 400 ms would be most");
+}
