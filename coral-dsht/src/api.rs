@@ -130,6 +130,19 @@ pub struct NodesQuery {
     pub services: Services,
 }
 
+/// Nodes near an address are wanted, as hints tell (see [`crate::hint`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HintsQuery {
+    /// The address.
+    pub client: IpAddr,
+    /// The last routers in front of it that are known, the nearest first; five at most are of use.
+    pub routers: Vec<IpAddr>,
+    /// At most so many.
+    pub count: usize,
+    /// Only those that offer all of these.
+    pub services: Services,
+}
+
 /// A member of one of this node's clusters, verified first-hand: it answered this node itself lately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Neighbour {
@@ -196,7 +209,7 @@ pub enum Outcome {
     Claim(Claimed),
     /// Of `remove`: how many nodes that held the value confirmed that they dropped it.
     Removed(usize),
-    /// Of `nodes`, those that were verified first.
+    /// Of `nodes` and `hints`.
     Nodes(Vec<Neighbour>),
     /// Of `join`.
     Joined {

@@ -116,6 +116,12 @@ impl Driver {
             }
             Command::Remove { key, value, reply } => (self.dsht.remove(now, key, value), Reply::Remove(reply)),
             Command::Nodes { query, reply } => (self.dsht.nodes(now, query), Reply::Nodes(reply)),
+            Command::Hints { query, reply } => (self.dsht.hints(now, &query), Reply::Nodes(reply)),
+            Command::SetRouters { routers, reply } => {
+                self.dsht.set_routers(now, &routers);
+                let _ = reply.send(());
+                return;
+            }
             Command::Snapshot { reply } => {
                 // Whoever asked may have given up meanwhile.
                 let _ = reply.send(self.dsht.snapshot(now));

@@ -15,6 +15,7 @@ mod cluster;
 mod get;
 mod gone;
 mod hearsay;
+mod hints;
 mod join;
 mod lookup;
 mod meter;
@@ -37,19 +38,20 @@ mod validate;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
-use crate::api::{ClusterStatus, MAX_VALUE_BYTES, NodesQuery, OpId, Outcome, Snapshot, Stored, Value};
+use crate::api::{ClusterStatus, HintsQuery, MAX_VALUE_BYTES, NodesQuery, OpId, Outcome, Snapshot, Stored, Value};
 use crate::config::Config;
+use crate::hint;
 use crate::id::{Distance, ID_BYTES, Id, Key, NodeId};
 use crate::level::{Level, Levels, MAX_LEVELS};
 use crate::message::{Body, Clusters, Header, Message, Request, Response, Token};
-use crate::peer::Peer;
+use crate::peer::{Peer, Services};
 use crate::stats::Stats;
 use crate::time::Instant;
 use crate::wire;
@@ -61,6 +63,7 @@ use cluster::{Membership, levels_from_1};
 use get::Get;
 use gone::Gone;
 use hearsay::Hearsay;
+use hints::Hints;
 use join::Join;
 use lookup::Lookup;
 use meter::Meter;
@@ -108,6 +111,9 @@ pub struct Dsht {
     next_op: u64,
     contacts: Vec<SocketAddr>,
     born: Instant,
+    /// The routers in front of this node, nearest first.
+    routers: Vec<IpAddr>,
+    next_hint: Instant,
     next_weigh: Instant,
     gone: Gone,
     next_maintenance: Instant,
@@ -183,6 +189,8 @@ impl Dsht {
             next_op: 0,
             contacts: Vec::new(),
             born: now,
+            routers: Vec::new(),
+            next_hint: now + FIRST_HINT,
             next_weigh: now,
             gone: Gone::default(),
             next_maintenance: now + config.maintenance(),
@@ -326,6 +334,20 @@ impl Dsht {
     /// Live members of one of this node's clusters, verified first-hand lately: [`Outcome::Nodes`].
     pub fn nodes(&mut self, now: Instant, query: NodesQuery) -> OpId {
         self.start(now, Op::Nodes(Nodes::new(query)), true)
+    }
+
+    /// Live nodes near an address, of whatever cluster, that hints name and that have just answered this node:
+    /// [`Outcome::Nodes`], by their round-trip time to this node.
+    pub fn hints(&mut self, now: Instant, query: &HintsQuery) -> OpId {
+        self.start(now, Op::Hints(Hints::new(query)), true)
+    }
+
+    /// These are the routers in front of this node, the nearest first. Others that look for nodes behind them find this
+    /// one from now on, and it finds them.
+    pub fn set_routers(&mut self, now: Instant, routers: &[IpAddr]) {
+        self.routers = routers.iter().take(hint::MAX_ROUTERS).copied().collect();
+        self.look_for_neighbours(now);
+        self.put_hints(now);
     }
 
     /// Says goodbye to everybody who knows this node. The caller drops it when the output is drained.
@@ -575,6 +597,10 @@ impl Dsht {
         self.candidates.sweep(now);
         self.own_puts.retain(|_, meter| !meter.is_idle(now));
         self.repair(now);
+        if now >= self.next_hint && self.routing.members(Level::GLOBAL).next().is_some() {
+            self.next_hint = now + hint::TTL / 2;
+            self.put_hints(now);
+        }
         self.announce(now);
         let is_quiet = |heard| now.saturating_since(heard) >= self.config.keepalive;
         let known = self.routing.all().map(|known| (known.heard, known.peer));
@@ -620,6 +646,22 @@ impl Dsht {
         for peer in elsewhere {
             self.verify(now, peer);
         }
+    }
+
+    /// Tells the index under which networks and routers this node is.
+    fn put_hints(&mut self, now: Instant) {
+        for key in hint::keys(self.me.addr.ip(), &self.routers) {
+            if let Some(walk) = self.walk(key, Purpose::Put, self.config.levels()) {
+                self.start(now, Op::Put(Put::new(walk, hint::value(self.me.addr), hint::TTL)), false);
+            }
+        }
+    }
+
+    /// Pings nodes on this node's own network and behind its routers: who answers is likely to be in a near cluster.
+    fn look_for_neighbours(&mut self, now: Instant) {
+        let (client, routers) = (self.me.addr.ip(), self.routers.clone());
+        let query = HintsQuery { client, routers, count: 0, services: Services::NONE };
+        self.start(now, Op::Hints(Hints::new(&query)), false);
     }
 
     /// Fills the tables of `level` anew, unless that is under way.
@@ -699,7 +741,11 @@ impl Dsht {
                     if claimed.values.is_empty() { &mut self.stats.claims_first } else { &mut self.stats.claims_given };
                 *counter += 1;
             }
-            (_, Outcome::Joined { contact: Some(_), .. }) => self.refresh(now, Level::GLOBAL),
+            (_, Outcome::Joined { contact: Some(_), .. }) => {
+                self.refresh(now, Level::GLOBAL);
+                self.look_for_neighbours(now);
+                self.put_hints(now);
+            }
             _ => {}
         }
     }
@@ -837,6 +883,8 @@ fn random_distance(rng: &mut ChaCha12Rng, bucket: usize) -> Distance {
     Distance::from_bytes(bytes)
 }
 
+/// When a node puts its hints for the second time: when it joined, its tables and clusters were just beginning.
+const FIRST_HINT: Duration = Duration::from_secs(60);
 /// How often a request to a known peer is sent again before the peer is forgotten.
 const REPEATS_KNOWN: u32 = 2;
 /// The same for a peer that has never answered: it need not exist.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{NodesQuery, Value};
+use crate::api::{HintsQuery, NodesQuery, Value};
 use crate::config::Config;
 use crate::dsht::{Dsht, Output};
 use crate::id::{ID_BYTES, Id};
@@ -82,6 +82,13 @@ pub fn operations(bytes: &[u8]) {
                 dsht.nodes(now, NodesQuery { level: Level::GLOBAL, count, target: None, services: Services::NONE });
             }
             12 => dsht.leave(),
+            14 => {
+                let routers = [peer(take.u8()).ip(), peer(take.u8()).ip()];
+                dsht.set_routers(now, &routers);
+                let query =
+                    HintsQuery { client: routers[0], routers: routers.into(), count: 4, services: Services::NONE };
+                dsht.hints(now, &query);
+            }
             _ => {}
         }
         dsht.handle_timeout(now);

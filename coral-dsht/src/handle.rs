@@ -4,11 +4,12 @@
 //! [`Command`] is closed: it shows all that can be asked. A caller that gives up drops its future; the far end then
 //! finds the reply channel closed, which is no error.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::{Claimed, Found, Neighbour, NodesQuery, Snapshot, Stored, Value};
+use crate::api::{Claimed, Found, HintsQuery, Neighbour, NodesQuery, Snapshot, Stored, Value};
 use crate::id::Key;
 use crate::level::Levels;
 
@@ -75,6 +76,20 @@ pub enum Command {
         /// For the answer.
         reply: oneshot::Sender<Vec<Neighbour>>,
     },
+    /// See [`DshtHandle::hints`].
+    Hints {
+        /// Near what.
+        query: HintsQuery,
+        /// For the answer.
+        reply: oneshot::Sender<Vec<Neighbour>>,
+    },
+    /// See [`DshtHandle::set_routers`].
+    SetRouters {
+        /// The nearest first.
+        routers: Vec<IpAddr>,
+        /// For the answer.
+        reply: oneshot::Sender<()>,
+    },
     /// See [`DshtHandle::snapshot`].
     Snapshot {
         /// For the answer.
@@ -125,6 +140,17 @@ impl DshtHandle {
     /// Live members of one of this node's clusters, verified first-hand lately, nearest first. Without this node.
     pub async fn nodes(&self, query: NodesQuery) -> Result<Vec<Neighbour>, Stopped> {
         self.ask(|reply| Command::Nodes { query, reply }).await
+    }
+
+    /// Live nodes near an address, of whatever cluster, that hints name and that have just answered this node, by their
+    /// round-trip time to it. Without this node.
+    pub async fn hints(&self, query: HintsQuery) -> Result<Vec<Neighbour>, Stopped> {
+        self.ask(|reply| Command::Hints { query, reply }).await
+    }
+
+    /// Tells the node which routers are in front of it, the nearest first: others behind them find it from now on.
+    pub async fn set_routers(&self, routers: Vec<IpAddr>) -> Result<(), Stopped> {
+        self.ask(|reply| Command::SetRouters { routers, reply }).await
     }
 
     /// What the node knows of itself and its neighbours: its clusters by level, its tables, its counters.

@@ -73,6 +73,7 @@ pub mod config;
 pub mod dsht;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod hint;
 pub mod id;
 pub mod level;
 pub mod message;
@@ -91,8 +92,8 @@ pub mod memory;
 pub mod sim;
 
 pub use api::{
-    Claimed, ClusterStatus, Found, Hop, HopAnswer, MAX_VALUE_BYTES, Neighbour, NodesQuery, OpId, Outcome, Snapshot,
-    Stored, Value,
+    Claimed, ClusterStatus, Found, HintsQuery, Hop, HopAnswer, MAX_VALUE_BYTES, Neighbour, NodesQuery, OpId, Outcome,
+    Snapshot, Stored, Value,
 };
 pub use config::{Config, Rules};
 #[cfg(feature = "net")]

@@ -3,13 +3,15 @@
 //! It has no network, no levels but the global one, and no clock but tokio's, which tests pause.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::api::{Claimed, ClusterStatus, Found, Neighbour, NodesQuery, Snapshot, Stored, Value};
+use crate::api::{Claimed, ClusterStatus, Found, HintsQuery, Neighbour, NodesQuery, Snapshot, Stored, Value};
 use crate::handle::{Command, DshtHandle};
+use crate::hint;
 use crate::id::{Id, Key};
 use crate::level::{Level, Levels};
 use crate::peer::Peer;
@@ -25,6 +27,7 @@ pub struct MemoryNetwork {
 struct Shared {
     values: BTreeMap<Key, BTreeMap<Value, Instant>>,
     peers: Vec<Peer>,
+    routers: BTreeMap<SocketAddr, Vec<IpAddr>>,
 }
 
 impl MemoryNetwork {
@@ -92,18 +95,37 @@ impl Shared {
             Command::Nodes { query, reply } => {
                 let _ = reply.send(self.neighbours(me, query));
             }
+            Command::Hints { query, reply } => {
+                let _ = reply.send(self.hinted(me, &query));
+            }
+            Command::SetRouters { routers, reply } => {
+                self.routers.insert(me.addr, routers);
+                let _ = reply.send(());
+            }
             Command::Snapshot { reply } => {
                 let _ = reply.send(self.snapshot(me));
             }
         }
     }
 
+    /// The first key that somebody's hints share with the client's decides.
+    fn hinted(&self, me: Peer, query: &HintsQuery) -> Vec<Neighbour> {
+        let hints_of = |peer: &Peer| {
+            let routers = self.routers.get(&peer.addr).map(Vec::as_slice).unwrap_or_default();
+            hint::keys(peer.addr.ip(), routers)
+        };
+        let at = |key| {
+            let others = self.peers.iter().filter(|peer| **peer != me && peer.services.contains(query.services));
+            let near = others.filter(|peer| hints_of(peer).contains(key)).take(query.count);
+            near.map(|peer| neighbour(*peer)).collect::<Vec<_>>()
+        };
+        let keys = hint::keys(query.client, &query.routers);
+        keys.iter().map(at).find(|found| !found.is_empty()).unwrap_or_default()
+    }
+
     fn neighbours(&self, me: Peer, query: NodesQuery) -> Vec<Neighbour> {
         let others = self.peers.iter().filter(|peer| **peer != me && peer.services.contains(query.services));
-        others
-            .map(|peer| Neighbour { peer: *peer, rtt: RTT, heard: Duration::ZERO, level: Level::GLOBAL })
-            .take(query.count)
-            .collect()
+        others.map(|peer| neighbour(*peer)).take(query.count).collect()
     }
 
     fn snapshot(&self, me: Peer) -> Snapshot {
@@ -126,6 +148,10 @@ impl Shared {
             stats: Stats::default(),
         }
     }
+}
+
+fn neighbour(peer: Peer) -> Neighbour {
+    Neighbour { peer, rtt: RTT, heard: Duration::ZERO, level: Level::GLOBAL }
 }
 
 /// What a neighbour in the map is said to be away.

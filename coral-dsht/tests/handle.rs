@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coral_dsht::memory::MemoryNetwork;
-use coral_dsht::{Config, Driver, DshtHandle, Id, Level, Levels, NodesQuery, Peer, Services, Stopped, Value};
+use coral_dsht::{
+    Config, Driver, DshtHandle, HintsQuery, Id, Level, Levels, NodesQuery, Peer, Services, Stopped, Value,
+};
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -50,8 +52,31 @@ async fn suite(a: &DshtHandle, b: &DshtHandle) {
     let near = a.nodes(query).await.unwrap();
     assert_eq!(near.iter().map(|near| near.peer).collect::<Vec<_>>(), [b.snapshot().await.unwrap().me]);
     assert!(b.nodes(query).await.unwrap().is_empty());
+    let me = near[0].peer;
+    let next_door = |routers| HintsQuery { client: [127, 0, 0, 99].into(), routers, count: 5, services: WEB };
+    assert_eq!(hinted(a, next_door(vec![])).await, [me]);
+    let nobody = HintsQuery { services: Services::from_bits(0x80), ..next_door(vec![]) };
+    assert!(a.hints(nobody).await.unwrap().is_empty());
+    let far_away = |routers| HintsQuery { client: [198, 51, 100, 7].into(), ..next_door(routers) };
+    assert!(a.hints(far_away(vec![])).await.unwrap().is_empty());
+    b.set_routers(vec![[203, 0, 113, 1].into()]).await.unwrap();
+    assert_eq!(hinted(a, far_away(vec![[192, 0, 2, 1].into(), [203, 0, 113, 1].into()])).await, [me]);
     let unknown = NodesQuery { services: Services::from_bits(0x80), ..query };
     assert!(a.nodes(unknown).await.unwrap().is_empty());
+}
+
+/// Those that hints name, as soon as there are any.
+async fn hinted(handle: &DshtHandle, query: HintsQuery) -> Vec<Peer> {
+    let named = async {
+        loop {
+            let near = handle.hints(query.clone()).await.unwrap();
+            if !near.is_empty() {
+                return near.into_iter().map(|near| near.peer).collect();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), named).await.expect("somebody is named in time")
 }
 
 /// A node on loopback: its handle, its address, and the means to stop it.

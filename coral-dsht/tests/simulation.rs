@@ -5,7 +5,7 @@ use std::time::Duration;
 use coral_dsht::sim::latency::Map;
 use coral_dsht::sim::link::Link;
 use coral_dsht::sim::{Simulation, check, swarm};
-use coral_dsht::{Config, HopAnswer, Id, Key, Level, Levels, Outcome, Value};
+use coral_dsht::{Config, HintsQuery, HopAnswer, Id, Key, Level, Levels, Outcome, Services, Value};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -364,4 +364,28 @@ fn a_value_follows_its_owner_into_another_cluster() {
         sim.remove(number, key(number), value(number));
         assert!(sim.get(number % 39 + 1, key(number)).values.is_empty(), "node {number}");
     }
+}
+
+#[test]
+fn hints_name_only_those_who_answer() {
+    let mut sim = network(12, 20);
+    // All of 10.0.0.0/24 are behind one key; most of those that the hints name are dead now.
+    for number in 0..16 {
+        sim.kill(number);
+    }
+    let now = sim.now();
+    let query = HintsQuery { client: [10, 0, 0, 200].into(), routers: vec![], count: 10, services: Services::NONE };
+    let op = sim.act(17, |dsht| dsht.hints(now, &query));
+    sim.run_for(Duration::from_secs(30));
+    let Some(Outcome::Nodes(found)) = sim.outcome(17, op) else { panic!("the search has not ended") };
+    for near in &found {
+        let number = sim.number_of(near.peer.addr).unwrap();
+        assert!(sim.is_alive(number) && number != 17, "{near:?}");
+    }
+    // Hints are renewed every half hour. By then the dead have not: their hints end within the hour.
+    sim.run_for(HOUR);
+    let now = sim.now();
+    let op = sim.act(17, |dsht| dsht.hints(now, &query));
+    sim.run_for(Duration::from_secs(30));
+    assert!(matches!(sim.outcome(17, op), Some(Outcome::Nodes(found)) if !found.is_empty()));
 }

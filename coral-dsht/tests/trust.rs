@@ -179,11 +179,10 @@ impl Net {
         panic!("nothing has come of it in ten seconds");
     }
 
-    /// Who holds a value under the key, by the number of values at each.
-    fn holders(&mut self) -> Vec<u8> {
-        let now = self.now;
-        let stored = |dsht: &mut Dsht| dsht.snapshot(now).stored_values;
-        self.nodes.iter_mut().filter_map(|(number, dsht)| (stored(dsht) > 0).then_some(*number)).collect()
+    /// Who holds a value under the key.
+    fn holders(&self, key: Key) -> Vec<u8> {
+        let holds = |dsht: &Dsht| !dsht.stored(self.now, Level::GLOBAL, &key).is_empty();
+        self.nodes.iter().filter_map(|(number, dsht)| holds(dsht).then_some(*number)).collect()
     }
 
     /// A key whose nearest node is `number`, so that it alone is asked to store a value.
@@ -219,10 +218,10 @@ fn a_made_up_sender_draws_one_datagram_no_longer_than_its_own_and_changes_nothin
         net.put(number, key(), Value::new(&[&[number][..], &[7; 63]].concat()).unwrap());
     }
     let victim: SocketAddr = ([203, 0, 113, 7], 4000).into();
-    let targets: Vec<u8> = net.holders();
+    let targets: Vec<u8> = net.holders(key());
     for number in targets {
         let now = net.now;
-        let before = net.node(number).snapshot(now).stored_values;
+        let before = net.node(number).stored(now, Level::GLOBAL, &key());
         for body in every_request(key()) {
             let bytes = request(body.clone());
             net.log.clear();
@@ -236,7 +235,7 @@ fn a_made_up_sender_draws_one_datagram_no_longer_than_its_own_and_changes_nothin
         }
         let now = net.now;
         let snapshot = net.node(number).snapshot(now);
-        assert_eq!(snapshot.stored_values, before);
+        assert_eq!(net.node(number).stored(now, Level::GLOBAL, &key()), before);
         assert!(snapshot.neighbours.iter().all(|near| near.peer.addr != victim));
     }
 }
@@ -281,7 +280,7 @@ fn a_put_needs_no_round_trip_for_its_token_and_a_late_withdrawal_gets_one() {
     net.log.clear();
     assert_eq!(net.remove(1, net.key_at(5), value(1)), 1);
     assert_eq!(challenges(&net), 1);
-    assert_eq!(net.holders(), [0u8; 0]);
+    assert_eq!(net.holders(net.key_at(5)), [0u8; 0]);
 }
 
 #[test]
@@ -298,16 +297,16 @@ fn what_is_recorded_and_sent_again_changes_nothing() {
     net.inject(addr(1), 5, &store);
     let answer = wire::decode(&net.log.last().unwrap().2).unwrap();
     assert_eq!(answer.body, Body::Response(Response::Done(true)));
-    assert_eq!(net.holders(), [0u8; 0]);
+    assert_eq!(net.holders(key), [0u8; 0]);
     // From elsewhere, or later, its token is worth nothing.
     net.inject(addr(2), 5, &store);
     net.run(70 * SECOND);
     net.inject(addr(1), 5, &store);
-    assert_eq!(net.holders(), [0u8; 0]);
+    assert_eq!(net.holders(key), [0u8; 0]);
     // The withdrawal does no harm to what is put after it either.
     net.put(1, key, value(1));
     net.inject(addr(1), 5, &remove);
-    assert_eq!(net.holders(), [5]);
+    assert_eq!(net.holders(key), [5]);
 }
 
 #[test]
@@ -328,7 +327,7 @@ fn what_one_node_cannot_reach_is_not_lost_to_it_or_to_others() {
     let mut net = Net::of(12);
     let key = net.key_at(5);
     net.put(2, key, value(2));
-    assert_eq!(net.holders(), [5]);
+    assert_eq!(net.holders(key), [5]);
     net.cut.insert((1, 5));
     // It is told of the holder by everybody else, time and again, and waits for it once in a while only.
     let begun = net.now;
@@ -346,7 +345,7 @@ fn what_one_node_cannot_reach_is_not_lost_to_it_or_to_others() {
     for number in 2..=12 {
         assert!(!net.get(number, key).values.is_empty(), "node {number}");
     }
-    assert!(net.holders().contains(&5));
+    assert!(net.holders(key).contains(&5));
     // Back in reach it is found again.
     net.cut.clear();
     net.run(60 * SECOND);
@@ -359,10 +358,10 @@ fn owners_put_again_what_a_node_lost_by_a_restart_that_nobody_missed() {
     let key = net.key_at(5);
     net.put(2, key, value(2));
     net.start(5, 1);
-    assert_eq!(net.holders(), [0u8; 0]);
+    assert_eq!(net.holders(key), [0u8; 0]);
     // Heard again within the keepalive, and repaired in the next round of maintenance.
     net.run(30 * SECOND);
-    assert_eq!(net.holders(), [5]);
+    assert_eq!(net.holders(key), [5]);
     assert_eq!(net.get(9, key).values, [value(2)]);
 }
 

@@ -6,6 +6,7 @@ use crate::api::Outcome;
 use crate::dsht::Lent;
 use crate::dsht::claim::Claim;
 use crate::dsht::get::Get;
+use crate::dsht::hints::Hints;
 use crate::dsht::join::Join;
 use crate::dsht::nodes::Nodes;
 use crate::dsht::put::Put;
@@ -24,6 +25,7 @@ pub(super) enum Op {
     Claim(Claim),
     Remove(Remove),
     Nodes(Nodes),
+    Hints(Hints),
     Join(Join),
     Refresh(Refresh),
     Validate(Validate),
@@ -48,6 +50,7 @@ impl Op {
             Self::Claim(claim) => claim.next(lent).map(|claimed| Some(Outcome::Claim(claimed))),
             Self::Remove(remove) => remove.next(lent).map(|confirmed| Some(Outcome::Removed(confirmed))),
             Self::Nodes(nodes) => nodes.next(lent).map(|found| Some(Outcome::Nodes(found))),
+            Self::Hints(hints) => hints.next(lent).map(|found| Some(Outcome::Nodes(found))),
             Self::Join(join) => join.next(lent).map(Some),
             Self::Refresh(refresh) => refresh.next(lent).map(|()| None),
             Self::Validate(validate) => validate.next().map(|()| None),
@@ -68,6 +71,7 @@ impl Op {
             (Self::Put(put), Some(level)) => put.answered(lent, level, peer, rtt, response),
             (Self::Claim(claim), Some(level)) => claim.answered(lent, level, peer, rtt, response),
             (Self::Refresh(refresh), Some(level)) => refresh.answered(lent, level, peer, rtt, &response),
+            (Self::Hints(hints), level) => hints.answered(lent, level, peer, rtt, response),
             (Self::Join(join), level) => join.answered(lent, level, peer, rtt, &response),
             (Self::Remove(remove), _) => remove.settled(response == Response::Done(true)),
             (Self::Nodes(nodes), _) => nodes.settled(peer),
@@ -85,6 +89,7 @@ impl Op {
             Self::Claim(claim) => claim.slow(peer),
             Self::Refresh(refresh) => refresh.slow(peer),
             Self::Join(join) => join.slow(peer),
+            Self::Hints(hints) => hints.slow(peer),
             Self::Remove(_) | Self::Nodes(_) | Self::Validate(_) => {}
         }
     }
@@ -96,6 +101,7 @@ impl Op {
             (Self::Put(put), Some(level)) => put.failed(lent, level, peer, None),
             (Self::Claim(claim), Some(level)) => claim.failed(lent, level, peer),
             (Self::Refresh(refresh), Some(level)) => refresh.failed(lent, level, peer),
+            (Self::Hints(hints), level) => hints.failed(lent, level, peer),
             (Self::Join(join), level) => join.failed(lent, level, peer),
             (Self::Remove(remove), _) => remove.settled(false),
             (Self::Nodes(nodes), _) => nodes.settled(peer),

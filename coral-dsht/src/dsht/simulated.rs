@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::api::Value;
 use crate::dsht::Dsht;
 use crate::dsht::nodes::shares;
+use crate::hint;
 use crate::id::{ClusterId, Key};
 use crate::level::Level;
 use crate::message::{Clusters, Header};
@@ -24,6 +25,7 @@ impl Dsht {
         self.next_maintenance = now + self.part_of(maintenance);
         self.refresh_after = self.config.refresh;
         self.next_refresh = now + self.part_of(self.refresh_after);
+        self.next_hint = now + self.part_of(hint::TTL / 2);
     }
 
     /// Takes `peer` into the tables, as if it had answered a request at `heard`, after `rtt` and from `clusters`.
