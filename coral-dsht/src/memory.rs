@@ -25,9 +25,18 @@ pub struct MemoryNetwork {
 
 #[derive(Debug, Default)]
 struct Shared {
-    values: BTreeMap<Key, BTreeMap<Value, Instant>>,
+    /// In the order in which they came.
+    values: BTreeMap<Key, Vec<Held>>,
     peers: Vec<Peer>,
     routers: BTreeMap<SocketAddr, Vec<IpAddr>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    value: Value,
+    expires: Instant,
+    /// Its owner has claimed the key, and does not have yet what it stands for.
+    is_claim: bool,
 }
 
 impl MemoryNetwork {
@@ -63,25 +72,40 @@ impl Shared {
     fn answer(&mut self, me: Peer, command: Command) {
         let now = Instant::now();
         self.values.retain(|_, values| {
-            values.retain(|_, expires| *expires > now);
+            values.retain(|held| held.expires > now);
             !values.is_empty()
         });
         // A caller that has given up has closed its channel: nothing is left to do then.
         match command {
             Command::Get { key, reply, .. } => {
-                let values: Vec<Value> = self.values.get(&key).into_iter().flatten().map(|(v, _)| v.clone()).collect();
+                let values: Vec<Value> =
+                    self.values.get(&key).into_iter().flatten().map(|held| held.value.clone()).collect();
                 let level = (!values.is_empty()).then_some(Level::GLOBAL);
                 let _ = reply.send(Found { values, level, hops: Vec::new() });
             }
             Command::Put { key, value, ttl, reply, .. } => {
-                self.values.entry(key).or_default().insert(value, now + ttl);
+                let values = self.values.entry(key).or_default();
+                let new = Held { value, expires: now + ttl, is_claim: false };
+                match values.iter_mut().find(|held| held.value == new.value) {
+                    // A put no longer than a claim is one that renews it.
+                    Some(held) => *held = Held { is_claim: held.is_claim && ttl <= LONGEST_CLAIM, ..new },
+                    None => values.push(new),
+                }
                 let _ = reply.send(Stored { at: vec![(Level::GLOBAL, me)], ..Stored::default() });
             }
             Command::Claim { key, value, ttl, refused, reply, .. } => {
                 let values = self.values.entry(key).or_default();
-                let others = values.keys().filter(|other| **other != value && !refused.contains(other));
-                let others: Vec<Value> = others.cloned().collect();
-                values.insert(value, now + ttl);
+                let mine = values.iter().position(|held| held.value == value);
+                // Of those that only claim, none that might be waiting for this one.
+                let is_before = |index: usize| mine.is_none_or(|mine| index < mine);
+                let others = values.iter().enumerate().filter(|(index, held)| {
+                    held.value != value && !refused.contains(&held.value) && (!held.is_claim || is_before(*index))
+                });
+                let others: Vec<Value> = others.map(|(_, held)| held.value.clone()).collect();
+                match mine {
+                    Some(mine) => values[mine].expires = values[mine].expires.max(now + ttl),
+                    None => values.push(Held { value, expires: now + ttl, is_claim: true }),
+                }
                 let (level, granted) = match others.is_empty() {
                     true => (None, Levels::only(Level::GLOBAL)),
                     false => (Some(Level::GLOBAL), Levels::NONE),
@@ -89,7 +113,11 @@ impl Shared {
                 let _ = reply.send(Claimed { values: others, level, granted, hops: Vec::new() });
             }
             Command::Remove { key, value, reply } => {
-                let removed = self.values.get_mut(&key).is_some_and(|values| values.remove(&value).is_some());
+                let removed = self.values.get_mut(&key).is_some_and(|values| {
+                    let before = values.len();
+                    values.retain(|held| held.value != value);
+                    values.len() < before
+                });
                 let _ = reply.send(usize::from(removed));
             }
             Command::Nodes { query, reply } => {
@@ -143,7 +171,7 @@ impl Shared {
             clusters: vec![cluster],
             neighbours: self.neighbours(me, everyone),
             stored_keys: self.values.len(),
-            stored_values: self.values.values().map(BTreeMap::len).sum(),
+            stored_values: self.values.values().map(Vec::len).sum(),
             published_values: 0,
             stats: Stats::default(),
         }
@@ -154,5 +182,7 @@ fn neighbour(peer: Peer) -> Neighbour {
     Neighbour { peer, rtt: RTT, heard: Duration::ZERO, level: Level::GLOBAL }
 }
 
+/// The longest a claim lives without being renewed, as in the real index.
+const LONGEST_CLAIM: Duration = Duration::from_secs(60);
 /// What a neighbour in the map is said to be away.
 const RTT: Duration = Duration::from_millis(1);
