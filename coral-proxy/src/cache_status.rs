@@ -4,6 +4,8 @@ use std::fmt;
 
 use coral_dsht::Level;
 
+use crate::error::ProxyError;
+
 /// Where a response came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -44,12 +46,28 @@ pub enum CacheStatus {
         origin_status: Option<u16>,
     },
     /// Passed on, as the cache has no part in it: OPTIONS, or HEAD of what is not here.
-    Passed,
+    Passed(Source),
+    /// To another node, or a client who wants nothing else: it is not here.
+    NotCached,
+    /// To another node: this one waits for it, too.
+    Waiting,
+    /// To another node: it does better to ask the origin.
+    AskOrigin,
     /// Answered by this node itself, with an error mostly.
     Own,
 }
 
 impl CacheStatus {
+    /// What the cache did when it ended with `error`.
+    pub const fn of_error(error: &ProxyError) -> Self {
+        match error {
+            ProxyError::NotCached => Self::NotCached,
+            ProxyError::Waiting => Self::Waiting,
+            ProxyError::AskOrigin => Self::AskOrigin,
+            _ => Self::Own,
+        }
+    }
+
     /// The word for metrics and logs.
     pub const fn word(self) -> &'static str {
         match self {
@@ -65,7 +83,10 @@ impl CacheStatus {
             },
             Self::Revalidated(_) => "revalidated",
             Self::Stale { .. } => "stale",
-            Self::Passed => "passed",
+            Self::Passed(_) => "passed",
+            Self::NotCached => "not-cached",
+            Self::Waiting => "waiting",
+            Self::AskOrigin => "ask-origin",
             Self::Own => "error",
         }
     }
@@ -102,7 +123,8 @@ impl fmt::Display for CacheStatus {
                 write!(f, "coral; fwd=stale; fwd-status={status}; detail=served-stale")
             }
             Self::Stale { origin_status: None } => f.write_str("coral; fwd=stale; detail=served-stale"),
-            Self::Passed => f.write_str("coral; fwd=bypass; detail=origin"),
+            Self::Passed(source) => write!(f, "coral; fwd=bypass; detail={source}"),
+            Self::NotCached | Self::Waiting | Self::AskOrigin => write!(f, "coral; detail={}", self.word()),
             Self::Own => f.write_str("coral; detail=error"),
         }
     }
@@ -119,6 +141,7 @@ mod tests {
         assert_eq!(CacheStatus::Hit.to_string(), "coral; hit");
         assert_eq!(fetched(Source::Peer(near), false, false), "coral; fwd=uri-miss; detail=peer-l2");
         assert_eq!(fetched(Source::Origin, true, true), "coral; fwd=uri-miss; detail=origin; stored; collapsed");
+        assert_eq!(CacheStatus::of_error(&ProxyError::AskOrigin).to_string(), "coral; detail=ask-origin");
         assert_eq!(
             CacheStatus::Stale { origin_status: Some(503) }.to_string(),
             "coral; fwd=stale; fwd-status=503; detail=served-stale"

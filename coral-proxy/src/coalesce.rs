@@ -5,21 +5,23 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use coral_dsht::Key;
 use tokio::sync::watch;
 
 use crate::cache::Object;
 use crate::cache_status::Source;
+use crate::chain::Chain;
 use crate::error::ProxyError;
 
 /// How far a fetch has come.
 #[derive(Debug, Clone)]
 pub(crate) enum Stage {
-    /// Other nodes are being asked, or the index. No peer may wait for this, lest two nodes wait for each other.
+    /// Nobody knows yet what comes.
     Looking,
-    /// The origin is being asked.
-    AtOrigin,
+    /// The same, but other nodes do better to ask the origin than to wait for it: they may not share what comes.
+    Alone,
     /// The head is here, or the error.
     Head(Result<Arc<Fetched>, ProxyError>),
 }
@@ -51,7 +53,15 @@ pub(crate) enum How {
 /// The fetches under way, by variant key.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Coalesce {
-    under_way: Arc<Mutex<HashMap<Key, watch::Receiver<Stage>>>>,
+    under_way: Arc<Mutex<HashMap<Key, UnderWay>>>,
+}
+
+/// A fetch to wait for.
+#[derive(Debug, Clone)]
+pub(crate) struct UnderWay {
+    stage: watch::Receiver<Stage>,
+    /// Other nodes that wait for it, and the one that it waits for.
+    pub(crate) chain: Arc<Chain>,
 }
 
 /// The part of one request in a fetch.
@@ -59,35 +69,39 @@ pub(crate) enum Joined {
     /// It is to fetch, and to tell the others.
     Leader(Lead),
     /// It waits.
-    Follower(watch::Receiver<Stage>),
+    Follower(UnderWay),
 }
 
 /// The duty to fetch. While it lives, requests for the same variant join.
 #[derive(Debug)]
 pub(crate) struct Lead {
-    coalesce: Option<(Coalesce, Key)>,
+    coalesce: Option<Coalesce>,
+    /// Under which variants it can be joined: the one it began with, and the one it turned out to be.
+    variants: Vec<Key>,
     stage: watch::Sender<Stage>,
+    chain: Arc<Chain>,
 }
 
 impl Coalesce {
     /// Joins the fetch for `variant`, or begins one.
     pub(crate) fn join(&self, variant: Key) -> Joined {
         let mut under_way = self.lock();
-        if let Some(stage) = under_way.get(&variant) {
-            return Joined::Follower(stage.clone());
+        if let Some(fetch) = under_way.get(&variant) {
+            return Joined::Follower(fetch.clone());
         }
-        let (sender, stage) = watch::channel(Stage::Looking);
-        under_way.insert(variant, stage);
-        Joined::Leader(Lead { coalesce: Some((self.clone(), variant)), stage: sender })
+        let mut lead = Lead::alone();
+        (lead.coalesce, lead.variants) = (Some(self.clone()), vec![variant]);
+        under_way.insert(variant, lead.watch());
+        Joined::Leader(lead)
     }
 
     /// The fetch for `variant`, if there is one.
-    pub(crate) fn under_way(&self, variant: &Key) -> Option<watch::Receiver<Stage>> {
+    pub(crate) fn under_way(&self, variant: &Key) -> Option<UnderWay> {
         self.lock().get(variant).cloned()
     }
 
     /// A panic leaves whole entries: each change is one call of the map.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, watch::Receiver<Stage>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, UnderWay>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -95,12 +109,38 @@ impl Coalesce {
 impl Lead {
     /// A fetch that nobody joins.
     pub(crate) fn alone() -> Self {
-        Self { coalesce: None, stage: watch::channel(Stage::Looking).0 }
+        Self {
+            coalesce: None,
+            variants: Vec::new(),
+            stage: watch::channel(Stage::Looking).0,
+            chain: Arc::new(Chain::default()),
+        }
+    }
+
+    /// Whether others can join it, requests of other nodes among them.
+    pub(crate) fn can_be_joined(&self) -> bool {
+        self.coalesce.is_some()
+    }
+
+    /// Lets it be joined under `variant`, too: so it is found by those who know by which fields its response varies.
+    pub(crate) fn is_also(&mut self, variant: Key) {
+        if let Some(coalesce) = &self.coalesce {
+            let fetch = self.watch();
+            if let std::collections::hash_map::Entry::Vacant(entry) = coalesce.lock().entry(variant) {
+                entry.insert(fetch);
+                self.variants.push(variant);
+            }
+        }
     }
 
     /// Where this fetch's own request waits for its head.
-    pub(crate) fn watch(&self) -> watch::Receiver<Stage> {
-        self.stage.subscribe()
+    pub(crate) fn watch(&self) -> UnderWay {
+        UnderWay { stage: self.stage.subscribe(), chain: Arc::clone(&self.chain) }
+    }
+
+    /// Its place among the nodes that wait for each other.
+    pub(crate) fn chain(&self) -> &Chain {
+        &self.chain
     }
 
     /// Tells how far the fetch has come.
@@ -111,27 +151,37 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        if let Some((coalesce, variant)) = &self.coalesce {
-            coalesce.lock().remove(variant);
+        if let Some(coalesce) = &self.coalesce {
+            let mut under_way = coalesce.lock();
+            for variant in &self.variants {
+                under_way.remove(variant);
+            }
         }
     }
 }
 
-/// Waits for the head of a fetch. `patient` is false for another node's request, which waits only for what is certain
-/// not to wait for that node in turn.
-pub(crate) async fn head(mut stage: watch::Receiver<Stage>, patient: bool) -> Result<Arc<Fetched>, ProxyError> {
-    let told = stage
-        .wait_for(|stage| match stage {
-            Stage::Looking => !patient,
-            Stage::AtOrigin => false,
-            Stage::Head(_) => true,
-        })
-        .await;
-    match told.as_deref() {
-        Ok(Stage::Head(head)) => head.clone(),
-        Ok(Stage::Looking | Stage::AtOrigin) => Err(ProxyError::NotCached),
-        // The task that led is gone without a word: it panicked, or the runtime stops.
-        Err(_) => Err(ProxyError::Stopping),
+impl UnderWay {
+    /// Waits for the head.
+    pub(crate) async fn head(mut self) -> Result<Arc<Fetched>, ProxyError> {
+        let told = self.stage.wait_for(|stage| matches!(stage, Stage::Head(_))).await;
+        match told.as_deref() {
+            Ok(Stage::Head(head)) => head.clone(),
+            // The task that led is gone without a word: it panicked, or the runtime stops.
+            Ok(Stage::Looking | Stage::Alone) | Err(_) => Err(ProxyError::Stopping),
+        }
+    }
+
+    /// The same for another node's request, which is answered within `wait` in any case: a node that hears nothing could
+    /// not tell one that waits from one that has gone.
+    pub(crate) async fn head_for_peer(mut self, wait: Duration) -> Result<Arc<Fetched>, ProxyError> {
+        let told = self.stage.wait_for(|stage| !matches!(stage, Stage::Looking));
+        match tokio::time::timeout(wait, told).await.as_ref().map(|told| told.as_deref()) {
+            Err(_) | Ok(Ok(Stage::Looking)) => Err(ProxyError::Waiting),
+            Ok(Ok(Stage::Head(Ok(fetched)))) => Ok(Arc::clone(fetched)),
+            // The origin may fail for this node alone. Nobody is to wait for the next one to try in turn.
+            Ok(Ok(Stage::Alone | Stage::Head(Err(_)))) => Err(ProxyError::AskOrigin),
+            Ok(Err(_)) => Err(ProxyError::NotCached),
+        }
     }
 }
 
@@ -141,34 +191,47 @@ mod tests {
 
     use super::*;
 
+    fn begin(coalesce: &Coalesce, variant: Key) -> Option<Lead> {
+        match coalesce.join(variant) {
+            Joined::Leader(lead) => Some(lead),
+            Joined::Follower(_) => None,
+        }
+    }
+
     #[tokio::test]
     async fn the_first_leads_and_the_second_hears_how_it_ended() {
         let coalesce = Coalesce::default();
         let key = Id::hash(&[b"k"]);
-        let Joined::Leader(lead) = coalesce.join(key) else {
-            panic!("the first leads");
-        };
-        let Joined::Follower(stage) = coalesce.join(key) else {
+        let lead = begin(&coalesce, key).expect("the first leads");
+        let Joined::Follower(fetch) = coalesce.join(key) else {
             panic!("the second follows");
         };
-        lead.tell(Stage::AtOrigin);
         lead.tell(Stage::Head(Err(ProxyError::OriginTimeout)));
-        assert!(matches!(head(stage, true).await, Err(ProxyError::OriginTimeout)));
+        assert!(matches!(fetch.head().await, Err(ProxyError::OriginTimeout)));
         drop(lead);
-        assert!(matches!(coalesce.join(key), Joined::Leader(_)));
+        assert!(begin(&coalesce, key).is_some());
     }
 
     #[tokio::test]
-    async fn a_peer_does_not_wait_for_one_who_still_looks() {
-        let lead = Lead::alone();
-        assert!(matches!(head(lead.watch(), false).await, Err(ProxyError::NotCached)));
+    async fn a_fetch_is_found_under_the_variant_that_it_turns_out_to_be() {
+        let coalesce = Coalesce::default();
+        let (first, other) = (Id::hash(&[b"k"]), Id::hash(&[b"k", b"gzip"]));
+        let mut lead = begin(&coalesce, first).unwrap();
+        lead.is_also(other);
+        assert!(begin(&coalesce, first).is_none() && begin(&coalesce, other).is_none());
+        drop(lead);
+        assert!(begin(&coalesce, first).is_some() && begin(&coalesce, other).is_some());
     }
 
-    #[tokio::test]
-    async fn a_leader_that_is_lost_leaves_nobody_waiting() {
+    #[tokio::test(start_paused = true)]
+    async fn another_node_is_told_in_time_that_it_is_to_wait_or_to_go_on() {
         let lead = Lead::alone();
-        let stage = lead.watch();
+        let wait = Duration::from_secs(2);
+        assert!(matches!(lead.watch().head_for_peer(wait).await, Err(ProxyError::Waiting)));
+        lead.tell(Stage::Alone);
+        assert!(matches!(lead.watch().head_for_peer(wait).await, Err(ProxyError::AskOrigin)));
+        let fetch = lead.watch();
         drop(lead);
-        assert!(matches!(head(stage, true).await, Err(ProxyError::Stopping)));
+        assert!(matches!(fetch.head().await, Err(ProxyError::Stopping)), "nobody is left waiting");
     }
 }

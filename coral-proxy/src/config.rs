@@ -173,13 +173,21 @@ pub struct PeerLimits {
     /// How long connecting to a node may take. Default 1 s.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// How long a node may take for the head of its response, connecting included. Default 3 s.
+    /// How long a node may take for an answer, connecting included. Default 3 s.
+    ///
+    /// One that waits for the object itself says so in time and is asked again; one that says nothing has gone.
     #[serde(with = "humantime_serde")]
     pub first_byte_timeout: Duration,
+    /// How long other nodes that wait for the object themselves are waited for, in all. Default 25 s; then the origin is
+    /// asked.
+    ///
+    /// Longer than an origin may take: else a whole crowd would turn to one that is only slow.
+    #[serde(with = "humantime_serde")]
+    pub patience: Duration,
     /// How long a node's body may pause. Default 20 s: it may itself wait for a slow origin.
     #[serde(with = "humantime_serde")]
     pub stall_timeout: Duration,
-    /// Nodes to ask before the origin is. Default 3.
+    /// Nodes to ask before the origin is. Default 4.
     pub attempts: usize,
     /// How long a node that failed is not asked. Default 30 s.
     #[serde(with = "humantime_serde")]
@@ -192,8 +200,9 @@ impl Default for PeerLimits {
             index_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
             first_byte_timeout: Duration::from_secs(3),
+            patience: Duration::from_secs(25),
             stall_timeout: Duration::from_secs(20),
-            attempts: 3,
+            attempts: 4,
             set_aside: Duration::from_secs(30),
         }
     }
@@ -253,12 +262,6 @@ pub struct Reference {
     /// How long it lives once the object is whole. Default 1 h, renewed while cached and fresh [C04 §4.2].
     #[serde(with = "humantime_serde")]
     pub complete_ttl: Duration,
-    /// How long the head of an origin's response waits for the first reference to be stored. Default 1 s.
-    ///
-    /// Both run at once, so this mostly costs nothing; without it the next visitor of another node, seconds or
-    /// milliseconds later, would go to the origin as well.
-    #[serde(with = "humantime_serde")]
-    pub wait: Duration,
     /// How long withdrawing all references may take when the node stops. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub withdraw: Duration,
@@ -269,7 +272,6 @@ impl Default for Reference {
         Self {
             fetching_ttl: Duration::from_secs(20),
             complete_ttl: Duration::from_secs(60 * 60),
-            wait: Duration::from_secs(1),
             withdraw: Duration::from_secs(5),
         }
     }

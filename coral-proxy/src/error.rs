@@ -31,6 +31,12 @@ pub enum ProxyError {
     /// `only-if-cached` was asked, and nothing fresh is here.
     #[error("this is not in the cache of this node")]
     NotCached,
+    /// To another node: this one waits for the object itself, and will have it or say more before long.
+    #[error("this node waits for it, too")]
+    Waiting,
+    /// To another node: only the origin can help. What this one has is not to be shared, or the origin failed for it.
+    #[error("what this node gets is not to be shared: ask the origin")]
+    AskOrigin,
     /// The request has been through a Coral node before.
     #[error("the request came back to where it has been: the origin leads to a Coral node")]
     Loop,
@@ -150,6 +156,8 @@ impl ProxyError {
             Self::Host => (StatusCode::BAD_REQUEST, Client, "bad_host"),
             // RFC 9111 §5.2.1.7: 504 when only-if-cached cannot be satisfied.
             Self::NotCached => (StatusCode::GATEWAY_TIMEOUT, Client, "not_cached"),
+            Self::Waiting => (StatusCode::GATEWAY_TIMEOUT, Client, "waiting"),
+            Self::AskOrigin => (StatusCode::GATEWAY_TIMEOUT, Client, "ask_origin"),
             Self::Loop => (StatusCode::BAD_GATEWAY, Origin, "proxy_loop_detected"),
             Self::OriginName => (StatusCode::BAD_GATEWAY, Origin, "dns_error"),
             Self::Resolver(_) => (StatusCode::BAD_GATEWAY, Node, "dns_error"),

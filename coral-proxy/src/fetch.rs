@@ -12,18 +12,20 @@ use bytes::Bytes;
 use coral_dsht::{DshtHandle, Key};
 use http::header::{HeaderMap, HeaderName};
 use http::{Method, StatusCode};
+use tokio::time::Instant;
 
 use crate::cache::body::{Body, BodyError, Limits, Reader, Writer};
 use crate::cache::disk::Disk;
 use crate::cache::{Cache, Object};
 use crate::cache_status::{CacheStatus, Source};
-use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead, Stage, head};
+use crate::chain::Waiting;
+use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead, Stage};
 use crate::config::Config;
 use crate::error::ProxyError;
 use crate::headers::{add_condition, clean_response, freshened, has_validator, selecting, to_upstream};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Origins, Upstream, client};
-use crate::peers::{Delivery, Peers};
+use crate::peers::{Delivery, Missed, Peers, Search};
 use crate::policy::{CacheControl, NotStored, Validity, may_store, variant_key};
 use crate::reference::{Fetching, References};
 use crate::resolver::Resolver;
@@ -37,6 +39,7 @@ pub(crate) struct Fetcher {
     pub(crate) cache: Cache,
     pub(crate) references: References,
     pub(crate) metrics: Metrics,
+    me: SocketAddr,
     coalesce: Coalesce,
     peers: Peers,
     origins: Origins,
@@ -51,6 +54,8 @@ pub(crate) struct Wanted {
     pub(crate) headers: HeaderMap,
     /// From what is here, or not at all.
     pub(crate) only_if_cached: bool,
+    /// Who waits for it, if another node asks.
+    pub(crate) waiting: Option<Waiting>,
 }
 
 /// What it gets: an object and a place to read it from.
@@ -91,6 +96,7 @@ impl Fetcher {
             peers: Peers::new(&config, peer_client, me, dsht, metrics.clone()),
             origins: Origins::new(&config, &tls, &metrics)?,
             coalesce: Coalesce::default(),
+            me,
             limits: Limits {
                 memory: usize::try_from(config.memory_object_limit.as_u64()).unwrap_or(usize::MAX),
                 disk,
@@ -130,14 +136,21 @@ impl Fetcher {
             };
         }
         if wanted.method == Method::HEAD {
+            // What is on its way has a head before long.
+            if let Some(fetch) = self.coalesce.under_way(&found.variant)
+                && let Ok(fetched) = fetch.head().await
+                && let Some(served) = joined(&fetched, &wanted)
+            {
+                return Ok(served);
+            }
             return self.pass(wanted, found.selecting).await;
         }
         if !self.cache.is_passed(&key) && !CacheControl::of(&wanted.headers).no_store {
             match self.coalesce.join(found.variant) {
                 Joined::Leader(lead) => return self.lead(wanted, found.selecting, found.variant, stale, lead).await,
-                Joined::Follower(stage) => {
+                Joined::Follower(fetch) => {
                     self.metrics.coalesced.inc();
-                    let fetched = head(stage, true).await?;
+                    let fetched = fetch.head().await?;
                     if let Some(served) = joined(&fetched, &wanted) {
                         return Ok(served);
                     }
@@ -151,9 +164,35 @@ impl Fetcher {
 
     /// Serves another node, or a client who wants only what is here: from a fetch under way, or not at all.
     async fn join_only(&self, wanted: &Wanted, variant: Key) -> Result<Served, ProxyError> {
-        let stage = self.coalesce.under_way(&variant).ok_or(ProxyError::NotCached)?;
-        let fetched = head(stage, false).await.map_err(|_| ProxyError::NotCached)?;
-        joined(&fetched, wanted).ok_or(ProxyError::NotCached)
+        let key = wanted.url.key();
+        let Some(fetch) = self.coalesce.under_way(&variant) else {
+            // Between the look into the cache and this one, the fetch may have ended.
+            return match self.cache.find(key, &wanted.headers).object {
+                Some(object) if object.validity.is_fresh(SystemTime::now()) => served(object, CacheStatus::Hit),
+                // Others would wait here, one after another, for what none of them may have.
+                _ if wanted.waiting.is_some() && self.is_origins_alone(&key) => Err(ProxyError::AskOrigin),
+                _ => Err(ProxyError::NotCached),
+            };
+        };
+        let longest = self.config.peer.first_byte_timeout / 2;
+        let Some(waiting) = &wanted.waiting else {
+            let fetched = fetch.head_for_peer(longest).await.map_err(|_| ProxyError::NotCached)?;
+            return joined(&fetched, wanted).ok_or(ProxyError::NotCached);
+        };
+        let wait = waiting.wait.unwrap_or(longest);
+        if !fetch.chain.admit(self.me, &waiting.nodes, Instant::now() + 2 * wait) {
+            return Err(ProxyError::NotCached);
+        }
+        let fetched = fetch.head_for_peer(wait).await?;
+        joined(&fetched, wanted).ok_or(match fetched.shared {
+            true => ProxyError::NotCached,
+            false => ProxyError::AskOrigin,
+        })
+    }
+
+    /// Whether this node would only send another one to the origin: what comes is not stored, or the origin failed lately.
+    fn is_origins_alone(&self, key: &Key) -> bool {
+        self.cache.is_passed(key) || self.cache.failed(key).is_some()
     }
 
     /// Fetches, and waits for the head.
@@ -172,7 +211,7 @@ impl Fetcher {
         {
             return served(object, CacheStatus::Hit);
         }
-        let stage = lead.watch();
+        let watched = lead.watch();
         let fetch = Fetch {
             fetcher: Arc::clone(self),
             upstream: to_upstream(&wanted.headers, &selecting),
@@ -181,21 +220,30 @@ impl Fetcher {
             lead,
         };
         tokio::spawn(fetch.run());
-        let fetched = head(stage, true).await?;
+        let fetched = watched.head().await?;
         served(Arc::clone(&fetched.object), status(&fetched, false))
     }
 
-    /// Passes a request on to the origin, and its response back, without the cache.
+    /// Passes a request on, and its response back, without the cache: OPTIONS to the origin, HEAD to a node that has the
+    /// object, else to the origin.
     async fn pass(self: &Arc<Self>, wanted: Wanted, selecting: Arc<[HeaderName]>) -> Result<Served, ProxyError> {
         if wanted.only_if_cached {
             return Err(ProxyError::NotCached);
         }
+        let Wanted { method, url, .. } = &wanted;
         let upstream = to_upstream(&wanted.headers, &selecting);
-        let mut answer = self.origins.fetch(&wanted.method, &wanted.url, upstream).await?;
+        let sought = match *method == Method::HEAD && !self.cache.is_passed(&url.key()) {
+            true => self.peers.fetch(method, url, &upstream, Search::Get).await,
+            false => Err(Missed::Nowhere),
+        };
+        let (mut answer, source) = match sought {
+            Ok(Delivery { answer, level, .. }) => (answer, Source::Peer(level)),
+            Err(_) => (self.origins.fetch(method, url, upstream).await?, Source::Origin),
+        };
         clean_response(&mut answer.headers, answer.received);
         let (body, writer) = Body::new(answer.length, false, self.limits.clone());
         let object = self.object(&wanted, &HeaderMap::new(), &answer, Arc::from([]), body);
-        let served = served(Arc::new(object), CacheStatus::Passed)?;
+        let served = served(Arc::new(object), CacheStatus::Passed(source))?;
         tokio::spawn(pump(answer.body, writer, answer.length, || {}));
         Ok(served)
     }
@@ -304,23 +352,32 @@ impl Fetch {
     /// Other nodes first, then the origin.
     async fn ask(&self, headers: HeaderMap) -> Result<Asked, ProxyError> {
         let (fetcher, url) = (&self.fetcher, &self.wanted.url);
+        let from_origin = async |headers, reference| {
+            let answer = fetcher.origins.fetch(&Method::GET, url, headers).await?;
+            Ok(Asked { answer, source: Source::Origin, peer: None, reference })
+        };
         // What is never stored is at no other node, and this one will not have it either.
         if fetcher.cache.is_passed(&url.key()) {
-            let answer = fetcher.origins.fetch(&Method::GET, url, headers).await?;
-            return Ok(Asked { answer, source: Source::Origin, peer: None, reference: None });
+            return from_origin(headers, None).await;
         }
-        if let Some(Delivery { answer, level, peer }) = fetcher.peers.fetch(url, &headers).await {
-            let reference = Some(fetcher.references.fetching(url.key()));
-            return Ok(Asked { answer, source: Source::Peer(level), peer: Some(peer), reference });
+        // Others are sent here only for what they can share.
+        let mut claim = self.lead.can_be_joined().then(|| fetcher.references.fetching(url.key()));
+        let search = match &mut claim {
+            Some(claim) => Search::Claim(claim, self.lead.chain()),
+            None => Search::Get,
+        };
+        match fetcher.peers.fetch(&Method::GET, url, &headers, search).await {
+            Ok(Delivery { answer, level, peer }) => {
+                Ok(Asked { answer, source: Source::Peer(level), peer: Some(peer), reference: claim })
+            }
+            Err(Missed::Nowhere) => from_origin(headers, claim).await,
+            Err(Missed::AskOrigin) => {
+                // Told on at once: the crowd shall not go to the origin one behind the other.
+                self.lead.tell(Stage::Alone);
+                drop(claim);
+                from_origin(headers, None).await
+            }
         }
-        self.lead.tell(Stage::AtOrigin);
-        // Both at once: the reference is on its way into the index while the origin thinks.
-        let mut reference = fetcher.references.fetching(url.key());
-        let answer = fetcher.origins.fetch(&Method::GET, url, headers).await?;
-        if may_store(&Method::GET, &self.wanted.headers, answer.status, &answer.headers).is_ok() {
-            reference.published(fetcher.config.reference.wait).await;
-        }
-        Ok(Asked { answer, source: Source::Origin, peer: None, reference: Some(reference) })
     }
 
     fn failed(self, error: ProxyError) {
@@ -367,12 +424,14 @@ impl Fetch {
         let selecting = selecting(&answer.headers);
         let (body, writer) = Body::new(answer.length, may_store.is_ok(), fetcher.limits.clone());
         let object = Arc::new(fetcher.object(&self.wanted, &self.upstream, &answer, selecting, body));
+        let mut lead = self.lead;
         if may_store.is_ok() {
+            // In this order, so that at no moment a request finds neither.
+            lead.is_also(object.variant);
             fetcher.cache.varies(key, &object.selecting);
         }
         let how = if self.stale.is_some() { How::Replaced(source) } else { How::New(source) };
         let stored = may_store.is_ok() && !object.body.is_window();
-        let lead = self.lead;
         lead.tell(Stage::Head(Ok(Arc::new(Fetched {
             object: Arc::clone(&object),
             how,

@@ -61,6 +61,7 @@ fn held_back(name: &HeaderName) -> bool {
     ) || name.starts_with("if-")
         || name.starts_with("x-forwarded")
         || name.starts_with("proxy-")
+        || name.starts_with("coral-")
 }
 
 /// The request fields that a response was selected by, of those that are ever sent on. `Vary: *` gives none: such a

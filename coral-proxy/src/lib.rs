@@ -6,8 +6,9 @@
 //! 2. `service` refuses what is no request for a cache: other methods, bodies, a missing host, a loop.
 //! 3. [`url`] turns host and target into the origin, the canonical URL and its key [C04 §3.2].
 //! 4. `fetch` looks into the [`cache`]; [`policy`] says whether what is there is fresh (RFC 9111).
-//! 5. If not, `coalesce` joins the fetch that is under way, or begins one: `peers` asks the nodes that the index names,
-//!    nearest level first; then `origin` asks the origin. Meanwhile [`mod@reference`] tells the index that this node fetches.
+//! 5. If not, `coalesce` joins the fetch that is under way, or begins one: [`mod@reference`] claims the key in the index;
+//!    `peers` asks the nodes that were there before, nearest level first, and `chain` keeps them from waiting in a circle;
+//!    the first of all has nobody to ask, and `origin` asks the origin.
 //! 6. As soon as the head is here, all who wait stream from one growing [`cache::body`].
 //! 7. `reply` adds what a cache adds, cuts out the part that was asked for ([`conditional`]), or makes of an
 //!    [`error`] a status and a `Proxy-Status`. [`cache_status`] is the one word for header, log and metric.
@@ -55,12 +56,13 @@
 //!
 //! A restart begins with an empty store. Parts of an object are cut from the whole: a range of something that is not
 //! here fetches all of it. References are tried one after another, not raced, and a body that breaks off is not
-//! continued elsewhere. Two nodes that miss at the same instant both ask the origin; the index's claims will end that.
-//! No TLS is served, and bandwidth is not shared out. Stale-while-revalidate and CDN-Cache-Control are not read.
+//! continued elsewhere. No TLS is served, and bandwidth is not shared out. Stale-while-revalidate and CDN-Cache-Control
+//! are not read.
 
 pub mod address;
 pub mod cache;
 pub mod cache_status;
+mod chain;
 mod coalesce;
 pub mod conditional;
 pub mod config;

@@ -12,7 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::error::{Fault, Verdict};
 
 /// Every word that [`crate::cache_status`] and the service give: a family cannot be walked, so they are listed.
-pub(crate) const CACHE_WORDS: [&str; 12] = [
+pub(crate) const CACHE_WORDS: [&str; 14] = [
     "hit",
     "peer-l0",
     "peer-l1",
@@ -23,6 +23,8 @@ pub(crate) const CACHE_WORDS: [&str; 12] = [
     "stale",
     "passed",
     "not-cached",
+    "waiting",
+    "ask-origin",
     "own",
     "error",
 ];

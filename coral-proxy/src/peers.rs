@@ -1,30 +1,36 @@
-//! Fetching from the nodes that references name: nearest level first, a few of them, each within a short time.
+//! Fetching from the nodes that the index names: in its order, a few of them, each within a short time.
 //!
-//! A node is asked by plain HTTP with `Cache-Control: only-if-cached`: it answers from its cache or from a fetch whose
-//! head it has or that is at the origin, else with 504 at once; it never asks further. So two nodes that look for the
-//! same object cannot wait for each other. Racing two references and continuing a broken body come with the issue on
-//! cooperation; the order of the attempts is where they fit in.
+//! A node is asked by plain HTTP with `Cache-Control: only-if-cached`: it answers from its cache or from a fetch under
+//! way, else with 504 at once; it never asks on behalf of another one. One that waits for the object itself says so every
+//! few seconds and is asked again ([`crate::chain`]), so one that says nothing is known to have gone. A node that fails
+//! is refused, and the index names others or lets this one take its place; after a few the origin is asked. Racing two
+//! references and continuing a broken body come with the issue on cooperation.
 
 use std::net::SocketAddr;
 
-use coral_dsht::{DshtHandle, Found, Id, Key, Level, Levels};
+use coral_dsht::{DshtHandle, Id, Key, Level, Levels, Value};
 use http::header::{HOST, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use moka::sync::Cache as Moka;
 use reqwest::{Client, Url};
+use tokio::time::Instant;
 
 use crate::address::may_be_peer;
+use crate::cache_status::CacheStatus;
+use crate::chain::{Chain, WAITING, Waiting};
 use crate::config::{Config, PeerLimits};
 use crate::error::{Fault, ProxyError, Verdict};
 use crate::headers::{CACHE_STATUS, only_if_cached};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Bounds, ask};
 use crate::policy::list_members;
-use crate::reference::decode_reference;
+use crate::reference::{Fetching, decode_reference};
 use crate::url::CoralUrl;
 
 /// Nodes of which it is remembered that they failed.
 const REMEMBERED_NODES: u64 = 10_000;
+/// References that a claim can refuse.
+const MOST_REFUSED: usize = 4;
 
 /// What a node delivers.
 #[derive(Debug)]
@@ -33,6 +39,24 @@ pub(crate) struct Delivery {
     /// The level at which the index named it.
     pub(crate) level: Level,
     pub(crate) peer: SocketAddr,
+}
+
+/// How the index is asked who has an object.
+#[derive(Debug)]
+pub(crate) enum Search<'a> {
+    /// By a claim: those who ask next are sent here, and may wait for what comes.
+    Claim(&'a mut Fetching, &'a Chain),
+    /// By a get: what comes is for one client alone.
+    Get,
+}
+
+/// Why the origin is to be asked.
+#[derive(Debug)]
+pub(crate) enum Missed {
+    /// No node has the object, or will in time.
+    Nowhere,
+    /// A node says that the origin alone can help: each node is to ask for itself.
+    AskOrigin,
 }
 
 /// The other nodes, as far as their content goes.
@@ -67,26 +91,127 @@ impl Peers {
         }
     }
 
-    /// Asks the nodes that the index names for `url`; `None` if none of them delivers.
-    pub(crate) async fn fetch(&self, url: &CoralUrl, headers: &HeaderMap) -> Option<Delivery> {
-        let key = url.key();
-        let Ok(Ok(found)) = tokio::time::timeout(self.limits.index_timeout, self.dsht.get(key, Levels::ALL)).await
-        else {
-            tracing::debug!(?key, "the index did not answer");
-            return None;
-        };
-        let level = found.level?;
+    /// Asks the nodes that the index names for `url`.
+    pub(crate) async fn fetch(
+        &self,
+        method: &Method,
+        url: &CoralUrl,
+        headers: &HeaderMap,
+        mut search: Search<'_>,
+    ) -> Result<Delivery, Missed> {
         let mut headers = headers.clone();
         only_if_cached(&mut headers);
-        headers.insert(HOST, HeaderValue::from_str(&url.peer_host()).ok()?);
-        for peer in self.candidates(key, &found) {
-            match self.ask(peer, url, headers.clone()).await {
-                Ok(Some(answer)) => return Some(Delivery { answer, level, peer }),
-                Ok(None) => {}
-                Err(error) => self.set_aside(peer, &error),
+        let Ok(host) = HeaderValue::from_str(&url.peer_host()) else {
+            return Err(Missed::Nowhere);
+        };
+        headers.insert(HOST, host);
+        let until = Instant::now() + self.limits.patience;
+        let sought = self.ask_those_named(method, url, headers, &mut search, until).await;
+        if let Search::Claim(_, chain) = search {
+            chain.found();
+        }
+        sought
+    }
+
+    async fn ask_those_named(
+        &self,
+        method: &Method,
+        url: &CoralUrl,
+        mut headers: HeaderMap,
+        search: &mut Search<'_>,
+        until: Instant,
+    ) -> Result<Delivery, Missed> {
+        let mut useless: Vec<Value> = Vec::new();
+        let mut attempts = self.limits.attempts;
+        // Each round but the last adds to what is refused.
+        for _ in 0..=self.limits.attempts {
+            let refused = &useless[useless.len().saturating_sub(MOST_REFUSED)..];
+            let Some((values, level)) = self.named(url.key(), search, refused).await else {
+                return Err(Missed::Nowhere);
+            };
+            let known = useless.len();
+            for value in values.into_iter().take(self.limits.attempts + MOST_REFUSED) {
+                if useless.contains(&value) {
+                    continue;
+                }
+                if let Some(peer) = self.usable(&value) {
+                    if attempts == 0 {
+                        return Err(Missed::Nowhere);
+                    }
+                    attempts -= 1;
+                    match self.wait_for(peer, method, url, &mut headers, search, until).await {
+                        Ok(answer) => return Ok(Delivery { answer, level, peer }),
+                        Err(Refusal::AskOrigin) => return Err(Missed::AskOrigin),
+                        Err(Refusal::Waiting) => return Err(Missed::Nowhere),
+                        Err(Refusal::Nothing) => {}
+                        Err(Refusal::Failed(error)) => self.set_aside(peer, &error),
+                    }
+                }
+                useless.push(value);
+            }
+            if useless.len() == known {
+                break;
             }
         }
-        None
+        Err(Missed::Nowhere)
+    }
+
+    /// References in the order in which to try them, and their level. `None` if there are none.
+    async fn named(&self, key: Key, search: &mut Search<'_>, refused: &[Value]) -> Option<(Vec<Value>, Level)> {
+        let limit = self.limits.index_timeout;
+        let (values, level) = match search {
+            // The index has an order of its own, by which the crowd becomes a tree.
+            Search::Claim(fetching, _) => {
+                let claimed = fetching.claim(refused, limit).await?;
+                (claimed.values, claimed.level?)
+            }
+            Search::Get if !refused.is_empty() => return None,
+            Search::Get => {
+                let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await.ok()?.ok()?;
+                let mut values = found.values;
+                // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
+                // a random source, and a replay asks the same.
+                values
+                    .sort_by_key(|value| Id::hash(&[key.as_bytes(), self.me.to_string().as_bytes(), value.as_bytes()]));
+                (values, found.level?)
+            }
+        };
+        (!values.is_empty()).then_some((values, level))
+    }
+
+    /// The node that a reference names, if it may be asked. Other kinds of values are nobody's.
+    fn usable(&self, value: &Value) -> Option<SocketAddr> {
+        let peer = decode_reference(value)?;
+        (peer != self.me && may_be_peer(peer, self.me) && !self.set_aside.contains_key(&peer)).then_some(peer)
+    }
+
+    /// Asks `peer` until it says something else than that it waits itself, or until `until`.
+    async fn wait_for(
+        &self,
+        peer: SocketAddr,
+        method: &Method,
+        url: &CoralUrl,
+        headers: &mut HeaderMap,
+        search: &Search<'_>,
+        until: Instant,
+    ) -> Result<Answer, Refusal> {
+        loop {
+            let mut nodes = vec![self.me];
+            if let Search::Claim(_, chain) = search {
+                let Some(behind) = chain.wait_for(peer, Instant::now()) else {
+                    tracing::debug!(%peer, "a node that waits for this one is not waited for");
+                    return Err(Refusal::Nothing);
+                };
+                nodes.extend(behind);
+            }
+            // Its answer needs a part of the time to come back in.
+            let wait = Some(self.limits.first_byte_timeout * 2 / 3);
+            headers.insert(WAITING, Waiting { wait, nodes }.write());
+            let answer = self.ask(peer, method, url, headers.clone()).await;
+            if !matches!(answer, Err(Refusal::Waiting)) || Instant::now() >= until {
+                return answer;
+            }
+        }
     }
 
     /// Asks a node that failed no more for a while.
@@ -96,44 +221,47 @@ impl Peers {
         self.metrics.error(Verdict { fault: Fault::Peer, ..error.verdict() });
     }
 
-    /// The nodes to ask, in order. Each node has an order of its own, by a hash: the crowd spreads over the
-    /// references without a random source, and a replay asks the same.
-    fn candidates(&self, key: Key, found: &Found) -> Vec<SocketAddr> {
-        let mut candidates: Vec<SocketAddr> = found
-            .values
-            .iter()
-            .filter_map(decode_reference)
-            .filter(|peer| *peer != self.me && may_be_peer(*peer, self.me) && !self.set_aside.contains_key(peer))
-            .collect();
-        candidates.sort_by_key(|peer| {
-            Id::hash(&[key.as_bytes(), self.me.to_string().as_bytes(), peer.to_string().as_bytes()])
-        });
-        candidates.dedup();
-        candidates.truncate(self.limits.attempts);
-        candidates
-    }
-
-    /// Asks one node; `None` if it has nothing, which is no fault of its.
-    async fn ask(&self, peer: SocketAddr, url: &CoralUrl, headers: HeaderMap) -> Result<Option<Answer>, ProxyError> {
-        let broken = |_| ProxyError::Peer("its URL cannot be written".into());
-        let target = Url::parse(&format!("http://{peer}{}", url.target)).map_err(broken)?;
-        let answer = ask(&self.client, Method::GET, target, headers, &self.bounds).await?;
+    /// Asks one node once.
+    async fn ask(
+        &self,
+        peer: SocketAddr,
+        method: &Method,
+        url: &CoralUrl,
+        headers: HeaderMap,
+    ) -> Result<Answer, Refusal> {
+        let failed = |what: String| Refusal::Failed(ProxyError::Peer(what.into()));
+        let target = Url::parse(&format!("http://{peer}{}", url.target));
+        let target = target.map_err(|_| failed("its URL cannot be written".to_owned()))?;
+        let answer = ask(&self.client, method.clone(), target, headers, &self.bounds).await.map_err(Refusal::Failed)?;
         match said(&answer.headers) {
-            Said::Served if !answer.status.is_server_error() => Ok(Some(answer)),
-            // It stored an error of the origin's. Better to ask for oneself, but it is not to blame.
-            Said::Served => Ok(None),
-            Said::Nothing => Err(ProxyError::Peer("it is no Coral node".into())),
-            Said::Own if answer.status == StatusCode::GATEWAY_TIMEOUT => Ok(None),
-            Said::Own => Err(ProxyError::Peer(format!("it answered {}", answer.status).into())),
+            Said::Served if !answer.status.is_server_error() => Ok(answer),
+            // It has an error of the origin's. Better to ask for oneself, but it is not to blame.
+            Said::Served | Said::Own(CacheStatus::AskOrigin) => Err(Refusal::AskOrigin),
+            Said::Own(CacheStatus::Waiting) => Err(Refusal::Waiting),
+            Said::Own(_) if answer.status == StatusCode::GATEWAY_TIMEOUT => Err(Refusal::Nothing),
+            Said::Own(_) => Err(failed(format!("it answered {}", answer.status))),
+            Said::Nothing => Err(failed("it is no Coral node".to_owned())),
         }
     }
+}
+
+/// Why a node does not deliver.
+enum Refusal {
+    /// It waits for the object itself.
+    Waiting,
+    /// Only the origin can help.
+    AskOrigin,
+    /// It has nothing, which is no fault of its.
+    Nothing,
+    /// It failed.
+    Failed(ProxyError),
 }
 
 enum Said {
     /// It has served the object.
     Served,
     /// The answer is its own, not the origin's.
-    Own,
+    Own(CacheStatus),
     /// It does not speak of a cache at all.
     Nothing,
 }
@@ -144,7 +272,10 @@ fn said(headers: &HeaderMap) -> Said {
     // Members are in the order in which caches added theirs: the last of ours is that node's own.
     match members.rfind(|member| member.starts_with("coral")) {
         Some(member) if member.contains("hit") || member.contains("fwd=") => Said::Served,
-        Some(_) => Said::Own,
+        Some(member) => {
+            let words = [CacheStatus::Waiting, CacheStatus::AskOrigin];
+            Said::Own(words.into_iter().find(|word| word.to_string() == member).unwrap_or(CacheStatus::Own))
+        }
         None => Said::Nothing,
     }
 }

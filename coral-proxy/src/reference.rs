@@ -1,16 +1,17 @@
 //! References: what this node tells the index it has [C04 §4.2].
 //!
-//! While an object is fetched its reference lives 20 s at a time, once it is whole an hour; it is renewed halfway, and
-//! withdrawn when the object is evicted, its fetch fails, or the node stops. One task owns all of it: it is told what
-//! there is, compares that with what it has published, and has at most one request under way for each key, so that a
-//! withdrawal never overtakes the put before it. Nobody waits for that task but who wants to.
+//! A fetch begins with a claim: it says who else has the object or fetches it, and leaves this node's reference behind
+//! in the same round trip [design §2.7]. While the object is fetched the reference lives 20 s at a time, once it is whole
+//! an hour; it is renewed halfway by a put, and withdrawn when the object is evicted, cannot be stored, its fetch fails,
+//! or the node stops. One task owns all of it: it is told what there is, compares that with what it has published, and
+//! has at most one request under way for each key, so that a withdrawal overtakes neither a claim nor a put.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coral_dsht::{DshtHandle, Key, Levels, Value};
+use coral_dsht::{Claimed, DshtHandle, Key, Levels, Value};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -59,11 +60,28 @@ pub struct References {
 
 #[derive(Debug)]
 enum Event {
-    Fetching(Key, oneshot::Sender<()>),
+    /// A fetch begins, with a claim.
+    Fetching(Key, Claim),
+    /// One that is under way claims again.
+    Claim(Key, Claim),
     Fetched(Key),
     Stored(Key, Duration),
     Dropped(Key),
     Stop(oneshot::Sender<()>),
+}
+
+/// A claim that waits for its turn.
+#[derive(Debug)]
+struct Claim {
+    refused: Vec<Value>,
+    reply: oneshot::Sender<Claimed>,
+}
+
+impl Claim {
+    fn new(refused: Vec<Value>) -> (Self, oneshot::Receiver<Claimed>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { refused, reply }, answer)
+    }
 }
 
 impl References {
@@ -85,11 +103,11 @@ impl References {
         Self { events }
     }
 
-    /// This node fetches the object from now on, until the guard is dropped.
+    /// This node fetches the object from now on, until the guard is dropped. The claim is on its way.
     pub fn fetching(&self, key: Key) -> Fetching {
-        let (published, first_put) = oneshot::channel();
-        self.tell(Event::Fetching(key, published));
-        Fetching { references: self.clone(), key, first_put: Some(first_put) }
+        let (claim, answer) = Claim::new(Vec::new());
+        self.tell(Event::Fetching(key, claim));
+        Fetching { references: self.clone(), key, first: Some(answer) }
     }
 
     /// A whole object has come into the cache, and stays fresh for `fresh_for`.
@@ -121,15 +139,19 @@ impl References {
 pub struct Fetching {
     references: References,
     key: Key,
-    first_put: Option<oneshot::Receiver<()>>,
+    first: Option<oneshot::Receiver<Claimed>>,
 }
 
 impl Fetching {
-    /// Waits until the reference is in the index, at most `limit`.
-    pub async fn published(&mut self, limit: Duration) {
-        if let Some(first_put) = self.first_put.take() {
-            let _ = tokio::time::timeout(limit, first_put).await;
-        }
+    /// Who else has the object, or was before this node, but for those `refused`. `None` if the index does not say so
+    /// within `limit`; then this node's reference is put all the same.
+    pub async fn claim(&mut self, refused: &[Value], limit: Duration) -> Option<Claimed> {
+        let answer = self.first.take().unwrap_or_else(|| {
+            let (claim, answer) = Claim::new(refused.to_vec());
+            self.references.tell(Event::Claim(self.key, claim));
+            answer
+        });
+        tokio::time::timeout(limit, answer).await.ok()?.ok()
     }
 }
 
@@ -155,7 +177,7 @@ struct Entry {
     published: Option<(Kind, Instant)>,
     /// Whether a request for this key is under way.
     busy: bool,
-    waiting: Vec<oneshot::Sender<()>>,
+    claims: VecDeque<Claim>,
 }
 
 impl Entry {
@@ -208,13 +230,14 @@ impl Keeper {
     fn handle(&mut self, event: Event) {
         let now = Instant::now();
         let key = match event {
-            Event::Fetching(key, published) => {
+            Event::Fetching(key, claim) => {
                 let entry = self.entries.entry(key).or_default();
                 entry.fetching += 1;
-                // Where the index knows of this node already, there is nothing to wait for: dropping says so too.
-                if entry.published.is_none() {
-                    entry.waiting.push(published);
-                }
+                entry.claims.push_back(claim);
+                key
+            }
+            Event::Claim(key, claim) => {
+                self.entries.entry(key).or_default().claims.push_back(claim);
                 key
             }
             Event::Fetched(key) => {
@@ -253,7 +276,6 @@ impl Keeper {
             let before = i64::from(entry.published.is_some());
             self.metrics.references.inc_by(i64::from(published.is_some()) - before);
             entry.published = published;
-            entry.waiting.clear();
             if let Some((_, renew_at)) = published {
                 self.due.insert((renew_at, key));
             }
@@ -278,11 +300,31 @@ impl Keeper {
         }
         let wanted = if self.stopping.is_some() { None } else { entry.wanted(now) };
         let (dsht, value, permits) = (self.dsht.clone(), self.value.clone(), Arc::clone(&self.permits));
+        // A stopped node claims nothing, and nobody waits for a claim whose fetch has given up.
+        while let Some(Claim { refused, reply }) = entry.claims.pop_front() {
+            if self.stopping.is_some() || reply.is_closed() {
+                continue;
+            }
+            let ttl = self.config.fetching_ttl;
+            let complete = entry.published.filter(|(kind, _)| *kind == Kind::Complete);
+            entry.busy = true;
+            // No permit: a client waits for this one.
+            self.requests.spawn(async move {
+                let claim = dsht.claim(key, value, ttl, Levels::ALL, refused);
+                if let Ok(Ok(claimed)) = tokio::time::timeout(REQUEST_TIMEOUT, claim).await {
+                    let _ = reply.send(claimed);
+                }
+                // Counted as published in any case: it may be, and is then to be withdrawn. A claim does not shorten the
+                // life of what was put for longer.
+                (key, complete.or(Some((Kind::Fetching, now + (ttl / 2).max(LEAST_RENEWAL)))))
+            });
+            return;
+        }
         match (wanted, entry.published) {
             (None, None) if entry.stored == 0 && entry.fetching == 0 || self.stopping.is_some() => {
                 self.entries.remove(&key);
             }
-            (None, None) => entry.waiting.clear(),
+            (None, None) => {}
             (None, Some(_)) => {
                 entry.busy = true;
                 self.requests.spawn(async move {
@@ -325,11 +367,13 @@ impl PopFirstIf for BTreeSet<(Instant, Key)> {
 
 #[cfg(test)]
 mod tests {
-    use coral_dsht::{Command, Found, Id, Stored};
+    use coral_dsht::{Command, Id, Stored};
     use prometheus_client::registry::Registry;
     use proptest::prelude::*;
 
     use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(1);
 
     fn key() -> Key {
         Id::hash(&[b"k"])
@@ -350,7 +394,10 @@ mod tests {
                         let _ = log.send("remove".to_owned());
                         let _ = reply.send(1);
                     }
-                    Command::Get { reply, .. } => drop(reply.send(Found::default())),
+                    Command::Claim { ttl, refused, reply, .. } => {
+                        let _ = log.send(format!("claim for {} s, {} refused", ttl.as_secs(), refused.len()));
+                        let _ = reply.send(Claimed::default());
+                    }
                     _ => {}
                 }
             }
@@ -365,8 +412,10 @@ mod tests {
         let (references, mut lines) = start();
         let began = Instant::now();
         let mut fetching = references.fetching(key());
-        fetching.published(Duration::from_secs(1)).await;
-        assert_eq!(lines.recv().await.unwrap(), "put for 20 s");
+        assert!(fetching.claim(&[], LIMIT).await.is_some());
+        assert_eq!(lines.recv().await.unwrap(), "claim for 20 s, 0 refused");
+        fetching.claim(&[encode_reference("192.0.2.9:80".parse().unwrap())], LIMIT).await;
+        assert_eq!(lines.recv().await.unwrap(), "claim for 20 s, 1 refused");
         assert_eq!(lines.recv().await.unwrap(), "put for 20 s");
         assert_eq!(began.elapsed().as_secs(), 10, "renewed halfway");
         references.stored(key(), Duration::from_secs(24 * 3600));
@@ -388,9 +437,9 @@ mod tests {
     async fn a_failed_fetch_and_a_stop_leave_nothing_behind() {
         let (references, mut lines) = start();
         let mut fetching = references.fetching(key());
-        fetching.published(Duration::from_secs(1)).await;
+        fetching.claim(&[], LIMIT).await;
         drop(fetching);
-        assert_eq!(lines.recv().await.unwrap(), "put for 20 s");
+        assert_eq!(lines.recv().await.unwrap(), "claim for 20 s, 0 refused");
         assert_eq!(lines.recv().await.unwrap(), "remove");
         references.stored(key(), Duration::from_secs(9000));
         assert_eq!(lines.recv().await.unwrap(), "put for 3600 s");
@@ -399,6 +448,28 @@ mod tests {
         references.stored(key(), Duration::from_secs(9000));
         references.stop().await;
         assert!(lines.try_recv().is_err(), "a stopped node publishes nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_nobody_waits_for_becomes_a_put_while_the_fetch_goes_on() {
+        let (references, mut lines) = start();
+        let mut fetching = references.fetching(key());
+        assert!(fetching.claim(&[], Duration::ZERO).await.is_none(), "given up before it was made");
+        assert_eq!(lines.recv().await.unwrap(), "put for 20 s");
+        drop(fetching);
+        assert_eq!(lines.recv().await.unwrap(), "remove");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_does_not_shorten_what_was_put_for_a_whole_object() {
+        let (references, mut lines) = start();
+        let began = Instant::now();
+        references.stored(key(), Duration::from_secs(9000));
+        assert_eq!(lines.recv().await.unwrap(), "put for 3600 s");
+        references.fetching(key()).claim(&[], LIMIT).await;
+        assert_eq!(lines.recv().await.unwrap(), "claim for 20 s, 0 refused");
+        assert_eq!(lines.recv().await.unwrap(), "put for 3600 s");
+        assert_eq!(began.elapsed().as_secs(), 1800);
     }
 
     #[tokio::test(start_paused = true)]

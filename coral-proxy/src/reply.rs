@@ -148,7 +148,7 @@ pub(crate) fn of_object(
     let mut headers = object.headers.clone();
     add_via(&mut headers);
     append(&mut headers, CACHE_STATUS, &status.to_string());
-    if !matches!(status, CacheStatus::Passed) {
+    if !matches!(status, CacheStatus::Passed(_)) {
         headers.insert(AGE, object.validity.age(now).as_secs().into());
     }
     if let Some(suffix) = url.suffix.as_ref().filter(|_| !to_peer) {
@@ -180,7 +180,7 @@ pub(crate) fn of_object(
         }
     }
     if method == Method::HEAD {
-        if let Some(length) = object.body.length().filter(|_| !matches!(status, CacheStatus::Passed)) {
+        if let Some(length) = object.body.length().filter(|_| !matches!(status, CacheStatus::Passed(_))) {
             headers.insert(CONTENT_LENGTH, length.into());
         }
         return respond(object.status, headers, ReplyBody::whole(Bytes::new()));
@@ -253,7 +253,7 @@ pub(crate) fn of_error(error: &ProxyError, method: &Method) -> Response<ReplyBod
     let verdict = error.verdict();
     let mut headers = HeaderMap::new();
     add_via(&mut headers);
-    append(&mut headers, CACHE_STATUS, &CacheStatus::Own.to_string());
+    append(&mut headers, CACHE_STATUS, &CacheStatus::of_error(error).to_string());
     if let Some(text) = error.proxy_status() {
         append(&mut headers, PROXY_STATUS, &text);
     }

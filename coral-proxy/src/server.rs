@@ -64,7 +64,8 @@ pub struct Status {
     /// Requests of clients answered, by what the cache did: `hit`, `peer-l0`, `peer-l1`, `peer-l2`, `origin`, `revalidated`,
     /// `stale`, `passed`, `not-cached` (only what is here was wanted), `own` (OPTIONS of this node), `error`.
     pub requests: BTreeMap<String, u64>,
-    /// The same of other nodes' requests: `hit`, the source of a fetch under way, or `not-cached`.
+    /// The same of other nodes' requests: `hit`, the source of a fetch under way, `waiting` (told to ask again), `ask-origin`
+    /// (what comes is not to be shared), or `not-cached`.
     pub peer_requests: BTreeMap<String, u64>,
     /// Requests sent to origins.
     pub origin_requests: u64,

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::cache_status::CacheStatus;
+use crate::chain::Waiting;
 use crate::error::ProxyError;
 use crate::fetch::{Fetcher, Wanted};
 use crate::headers::came_through_coral;
@@ -46,10 +47,7 @@ impl Service {
             Ok(outcome) => outcome,
             Err(error) => Outcome {
                 response: of_error(&error, &head.method),
-                word: match error {
-                    ProxyError::NotCached => "not-cached",
-                    _ => CacheStatus::Own.word(),
-                },
+                word: CacheStatus::of_error(&error).word(),
                 error: Some(error),
             },
         };
@@ -57,7 +55,7 @@ impl Service {
         metrics.seconds.observe(began.elapsed().as_secs_f64());
         metrics.requests.get_or_create(&RequestLabels { from, status: class(status), cache: outcome.word }).inc();
         // That a node has not what another one hoped for is no error.
-        if let Some(error) = outcome.error.as_ref().filter(|error| !matches!(error, ProxyError::NotCached)) {
+        if let Some(error) = outcome.error.as_ref().filter(|error| CacheStatus::of_error(error) == CacheStatus::Own) {
             metrics.error(error.verdict());
         }
         tracing::info!(
@@ -97,6 +95,7 @@ impl Service {
             method: head.method.clone(),
             headers: head.headers.clone(),
             only_if_cached: CacheControl::of(&head.headers).only_if_cached,
+            waiting: from_peer.then(|| Waiting::of(&head.headers)),
         };
         let served = self.fetcher.serve(wanted).await?;
         let word = served.status.word();

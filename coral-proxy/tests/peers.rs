@@ -3,11 +3,14 @@
 mod support;
 
 use coral_dsht::memory::MemoryNetwork;
-use coral_dsht::{Levels, Value};
+use coral_dsht::{Claimed, Command, DshtHandle, Level, Levels, Stored, Value};
 use coral_proxy::{decode_reference, encode_reference, index_key};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::client::{get, get_with};
+use support::client::{Transfer, get, get_with, request};
 use support::node::{HOST, Node};
 use support::origin::{Gate, Origin, Step};
 
@@ -17,7 +20,7 @@ fn key(path: &str) -> coral_dsht::Key {
     index_key(&format!("http://{HOST}{path}"), &[], &[]).unwrap()
 }
 
-async fn references(node: &Node, path: &str) -> Vec<std::net::SocketAddr> {
+async fn references(node: &Node, path: &str) -> Vec<SocketAddr> {
     let found = node.dsht.get(key(path), Levels::ALL).await.unwrap();
     found.values.iter().filter_map(decode_reference).collect()
 }
@@ -151,4 +154,242 @@ async fn what_cannot_be_stored_does_not_queue() {
     first.open();
     assert_eq!(slow.await.unwrap().text(), "hello");
     assert_eq!((origin.count("/own"), node.proxy.status().objects), (2, 0));
+}
+
+/// Waits until `condition` holds; a test that it never does hangs, and says so by its name.
+async fn until(mut condition: impl AsyncFnMut() -> bool) {
+    while !condition().await {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn network_of(count: usize, network: &MemoryNetwork, origin: &Origin) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for _ in 0..count {
+        nodes.push(Node::start(network, origin).await);
+    }
+    nodes
+}
+
+/// Asks all `nodes` for `path`, each in a task.
+fn ask_all(nodes: &[Node], path: &'static str) -> Vec<tokio::task::JoinHandle<support::client::Reply>> {
+    nodes.iter().map(|node| tokio::spawn(get(node.addr, HOST, path))).collect()
+}
+
+#[tokio::test]
+async fn nodes_that_miss_in_the_same_moment_ask_the_origin_once() {
+    let (network, origin, gate) = (MemoryNetwork::new(), Origin::start().await, Gate::closed());
+    let head = format!("{}\r\ncontent-length: 5\r\n\r\n", OK.replace('\n', "\r\n")).into_bytes();
+    origin.on("/page", vec![Step::Wait(gate.clone()), Step::Send(head), Step::Send(b"hello".to_vec())]);
+    let nodes = network_of(5, &network, &origin).await;
+    let clients = ask_all(&nodes, "/page");
+    until(async || references(&nodes[0], "/page").await.len() == 5).await;
+    gate.open();
+    for client in clients {
+        let reply = client.await.unwrap();
+        assert_eq!((reply.status, reply.text().as_str(), reply.whole), (200, "hello", true));
+    }
+    assert_eq!(origin.count("/page"), 1);
+    assert!(nodes.iter().all(|node| node.proxy.status().objects == 1));
+}
+
+#[tokio::test]
+async fn nodes_whose_copies_are_stale_ask_the_origin_once_whether_they_are_still_good() {
+    let (network, origin, gate) = (MemoryNetwork::new(), Origin::start().await, Gate::closed());
+    let nodes = network_of(3, &network, &origin).await;
+    for node in &nodes {
+        origin.text("/page", "HTTP/1.1 200 OK\ncache-control: max-age=0\netag: \"a\"", "hello");
+        get(node.addr, HOST, "/page").await;
+    }
+    assert_eq!(origin.count("/page"), 3, "what is stale at once is nobody's to give");
+    let confirmed = b"HTTP/1.1 304 Not Modified\r\ncache-control: max-age=600\r\netag: \"a\"\r\n\r\n".to_vec();
+    origin.on("/page", vec![Step::Wait(gate.clone()), Step::Send(confirmed)]);
+    // The last answer stays, so the one before it goes with this request.
+    let spent = request(origin.addr, "GET /page HTTP/1.1\n\n").await;
+    assert_eq!(spent.status, 200);
+    let clients = ask_all(&nodes, "/page");
+    until(async || references(&nodes[0], "/page").await.len() == 3).await;
+    gate.open();
+    for client in clients {
+        let reply = client.await.unwrap();
+        assert_eq!((reply.status, reply.text().as_str()), (200, "hello"));
+        assert!(reply.cache().contains("fwd-status=304"), "{}", reply.cache());
+    }
+    assert_eq!(origin.count("/page"), 5);
+}
+
+#[tokio::test]
+async fn when_the_one_who_fetches_dies_the_next_one_takes_its_place() {
+    let (network, origin, gate) = (MemoryNetwork::new(), Origin::start().await, Gate::closed());
+    let head = format!("{}\r\ncontent-length: 5\r\n\r\n", OK.replace('\n', "\r\n")).into_bytes();
+    origin.on("/page", vec![Step::Wait(gate.clone()), Step::Send(head), Step::Send(b"hello".to_vec())]);
+    let first = Node::start(&network, &origin).await;
+    let _lost = tokio::spawn(get(first.addr, HOST, "/page"));
+    until(async || origin.count("/page") == 1).await;
+    let nodes = network_of(4, &network, &origin).await;
+    let clients = ask_all(&nodes, "/page");
+    until(async || references(&nodes[0], "/page").await.len() == 5).await;
+    first.crash().await;
+    until(async || origin.count("/page") == 2).await;
+    gate.open();
+    for client in clients {
+        assert_eq!(client.await.unwrap().text(), "hello");
+    }
+    assert_eq!(origin.count("/page"), 2);
+}
+
+#[tokio::test]
+async fn what_is_not_to_be_shared_is_asked_for_by_all_at_once() {
+    let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
+    let (first, rest) = (Gate::closed(), Gate::closed());
+    let head = b"HTTP/1.1 200 OK\r\ncache-control: private\r\ncontent-length: 5\r\n\r\nhello".to_vec();
+    for gate in [&first, &rest] {
+        origin.on("/own", vec![Step::Wait(gate.clone()), Step::Send(head.clone())]);
+    }
+    let nodes = network_of(5, &network, &origin).await;
+    let clients = ask_all(&nodes, "/own");
+    until(async || references(&nodes[0], "/own").await.len() == 5).await;
+    until(async || origin.count("/own") == 1).await;
+    first.open();
+    // None of them is answered before all have asked.
+    until(async || origin.count("/own") == 5).await;
+    rest.open();
+    for client in clients {
+        assert_eq!(client.await.unwrap().text(), "hello");
+    }
+    until(async || references(&nodes[0], "/own").await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_body_that_varies_is_joined_while_it_arrives() {
+    let (network, origin, gate) = (MemoryNetwork::new(), Origin::start().await, Gate::closed());
+    let head = format!("{}\r\nvary: accept-encoding\r\ncontent-length: 5\r\n\r\n", OK.replace('\n', "\r\n"));
+    let head = Step::Send(head.into_bytes());
+    origin.on("/page", vec![head, Step::Wait(gate.clone()), Step::Send(b"hello".to_vec())]);
+    let nodes = network_of(2, &network, &origin).await;
+    let ask = |node: &Node| {
+        let text = format!("GET /page HTTP/1.1\nhost: {HOST}\naccept-encoding: gzip\n\n");
+        let addr = node.addr;
+        async move { Transfer::begin(addr, &text).await }
+    };
+    let mut transfers = vec![ask(&nodes[0]).await, ask(&nodes[0]).await, ask(&nodes[1]).await, ask(&nodes[1]).await];
+    gate.open();
+    for transfer in &mut transfers {
+        assert_eq!(transfer.finish().await.text(), "hello");
+    }
+    assert_eq!(origin.count("/page"), 1);
+}
+
+/// An index that names to each node whom it was told to, but for those refused.
+#[derive(Clone, Default)]
+struct Script(Arc<Mutex<BTreeMap<SocketAddr, Vec<SocketAddr>>>>);
+
+impl Script {
+    fn index(&self, me: SocketAddr) -> DshtHandle {
+        let (handle, mut commands) = DshtHandle::channel(8);
+        let script = self.clone();
+        tokio::spawn(async move {
+            while let Some(command) = commands.recv().await {
+                match command {
+                    Command::Claim { refused, reply, .. } => {
+                        let named = script.0.lock().unwrap().get(&me).cloned().unwrap_or_default();
+                        let values = named.into_iter().map(encode_reference);
+                        let values: Vec<Value> = values.filter(|value| !refused.contains(value)).collect();
+                        let level = (!values.is_empty()).then_some(Level::GLOBAL);
+                        let _ = reply.send(Claimed { values, level, ..Claimed::default() });
+                    }
+                    Command::Put { reply, .. } => drop(reply.send(Stored::default())),
+                    Command::Remove { reply, .. } => drop(reply.send(1)),
+                    _ => {}
+                }
+            }
+        });
+        handle
+    }
+
+    /// Nodes of which each is told to fetch from the one before it; the first one from the last one if it is a `ring`.
+    async fn line(count: usize, ring: bool, origin: &Origin) -> Vec<Node> {
+        let script = Self::default();
+        let mut nodes: Vec<Node> = Vec::new();
+        for _ in 0..count {
+            // Impatient in one thing and patient in the other: so only what nodes tell each other can end a circle.
+            let change = |config: &mut coral_proxy::Config| {
+                config.peer.first_byte_timeout = Duration::from_millis(300);
+                config.peer.patience = Duration::from_secs(3600);
+            };
+            let node = Node::start_on(|addr| script.index(addr), origin, change).await;
+            if let Some(before) = nodes.last() {
+                script.0.lock().unwrap().insert(node.addr, vec![before.addr]);
+            }
+            nodes.push(node);
+        }
+        if ring {
+            script.0.lock().unwrap().insert(nodes[0].addr, vec![nodes[count - 1].addr]);
+        }
+        nodes
+    }
+}
+
+/// How often `node` has told others to ask again.
+fn told_to_wait(node: &Node) -> u64 {
+    node.proxy.status().peer_requests.get("waiting").copied().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_line_of_nodes_waits_for_a_slow_origin_and_passes_on_what_comes() {
+    let (origin, gate, rest) = (Origin::start().await, Gate::closed(), Gate::closed());
+    let head = format!("{}\r\ncontent-length: 5\r\n\r\n", OK.replace('\n', "\r\n")).into_bytes();
+    let answer = [Step::Wait(gate.clone()), Step::Send(head), Step::Wait(rest.clone()), Step::Send(b"hello".to_vec())];
+    origin.on("/page", answer.to_vec());
+    let nodes = Script::line(4, false, &origin).await;
+    let first_bytes: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let (addr, text) = (node.addr, format!("GET /page HTTP/1.1\nhost: {HOST}\n\n"));
+            tokio::spawn(async move { Transfer::begin(addr, &text).await })
+        })
+        .collect();
+    // Longer than a node may be silent, and nobody has turned to the origin.
+    until(async || nodes[..3].iter().all(|node| told_to_wait(node) >= 3)).await;
+    assert_eq!(origin.count("/page"), 1);
+    gate.open();
+    let mut transfers = Vec::new();
+    for first_byte in first_bytes {
+        transfers.push(first_byte.await.unwrap());
+    }
+    rest.open();
+    for transfer in &mut transfers {
+        assert_eq!(transfer.finish().await.text(), "hello");
+    }
+    assert_eq!(origin.count("/page"), 1);
+}
+
+#[tokio::test]
+async fn a_line_of_nodes_is_told_at_once_that_there_is_nothing_to_share() {
+    let (origin, first, rest) = (Origin::start().await, Gate::closed(), Gate::closed());
+    let head = b"HTTP/1.1 200 OK\r\ncache-control: private\r\ncontent-length: 5\r\n\r\nhello".to_vec();
+    for gate in [&first, &rest] {
+        origin.on("/own", vec![Step::Wait(gate.clone()), Step::Send(head.clone())]);
+    }
+    let nodes = Script::line(4, false, &origin).await;
+    let clients = ask_all(&nodes, "/own");
+    until(async || nodes[..3].iter().all(|node| told_to_wait(node) >= 1)).await;
+    first.open();
+    until(async || origin.count("/own") == 4).await;
+    rest.open();
+    for client in clients {
+        assert_eq!(client.await.unwrap().text(), "hello");
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_are_told_to_wait_in_a_circle_do_not() {
+    for count in [2, 3, 5] {
+        let origin = Origin::start().await;
+        origin.text("/page", OK, "hello");
+        let nodes = Script::line(count, true, &origin).await;
+        for client in ask_all(&nodes, "/page") {
+            assert_eq!(client.await.unwrap().text(), "hello", "{count} nodes");
+        }
+    }
 }

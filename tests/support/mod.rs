@@ -1,6 +1,8 @@
 //! A small world to test in: nodes, an origin that counts, and the client side of the Internet, a resolver and an HTTP
 //! client that know nothing of each other. All of it on loopback addresses and on ports that the system chooses.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 

@@ -32,12 +32,21 @@ impl Node {
     }
 
     pub async fn start_with(network: &MemoryNetwork, origin: &Origin, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on(|addr| network.node(Peer::new(addr, Services::NONE)), origin, change).await
+    }
+
+    /// A node whose index is what `index` makes of its address.
+    pub async fn start_on(
+        index: impl FnOnce(SocketAddr) -> DshtHandle,
+        origin: &Origin,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::default();
         config.sites.push(Site::new(HOST, &format!("http://{}", origin.addr)).unwrap());
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let dsht = network.node(Peer::new(addr, Services::NONE));
+        let dsht = index(addr);
         let metrics = Metrics::register(&mut Registry::default());
         let suffixes = vec!["nyud.net".parse().unwrap()];
         let proxy = Proxy::new(Arc::new(config), suffixes, addr, dsht.clone(), metrics).unwrap();
@@ -59,5 +68,11 @@ impl Node {
     pub async fn stop(mut self) {
         let _ = self.stop.take().unwrap().send(());
         self.running.await.unwrap().unwrap();
+    }
+
+    /// Ends it without a word: connections break, and nobody listens any more. Its references stay.
+    pub async fn crash(self) {
+        self.running.abort();
+        let _ = self.running.await;
     }
 }
