@@ -13,6 +13,9 @@ use crate::peer::Peer;
 /// nodes take eight, and a liar must not hold us longer.
 const MAX_REQUESTS: u32 = 48;
 
+/// How often a peer is asked for others than those that were silent.
+const MAX_AGAIN: usize = 2;
+
 /// Where a lookup stands.
 #[derive(Debug)]
 pub(crate) struct Lookup {
@@ -27,6 +30,8 @@ pub(crate) struct Lookup {
     candidates: BTreeMap<NodeId, Candidate>,
     requests: u32,
     stride: Stride,
+    /// How often the peer reached has been asked again, since those it had named were silent.
+    again: usize,
 }
 
 /// How far each hop goes: the distance halved so many times over.
@@ -76,6 +81,7 @@ impl Lookup {
             candidates: BTreeMap::new(),
             requests: 0,
             stride: Stride::HALF,
+            again: 0,
         }
     }
 
@@ -112,6 +118,7 @@ impl Lookup {
         self.candidates.retain(|_, candidate| candidate.state == State::Silent);
         self.resume = self.reached_peer.is_some();
         self.requests = 0;
+        self.again = 0;
     }
 
     /// Takes in peers from this node's table or an answer. Only those nearer than the point reached are of use.
@@ -144,10 +151,23 @@ impl Lookup {
             .candidates
             .values_mut()
             .filter(|candidate| candidate.state == State::Untried && candidate.distance < reached)
-            .min_by_key(|candidate| (candidate.distance.abs_diff(&hop), candidate.distance))?;
+            .min_by_key(|candidate| (candidate.distance.abs_diff(&hop), candidate.distance));
+        let Some(next) = next else { return self.ask_again() };
         next.state = State::Asked;
         self.requests += 1;
         Some((next.peer, aim))
+    }
+
+    /// All that the peer reached has named are silent: it may know others, around other distances.
+    fn ask_again(&mut self) -> Option<(Peer, Distance)> {
+        let nearer = || self.candidates.values().filter(|candidate| candidate.distance < self.reached);
+        let stuck = nearer().next().is_some() && nearer().all(|candidate| candidate.state == State::Silent);
+        let peer = self.reached_peer.filter(|_| stuck && self.again < MAX_AGAIN)?;
+        self.again += 1;
+        self.requests += 1;
+        self.candidates.get_mut(&peer.id)?.state = State::Asked;
+        // First for peers halfway, then for those that are hardly nearer.
+        Some((peer, self.reached.halved(MAX_AGAIN - self.again)))
     }
 
     /// `peer` has answered: the lookup stands there, if it is the nearest so far.
@@ -157,6 +177,7 @@ impl Lookup {
             if candidate.distance < self.reached {
                 self.reached = candidate.distance;
                 self.reached_peer = Some(*peer);
+                self.again = 0;
             }
         }
     }
@@ -267,6 +288,31 @@ mod tests {
                 ask 4 for peers around 0
                 reached 4"#]],
         );
+    }
+
+    #[test]
+    fn a_node_whose_peers_are_all_dead_is_asked_for_others() {
+        let mut lookup = Lookup::new(id(255), id(0));
+        lookup.set_stride(Stride::DIRECT);
+        lookup.learn([peer(32)]);
+        let next = |lookup: &mut Lookup| lookup.next().map(|(next, aim)| (number(&next), aim.as_bytes()[ID_BYTES - 1]));
+        assert_eq!(next(&mut lookup), Some((32, 0)));
+        lookup.answered(&peer(32));
+        lookup.learn([peer(1), peer(2)]);
+        for dead in [1, 2] {
+            assert_eq!(next(&mut lookup), Some((dead, 0)));
+            lookup.failed(&peer(dead), false);
+        }
+        assert_eq!(next(&mut lookup), Some((32, 16)));
+        assert!(lookup.is_waiting());
+        lookup.answered(&peer(32));
+        lookup.learn([peer(2), peer(17)]);
+        assert_eq!(next(&mut lookup), Some((17, 0)));
+        lookup.failed(&peer(17), false);
+        assert_eq!(next(&mut lookup), Some((32, 32)));
+        lookup.answered(&peer(32));
+        assert_eq!(next(&mut lookup), None);
+        assert!(!lookup.is_waiting());
     }
 
     #[test]

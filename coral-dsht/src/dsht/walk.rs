@@ -21,8 +21,10 @@ pub(crate) struct Walk {
     levels: Levels,
     level: Level,
     entered: bool,
-    /// Whom it waits for and who is in time. While there is one, nobody else is asked.
+    /// Whom it waits for and who is in time. While there are `width` of them, nobody else is asked.
     fresh: BTreeSet<NodeId>,
+    /// One at first: an answer tells better whom to ask next. One more for each who was late, as more will be.
+    width: usize,
     hops: Vec<Hop>,
 }
 
@@ -66,7 +68,16 @@ impl Walk {
     /// A walk through `levels`, the nearest first. `None` if there is no level.
     pub(crate) fn new(lookup: Lookup, purpose: Purpose, levels: Levels) -> Option<Self> {
         let level = levels.nearest()?;
-        Some(Self { lookup, purpose, levels, level, entered: false, fresh: BTreeSet::new(), hops: Vec::new() })
+        Some(Self {
+            lookup,
+            purpose,
+            levels,
+            level,
+            entered: false,
+            fresh: BTreeSet::new(),
+            width: 1,
+            hops: Vec::new(),
+        })
     }
 
     /// The same, but this node's own table is left out of it.
@@ -97,7 +108,7 @@ impl Walk {
             self.learn_own(lent);
             return Step::Enter;
         }
-        if !self.fresh.is_empty() {
+        if self.fresh.len() >= self.width {
             return Step::Wait;
         }
         match self.lookup.next() {
@@ -105,7 +116,8 @@ impl Walk {
                 self.fresh.insert(peer.id);
                 Step::Ask(peer, aim)
             }
-            None if self.lookup.is_waiting() => Step::Wait,
+            // Those who are late at a nearer level are not waited for: should they have it, it comes all the same.
+            None if self.lookup.is_waiting() && (self.is_at_last_level() || !self.fresh.is_empty()) => Step::Wait,
             None => {
                 // Where nobody was asked, the hop is this node itself: it knows nobody nearer.
                 if self.hops.iter().all(|hop| hop.level != self.level) {
@@ -116,6 +128,10 @@ impl Walk {
         }
     }
 
+    fn is_at_last_level(&self) -> bool {
+        self.levels.next_farther(self.level).is_none()
+    }
+
     /// Goes on at the next wider level; `false` if there is none.
     pub(crate) fn climb(&mut self) -> bool {
         let Some(level) = self.levels.next_farther(self.level) else {
@@ -124,6 +140,7 @@ impl Walk {
         self.level = level;
         self.lookup.climb();
         self.fresh.clear();
+        self.width = 1;
         self.entered = false;
         true
     }
@@ -139,9 +156,11 @@ impl Walk {
         self.fresh.remove(&peer.id);
     }
 
-    /// `peer` is late: somebody else may be asked meanwhile.
+    /// `peer` is late: others may be asked meanwhile.
     pub(crate) fn slow(&mut self, peer: &Peer) {
-        self.fresh.remove(&peer.id);
+        if self.fresh.remove(&peer.id) {
+            self.width = (self.width + 1).min(MAX_WIDTH);
+        }
     }
 
     /// `peer` did not answer at all, or shares no cluster with us at this level any more.
@@ -177,6 +196,8 @@ impl Walk {
     }
 }
 
+/// Requests in time that a walk has under way at most.
+const MAX_WIDTH: usize = 4;
 /// Members of a cluster in which gets go straight for the nearest node.
 const SMALL_CLUSTER: u32 = 64;
 /// Peers of one answer that are looked at: an honest one has a handful.
