@@ -239,6 +239,34 @@ async fn when_the_one_who_fetches_dies_the_next_one_takes_its_place() {
 }
 
 #[tokio::test]
+async fn when_the_one_who_fetches_dies_within_the_body_it_is_seen_and_the_next_visitors_get_the_whole() {
+    let (network, origin, gate) = (MemoryNetwork::new(), Origin::start().await, Gate::closed());
+    let head = format!("{}\r\ncontent-length: 5\r\n\r\nhe", OK.replace('\n', "\r\n")).into_bytes();
+    origin.on("/page", vec![Step::Send(head), Step::Wait(gate.clone()), Step::Send(b"llo".to_vec())]);
+    let first = Node::start(&network, &origin).await;
+    let text = format!("GET /page HTTP/1.1\nhost: {HOST}\n\n");
+    let _lost = Transfer::begin(first.addr, &text).await;
+    let nodes = network_of(3, &network, &origin).await;
+    let mut transfers = Vec::new();
+    for node in &nodes {
+        let mut transfer = Transfer::begin(node.addr, &text).await;
+        assert_eq!(transfer.read(2).await, b"he");
+        transfers.push(transfer);
+    }
+    first.crash().await;
+    for transfer in &mut transfers {
+        assert!(!transfer.finish().await.whole, "a cut body is seen to be cut");
+    }
+    assert_eq!(origin.count("/page"), 1);
+    gate.open();
+    for client in ask_all(&nodes, "/page") {
+        let reply = client.await.unwrap();
+        assert_eq!((reply.text().as_str(), reply.whole), ("hello", true));
+    }
+    assert_eq!(origin.count("/page"), 2);
+}
+
+#[tokio::test]
 async fn what_is_not_to_be_shared_is_asked_for_by_all_at_once() {
     let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
     let (first, rest) = (Gate::closed(), Gate::closed());
@@ -314,7 +342,7 @@ impl Script {
         for _ in 0..count {
             // Impatient in one thing and patient in the other: so only what nodes tell each other can end a circle.
             let change = |config: &mut coral_proxy::Config| {
-                config.peer.first_byte_timeout = Duration::from_millis(300);
+                config.peer.first_byte_timeout = Duration::from_millis(if ring { 300 } else { 900 });
                 config.peer.patience = Duration::from_secs(3600);
             };
             let node = Node::start_on(|addr| script.index(addr), origin, change).await;
@@ -350,7 +378,7 @@ async fn a_line_of_nodes_waits_for_a_slow_origin_and_passes_on_what_comes() {
         })
         .collect();
     // Longer than a node may be silent, and nobody has turned to the origin.
-    until(async || nodes[..3].iter().all(|node| told_to_wait(node) >= 3)).await;
+    until(async || nodes[..3].iter().all(|node| told_to_wait(node) >= 2)).await;
     assert_eq!(origin.count("/page"), 1);
     gate.open();
     let mut transfers = Vec::new();
