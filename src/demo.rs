@@ -1,8 +1,7 @@
 //! `coral demo`: a small network on loopback addresses, a web site, a flash crowd, and then time to try it by hand.
 //!
 //! Nothing of it is pretended: the nodes are those of `coral node`, their sockets are real, and the origin counts for
-//! itself. Only the distances are missing: all nodes are near each other. One first request for each object goes
-//! before the crowd.
+//! itself. Only the distances are missing: all nodes are near each other.
 
 use std::path::Path;
 use std::time::Duration;
@@ -102,8 +101,8 @@ async fn show(options: &Options, disk: &Path, wrong: &mut Vec<String>) -> anyhow
     network.joined(JOIN).await?;
     print!("{}", report::network(&network));
 
-    let first = crowd::first_requests(&network, &objects).await?;
-    print!("{}", report::first_requests(&first));
+    let first = crowd::first_instant(&network, &objects).await?;
+    print!("{}", report::first_instant(&first));
     let crowd = crowd::play(&network, &objects, options).await?;
     let asked = origin.asked();
     print!("{}", report::crowd(&crowd));

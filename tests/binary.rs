@@ -150,8 +150,8 @@ fn the_demonstration_ends_well() {
     assert!(said.contains("All is well"), "{said}");
     let total = said.lines().find(|line| line.starts_with("│ all ")).expect("a line of totals");
     let cells: Vec<&str> = total.split_whitespace().collect();
-    // 11 first requests, 200 of the crowd, and the large file once more for each node; 11 objects.
-    assert_eq!(cells[4..6], ["214", "11"], "{total}");
+    // 11 objects, each asked of each node at first; then 200 of the crowd, and the large file once more for each node.
+    assert_eq!(cells[4..6], ["236", "11"], "{total}");
 }
 
 /// A node whose log is read line by line.

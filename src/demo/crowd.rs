@@ -1,4 +1,4 @@
-//! The visitors: one first request for each object, then many clients at once. Each body is checked by its digest, and
+//! The visitors: all nodes asked for all objects in one instant, then many clients at once. Each body is checked by its digest, and
 //! each answer is counted by what its `Cache-Status` says the cache did.
 
 use std::collections::BTreeMap;
@@ -129,19 +129,30 @@ impl Tally {
     }
 }
 
-/// One request for each object, in turn, by way of one node after another.
-pub(super) async fn first_requests(network: &Network, objects: &[Object]) -> anyhow::Result<Tally> {
+/// Every node is asked for every object in one instant, while none of them has any.
+pub(super) async fn first_instant(network: &Network, objects: &[Object]) -> anyhow::Result<Tally> {
     let host = network.coralized_host();
-    let mut client = Client::new(network.proxies(), &host);
-    let mut tally = Tally::default();
+    let progress = progress("first instant", (network.nodes.len() * objects.len()) as u64);
+    let mut visitors = JoinSet::new();
     let begun = Instant::now();
-    let progress = progress("first requests", objects.len() as u64);
-    for (number, object) in objects.iter().enumerate() {
-        tally.count(object, client.fetch(number % network.nodes.len(), object).await);
-        progress.inc(1);
+    for object in objects {
+        for node in 0..network.nodes.len() {
+            let mut client = Client::new(network.proxies(), &host);
+            let (object, progress) = (object.clone(), progress.clone());
+            visitors.spawn(async move {
+                let mut tally = Tally::default();
+                tally.count(&object, client.fetch(node, &object).await);
+                progress.inc(1);
+                tally
+            });
+        }
     }
-    progress.finish_and_clear();
+    let mut tally = Tally::default();
+    while let Some(visitor) = visitors.join_next().await {
+        tally.merge(visitor.context("a visitor panicked")?);
+    }
     tally.took = begun.elapsed();
+    progress.finish_and_clear();
     Ok(tally)
 }
 

@@ -30,9 +30,10 @@ pub(super) fn network(network: &Network) -> String {
     titled("the network: every node runs all three parts, and has found the others", &rows)
 }
 
-pub(super) fn first_requests(tally: &Tally) -> String {
+pub(super) fn first_instant(tally: &Tally) -> String {
     format!(
-        "\nFirst, each object was asked for once: {} requests, {} failed, {} in {}.\n",
+        "\nFirst, with nothing cached, every node was asked for every object in one instant: \
+         {} requests, {} failed, {} in {}.\n",
         tally.requests(),
         tally.failures,
         ByteSize(tally.bytes),
