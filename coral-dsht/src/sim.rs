@@ -146,6 +146,11 @@ impl Simulation {
         self.map = map;
     }
 
+    /// How nodes that are added from now on are configured.
+    pub fn set_config(&mut self, config: Config) {
+        self.config = Arc::new(config);
+    }
+
     /// What the links do from now on.
     pub fn set_link(&mut self, link: Link) {
         self.link = link;

@@ -75,7 +75,7 @@ impl Op {
             (Self::Join(join), level) => join.answered(lent, level, peer, rtt, &response),
             (Self::Remove(remove), _) => remove.settled(response == Response::Done(true)),
             (Self::Nodes(nodes), _) => nodes.settled(peer),
-            (Self::Validate(validate), _) => validate.answered(lent, rtt, &response),
+            (Self::Validate(validate), _) => validate.answered(&lent.me.id, lent.config.initial_rto, rtt, &response),
             // These ask nothing that has no level.
             (Self::Get(_) | Self::Put(_) | Self::Claim(_) | Self::Refresh(_), None) => {}
         }

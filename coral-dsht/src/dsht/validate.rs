@@ -7,7 +7,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::dsht::Lent;
 use crate::dsht::op::Next;
 use crate::id::{ClusterId, NodeId};
 use crate::level::Level;
@@ -71,13 +70,13 @@ impl Validate {
         next
     }
 
-    /// `peer` has answered.
-    pub(crate) fn answered(&mut self, lent: &Lent<'_>, rtt: Duration, response: &Response) {
+    /// A member has answered `me` after `rtt`; one that took `repeated_after` or longer may have been asked twice.
+    pub(crate) fn answered(&mut self, me: &NodeId, repeated_after: Duration, rtt: Duration, response: &Response) {
         self.waiting = self.waiting.saturating_sub(1);
         let votes = match response {
             Response::Peers(peers) => {
-                for peer in peers.iter().filter(|peer| peer.id != lent.me.id) {
-                    if self.seen.len() < MAX_ASKED + MAX_PINGED && self.seen.insert(peer.id) {
+                for peer in peers.iter().filter(|peer| peer.id != *me) {
+                    if self.seen.len() < self.askable.len() + MAX_PINGED && self.seen.insert(peer.id) {
                         self.to_ping.push_back(*peer);
                     }
                 }
@@ -88,7 +87,7 @@ impl Validate {
         // Of an answer to a repeated request nobody knows how long it took (RFC 6298 §3): it is not counted.
         match rtt {
             rtt if rtt < self.diameter => votes.near += 1,
-            rtt if rtt < lent.config.initial_rto => votes.far += 1,
+            rtt if rtt < repeated_after => votes.far += 1,
             _ => {}
         }
     }
@@ -117,3 +116,77 @@ const MAX_ASKED: usize = 3;
 const MAX_PINGED: usize = 8;
 /// Fewer than these named members do not speak for a cluster.
 const FEW: u32 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Id;
+    use crate::peer::Services;
+
+    const DIAMETER: Duration = Duration::from_millis(20);
+    const REPEATED: Duration = Duration::from_millis(400);
+
+    fn peer(number: u8) -> Peer {
+        Peer::new(([192, 0, 2, number], 4000).into(), Services::NONE)
+    }
+
+    /// Whether a cluster is acceptable of which two known members, both near, name four others each, and these answer after
+    /// so many milliseconds; 0 stands for one that does not answer.
+    fn is_acceptable(named: &[u64]) -> bool {
+        let level = Level::new(2).unwrap();
+        let mut validate = Validate::new(level, Id::ZERO, DIAMETER, &[peer(101), peer(102)]);
+        let others: Vec<Peer> = (1..=named.len() as u8).map(peer).collect();
+        let mut pings = 0;
+        loop {
+            let rtt = match validate.next() {
+                Next::Ask(to, Request::Sample { .. }) => {
+                    let half = named.len() / 2;
+                    let names = if to == peer(101) { &others[..half] } else { &others[half..] };
+                    let response = Response::Peers(names.to_vec());
+                    validate.answered(&peer(0).id, REPEATED, Duration::from_millis(5), &response);
+                    continue;
+                }
+                Next::Ask(to, _) => {
+                    pings += 1;
+                    let rtt = named[others.iter().position(|other| *other == to).unwrap()];
+                    if rtt == 0 {
+                        validate.failed(&to);
+                        continue;
+                    }
+                    Duration::from_millis(rtt)
+                }
+                Next::Wait => unreachable!("all have answered"),
+                Next::Done(()) => break,
+            };
+            validate.answered(&peer(0).id, REPEATED, rtt, &Response::Pong { seen_as: peer(0).addr });
+        }
+        assert!(pings <= MAX_PINGED);
+        validate.is_acceptable()
+    }
+
+    #[test]
+    fn four_of_five_members_must_answer_within_the_diameter() {
+        assert!(is_acceptable(&[5, 5, 5, 5, 5]));
+        assert!(is_acceptable(&[5, 5, 5, 5, 30]));
+        assert!(!is_acceptable(&[5, 5, 5, 30, 30]));
+        assert!(is_acceptable(&[5, 5, 5, 5, 0]));
+        assert!(!is_acceptable(&[5, 5, 5, 0, 0]));
+    }
+
+    #[test]
+    fn an_answer_to_a_repeated_ping_says_nothing() {
+        assert!(is_acceptable(&[5, 5, 5, 5, 5, 410, 410, 410]));
+    }
+
+    #[test]
+    fn known_members_count_only_where_there_is_hardly_anybody_else() {
+        assert!(is_acceptable(&[]));
+        assert!(!is_acceptable(&[30]), "two of three");
+        assert!(!is_acceptable(&[5, 5, 5, 30, 30, 30]));
+    }
+
+    #[test]
+    fn no_more_are_pinged_than_a_few() {
+        assert!(is_acceptable(&[5; 20]));
+    }
+}
