@@ -289,6 +289,40 @@ async fn what_is_not_to_be_shared_is_asked_for_by_all_at_once() {
 }
 
 #[tokio::test]
+async fn when_the_origin_fails_for_the_first_the_others_try_at_once_and_not_in_turn() {
+    let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
+    let (first, rest) = (Gate::closed(), Gate::closed());
+    for gate in [&first, &rest] {
+        origin
+            .on("/bad", vec![Step::Wait(gate.clone()), Step::Send(b"this is not HTTP\r\n\r\n".to_vec()), Step::Close]);
+    }
+    let nodes = network_of(5, &network, &origin).await;
+    let clients = ask_all(&nodes, "/bad");
+    until(async || references(&nodes[0], "/bad").await.len() == 5).await;
+    until(async || origin.count("/bad") == 1).await;
+    first.open();
+    until(async || origin.count("/bad") == 5).await;
+    rest.open();
+    for client in clients {
+        assert_eq!(client.await.unwrap().status, 502);
+    }
+    until(async || references(&nodes[0], "/bad").await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn head_is_answered_by_a_node_that_has_the_object() {
+    let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
+    origin.text("/page", OK, "hello");
+    let nodes = network_of(2, &network, &origin).await;
+    get(nodes[0].addr, HOST, "/page").await;
+    let reply = request(nodes[1].addr, &format!("HEAD /page HTTP/1.1\nhost: {HOST}\n\n")).await;
+    assert_eq!((reply.status, reply.field("content-length"), reply.field("etag")), (200, "5", "\"a\""));
+    assert_eq!(reply.cache(), "coral; fwd=bypass; detail=peer-l0");
+    assert_eq!(origin.count("/page"), 1);
+    assert_eq!(references(&nodes[0], "/page").await, [nodes[0].addr], "who only asked for a head has nothing to give");
+}
+
+#[tokio::test]
 async fn a_body_that_varies_is_joined_while_it_arrives() {
     let (network, origin, gate) = (MemoryNetwork::new(), Origin::start().await, Gate::closed());
     let head = format!("{}\r\nvary: accept-encoding\r\ncontent-length: 5\r\n\r\n", OK.replace('\n', "\r\n"));
