@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Contact, LogFormat, Override, Suffix};
-use crate::demo;
+use crate::{demo, sim};
 
 /// CoralCDN: many small nodes that together serve a web site when too many people come at once.
 #[derive(Debug, Parser)]
@@ -27,6 +27,9 @@ pub enum Command {
     /// Run a small network on this machine, play a flash crowd against it, and let you try it.
     #[command(after_help = DEMO_HELP)]
     Demo(demo::Options),
+    /// Run an experiment with the index: thousands of nodes on virtual time, from one seed.
+    #[command(after_help = SIM_HELP)]
+    Sim(sim::Options),
     /// Print the coralized form of a URL.
     #[command(after_help = URL_HELP)]
     Url(UrlArgs),
@@ -163,6 +166,14 @@ Needs no root, no DNS set-up and no network: all of it is on loopback addresses.
 Examples:
   coral demo
   coral demo --nodes 8 --once";
+
+const SIM_HELP: &str = "\
+Needs no network. The same seed gives the same figures, but for those of memory and speed.
+
+Examples:
+  coral sim hotspot
+  coral sim hops --nodes 100000
+  coral sim flash --seed 7 --json flash.json --svg flash.svg";
 
 const URL_HELP: &str = "\
 Examples:

@@ -12,4 +12,5 @@ pub mod demo;
 pub mod http;
 pub mod logging;
 pub mod node;
+pub mod sim;
 mod tables;

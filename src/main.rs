@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use coral::cli::{Cli, Command};
-use coral::{commands, demo};
+use coral::{commands, demo, sim};
 
 /// Something was wrong with what the user gave or asked for, or with this machine.
 const FAILURE: u8 = 1;
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Node(args) => commands::node(&args),
         Command::Demo(options) => demo::run(&options),
+        Command::Sim(options) => sim::run(&options),
         Command::Url(args) => commands::url(&args),
         Command::Lookup(args) => commands::lookup(&args),
         Command::Status(args) => commands::status(&args),
