@@ -16,6 +16,7 @@ mod get;
 mod gone;
 mod hearsay;
 mod hints;
+mod informants;
 mod join;
 mod lookup;
 mod meter;
@@ -64,6 +65,7 @@ use get::Get;
 use gone::Gone;
 use hearsay::Hearsay;
 use hints::Hints;
+use informants::Informants;
 use join::Join;
 use lookup::Lookup;
 use meter::Meter;
@@ -116,6 +118,7 @@ pub struct Dsht {
     next_hint: Instant,
     next_weigh: Instant,
     gone: Gone,
+    informants: Informants,
     next_maintenance: Instant,
     next_refresh: Instant,
     refresh_after: Duration,
@@ -193,6 +196,7 @@ impl Dsht {
             next_hint: now + FIRST_HINT,
             next_weigh: now,
             gone: Gone::default(),
+            informants: Informants::default(),
             next_maintenance: now + config.maintenance(),
             next_refresh: now + FIRST_REFRESH.min(config.refresh),
             refresh_after: FIRST_REFRESH.min(config.refresh),
@@ -290,7 +294,8 @@ impl Dsht {
     /// outwards, so that whoever asks next is sent here; only the first of the whole network is told of nobody.
     ///
     /// The claim lives for `ttl`, at most a minute; [`put`](Self::put) renews it, [`remove`](Self::remove) ends it. Values in
-    /// `refused`, four at most, are not given (again): those of nodes that do not answer or do not have it.
+    /// `refused`, the last eight, are not given (again): those of nodes that do not answer or do not have it. Who has named
+    /// nothing but such values twice is passed over.
     pub fn claim(
         &mut self,
         now: Instant,
@@ -300,7 +305,8 @@ impl Dsht {
         levels: Levels,
         refused: &[Value],
     ) -> OpId {
-        match self.walk(key, Purpose::Get, levels) {
+        let lookup = Lookup::new(self.me.id, key).avoiding(self.informants.liars(now, &key, refused));
+        match Walk::new(lookup, Purpose::Get, levels.and(self.config.levels())) {
             Some(walk) => self.start(now, Op::Claim(Claim::new(walk, value, ttl, refused)), true),
             None => self.done(Outcome::Claim(Default::default())),
         }
@@ -735,8 +741,11 @@ impl Dsht {
                     if stored.at.is_empty() { &mut self.stats.puts_failed } else { &mut self.stats.puts_stored };
                 *counter += 1;
             }
-            (_, Outcome::Claim(claimed)) => {
+            (Op::Claim(claim), Outcome::Claim(claimed)) => {
                 self.note_published(now, op);
+                if let Some(informant) = claim.informant() {
+                    self.informants.note(now, claim.entry().0, informant, &claimed.values);
+                }
                 let counter =
                     if claimed.values.is_empty() { &mut self.stats.claims_first } else { &mut self.stats.claims_given };
                 *counter += 1;

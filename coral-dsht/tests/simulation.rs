@@ -1,11 +1,15 @@
 //! Two hundred nodes of the real state machine, on virtual time.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use coral_dsht::message::{Body, Message, Request, Response};
 use coral_dsht::sim::latency::Map;
 use coral_dsht::sim::link::Link;
-use coral_dsht::sim::{Simulation, check, swarm};
-use coral_dsht::{Config, HintsQuery, HopAnswer, Id, Key, Level, Levels, Outcome, Peer, Services, Value};
+use coral_dsht::sim::{Intruder, Simulation, check, swarm};
+use coral_dsht::{
+    Config, HintsQuery, HopAnswer, Id, Instant, Key, Level, Levels, Outcome, Peer, Services, Value, wire,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -340,6 +344,50 @@ fn what_a_living_node_holds_is_found_although_a_third_of_all_have_just_vanished(
     }
     let after = timed(&mut sim);
     assert!(after <= 2 * before, "a get took {before:?} before and {after:?} after, in nine of ten cases at most");
+}
+
+/// Answers each claim with a value of its own invention, never the same twice.
+#[derive(Debug)]
+struct Liar(u64);
+
+impl Intruder for Liar {
+    fn intercept(&mut self, _: Instant, _: Peer, from: SocketAddr, bytes: &[u8]) -> Option<Vec<(SocketAddr, Vec<u8>)>> {
+        let request = wire::decode(bytes).ok()?;
+        let Body::Request(Request::Claim { .. }) = request.body else { return None };
+        self.0 += 1;
+        let lie = Value::new(format!("lie {}", self.0).as_bytes()).unwrap();
+        let answer = Message { body: Body::Response(Response::Values(vec![lie])), ..request };
+        Some(vec![(from, wire::encode(&answer))])
+    }
+}
+
+#[test]
+fn who_lies_again_and_again_is_passed_over() {
+    let mut sim = network(16, 200);
+    for number in 0..100 {
+        let from = some_alive(&mut sim);
+        sim.put(from, key(number), value(number), HOUR);
+    }
+    // Every tenth node: most lookups pass none of them, some several.
+    for number in (0..200).step_by(10) {
+        sim.corrupt(number, Box::new(Liar(number as u64 * 1_000_000)));
+    }
+    let (mut misled, mut found) = (0, 0);
+    for number in 0..100 {
+        let from = 1 + 10 * sim.random(20);
+        let mut refused = Vec::new();
+        for _ in 0..8 {
+            let claimed = sim.claim(from, key(number), value(1000), Duration::from_secs(20), &refused);
+            if claimed.values.contains(&value(number)) {
+                found += 1;
+                break;
+            }
+            refused.extend(claimed.values);
+        }
+        misled += usize::from(!refused.is_empty());
+    }
+    assert!(misled > 10, "only {misled} claims met a liar");
+    assert!(found >= 90, "{found} of 100 found, {misled} were misled at first");
 }
 
 #[test]

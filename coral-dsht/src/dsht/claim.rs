@@ -33,6 +33,8 @@ pub(crate) struct Claim {
     granted: Levels,
     values: Vec<Value>,
     found_at: Option<Level>,
+    /// Who named them.
+    informant: Option<NodeId>,
     recorded: Vec<(Level, Peer)>,
 }
 
@@ -42,12 +44,13 @@ impl Claim {
             walk,
             value,
             ttl,
-            refused: refused.iter().take(MAX_REFUSED).cloned().collect(),
+            refused: refused.iter().rev().take(MAX_REFUSED).cloned().collect(),
             granted_by: None,
             deciding: None,
             granted: Levels::NONE,
             values: Vec::new(),
             found_at: None,
+            informant: None,
             recorded: Vec::new(),
         }
     }
@@ -65,6 +68,11 @@ impl Claim {
     /// Who has recorded this node's value, so that it can be withdrawn.
     pub(crate) fn holders(&self) -> Vec<(Level, Peer)> {
         self.recorded.clone()
+    }
+
+    /// Who named the values that it came to, if it was another node.
+    pub(crate) fn informant(&self) -> Option<NodeId> {
+        self.informant
     }
 
     /// Ends it where it stands.
@@ -118,10 +126,15 @@ impl Claim {
             Response::Values(values) => {
                 self.recorded.push((level, *peer));
                 let values: Vec<Value> = values.into_iter().filter(|value| self.is_of_use(value)).collect();
-                self.walk.answered(level, peer, rtt, HopAnswer::Values { count: values.len() }, &[]);
-                // A late answer of a nearer level is as welcome as any.
-                self.found_at = Some(level).filter(|_| !values.is_empty());
-                self.values = values;
+                if values.is_empty() {
+                    // It was told what is refused, and names it all the same: of no use, but others may be.
+                    self.walk.failed(lent, level, peer, Some(rtt));
+                } else {
+                    self.walk.answered(level, peer, rtt, HopAnswer::Values { count: values.len() }, &[]);
+                    // A late answer of a nearer level is as welcome as any.
+                    (self.found_at, self.informant) = (Some(level), Some(peer.id));
+                    self.values = values;
+                }
             }
             Response::Claimed => {
                 self.recorded.push((level, *peer));
@@ -200,5 +213,5 @@ impl Claim {
     }
 }
 
-/// Values that one claim can refuse: as many as one answer names.
-pub(crate) const MAX_REFUSED: usize = 4;
+/// Values that one claim can refuse, the last ones: twice as many as an answer names.
+const MAX_REFUSED: usize = 8;

@@ -30,6 +30,7 @@ pub(crate) struct Lookup {
     candidates: BTreeMap<NodeId, Candidate>,
     requests: u32,
     stride: Stride,
+    avoided: Vec<NodeId>,
     /// How often the peer reached has been asked again, since those it had named were silent.
     again: usize,
 }
@@ -81,8 +82,15 @@ impl Lookup {
             candidates: BTreeMap::new(),
             requests: 0,
             stride: Stride::HALF,
+            avoided: Vec::new(),
             again: 0,
         }
+    }
+
+    /// Never asks these.
+    pub(crate) fn avoiding(mut self, peers: impl IntoIterator<Item = NodeId>) -> Self {
+        self.avoided.extend(peers);
+        self
     }
 
     /// Goes on with this stride.
@@ -125,7 +133,7 @@ impl Lookup {
     pub(crate) fn learn(&mut self, peers: impl IntoIterator<Item = Peer>) {
         for peer in peers {
             let distance = peer.id.distance(&self.key);
-            if distance < self.reached && peer.id != self.me {
+            if distance < self.reached && peer.id != self.me && !self.avoided.contains(&peer.id) {
                 self.candidates.entry(peer.id).or_insert(Candidate { peer, distance, state: State::Untried });
             }
         }
