@@ -23,11 +23,37 @@ impl Value {
         (bytes.len() <= MAX_VALUE_BYTES).then(|| Self(bytes.into()))
     }
 
+    /// The value that names `addr`, as something whose `kind` the application knows.
+    ///
+    /// A node stores such a value for nobody but the node at that IP address. Its bytes are 0xa4 or 0xa6, for IPv4 or IPv6,
+    /// the kind, the address, and two for the port.
+    pub fn naming(kind: u8, addr: SocketAddr) -> Self {
+        let port = addr.port().to_be_bytes();
+        Self(match addr.ip().to_canonical() {
+            IpAddr::V4(ip) => [&[NAMES_V4, kind][..], &ip.octets(), &port].concat().into(),
+            IpAddr::V6(ip) => [&[NAMES_V6, kind][..], &ip.octets(), &port].concat().into(),
+        })
+    }
+
+    /// The kind and the address, if the value names one. Whatever has another form is opaque.
+    pub fn named(&self) -> Option<(u8, SocketAddr)> {
+        let (ip, kind, port): (IpAddr, _, _) = match *self.0 {
+            [NAMES_V4, kind, a, b, c, d, high, low] => ([a, b, c, d].into(), kind, [high, low]),
+            [NAMES_V6, kind, ref ip @ .., high, low] => (<[u8; 16]>::try_from(ip).ok()?.into(), kind, [high, low]),
+            _ => return None,
+        };
+        Some((kind, SocketAddr::new(ip.to_canonical(), u16::from_be_bytes(port))))
+    }
+
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
+
+/// How values that name an address begin.
+const NAMES_V4: u8 = 0xa4;
+const NAMES_V6: u8 = 0xa6;
 
 /// The bytes, escaped where they are no printable ASCII.
 impl fmt::Debug for Value {
@@ -218,4 +244,30 @@ pub enum Outcome {
         /// The source address of this node's datagrams, as the last of them saw it.
         seen_as: Option<SocketAddr>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_named_address_comes_back(kind: u8, ip: IpAddr, port: u16) {
+            let value = Value::naming(kind, SocketAddr::new(ip, port));
+            prop_assert_eq!(value.named(), Some((kind, SocketAddr::new(ip.to_canonical(), port))));
+        }
+
+        #[test]
+        fn any_bytes_are_opaque_or_name_an_address(head in 0xa3u8..0xa8, tail in proptest::collection::vec(any::<u8>(), 0..24)) {
+            let value = Value::new(&[&[head][..], &tail].concat()).unwrap();
+            let length = match head {
+                NAMES_V4 => 8,
+                NAMES_V6 => 20,
+                _ => usize::MAX,
+            };
+            prop_assert_eq!(value.named().is_some(), value.as_bytes().len() == length);
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::level::{Level, Levels, MAX_LEVELS};
+use crate::seal::NetworkKey;
 
 /// How a node takes part in the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,15 @@ pub struct Config {
     /// The most values that a node stores in all. Default 100,000. New ones are refused then,
     /// and go to the next node on the way.
     pub stored_values: u32,
+
+    /// The most values that a node stores for one address once the store is half full. Default 2,000.
+    ///
+    /// Higher lets one node fill more of the others' memory; lower refuses busy caches, whose values then go to the next
+    /// node on the way.
+    pub values_per_address: NonZeroU32,
+
+    /// The same for one network: a /24 of IPv4 or a /48 of IPv6. Default 10,000.
+    pub values_per_prefix: NonZeroU32,
 
     /// The longest a value lives without being renewed, whatever its owner asks for. Default one day.
     #[serde(with = "span")]
@@ -96,6 +106,18 @@ pub struct Config {
     #[serde(with = "span")]
     pub refresh: Duration,
 
+    /// The secret that all nodes of a closed network share: 64 hexadecimal digits. Default: none, an open network.
+    ///
+    /// With one every datagram is authenticated, for 16 bytes and some microseconds each, and strangers are dropped before
+    /// anything else is looked at.
+    pub network_key: Option<NetworkKey>,
+
+    /// Requests served a second for one network, a /24 of IPv4 or a /48 of IPv6, and twice as many in a burst. Default
+    /// 10,000; more are dropped before they are looked at.
+    ///
+    /// Lower leaves more of a small machine to others under a flood.
+    pub requests_per_prefix: NonZeroU32,
+
     /// Requests of the application under way at once. Default 4,096; beyond it the handle's channel makes them wait.
     pub operations: u32,
 
@@ -130,6 +152,8 @@ impl Default for Config {
             loaded_puts_per_minute: count(12),
             values_per_key: count(16),
             stored_values: 100_000,
+            values_per_address: count(2000),
+            values_per_prefix: count(10_000),
             max_ttl: Duration::from_secs(24 * 60 * 60),
             values_per_answer: count(4),
             claim_fan_out: count(4),
@@ -141,6 +165,8 @@ impl Default for Config {
             keepalive: Duration::from_secs(20),
             verified: Duration::from_secs(40),
             refresh: Duration::from_secs(300),
+            network_key: None,
+            requests_per_prefix: count(10_000),
             operations: 4096,
             rules: Rules::default(),
         }

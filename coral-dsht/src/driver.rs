@@ -122,6 +122,10 @@ impl Driver {
                 let _ = reply.send(());
                 return;
             }
+            Command::Contacts { reply } => {
+                let _ = reply.send(self.dsht.lasting_peers().iter().map(|peer| peer.addr).collect());
+                return;
+            }
             Command::Snapshot { reply } => {
                 // Whoever asked may have given up meanwhile.
                 let _ = reply.send(self.dsht.snapshot(now));

@@ -23,6 +23,8 @@ mod meter;
 mod nodes;
 mod op;
 mod put;
+mod quota;
+mod rates;
 mod recent;
 mod refresh;
 mod remove;
@@ -53,6 +55,7 @@ use crate::id::{Distance, ID_BYTES, Id, Key, NodeId};
 use crate::level::{Level, Levels, MAX_LEVELS};
 use crate::message::{Body, Clusters, Header, Message, Request, Response, Token};
 use crate::peer::{Peer, Services};
+use crate::seal::Seal;
 use crate::stats::Stats;
 use crate::time::Instant;
 use crate::wire;
@@ -72,6 +75,7 @@ use meter::Meter;
 use nodes::{Nodes, neighbour, shares};
 use op::{Next, Op};
 use put::Put;
+use rates::Rates;
 use recent::Recent;
 use refresh::Refresh;
 use remove::{Lost, Published, Remove};
@@ -98,6 +102,8 @@ pub struct Dsht {
     lost: VecDeque<Lost>,
     own_puts: BTreeMap<Key, Meter>,
     rpcs: Rpcs,
+    seal: Seal,
+    rates: Rates,
     admission: Admission,
     /// Drawn anew with each start: what this node held before is gone.
     instance: u32,
@@ -182,6 +188,8 @@ impl Dsht {
             lost: VecDeque::new(),
             own_puts: BTreeMap::new(),
             rpcs: Rpcs::default(),
+            seal: Seal::new(config.network_key.as_ref()),
+            rates: Rates::default(),
             admission: Admission::new(secret),
             instance,
             verifying: BTreeSet::new(),
@@ -216,14 +224,22 @@ impl Dsht {
         self.stats.datagrams_received += 1;
         self.stats.bytes_received += bytes.len() as u64;
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        match wire::decode(bytes) {
+        // First of all: what a stranger to the network says is not looked at, nor counted against an address that it names.
+        let sealed = match self.seal.check(bytes) {
+            Ok(sealed) => sealed,
+            Err(error) => return self.drop_datagram(error.name()),
+        };
+        if !wire::is_answer(sealed) && !self.rates.admit(&self.config, now, from.ip()) {
+            return self.drop_datagram("flood");
+        }
+        match self.seal.decode(sealed) {
             Err(error) => self.drop_datagram(error.name()),
             Ok(_) if from == self.me.addr => self.drop_datagram("own"),
             Ok(message) => {
                 let peer = Peer::new(from, message.header.services);
                 match message.body {
                     Body::Request(request) => {
-                        self.serve(now, peer, &message.header, message.request_id, request, bytes.len());
+                        self.serve(now, peer, &message.header, message.request_id, request, sealed.len());
                     }
                     Body::Response(response) => match self.rpcs.finish(message.request_id, from) {
                         Some(pending) => self.answered(now, peer, &message.header, pending, response),
@@ -385,6 +401,11 @@ impl Dsht {
         self.me
     }
 
+    /// Peers that have lasted, some from each part of the tables: whoever starts again with these finds its network.
+    pub fn lasting_peers(&self) -> Vec<Peer> {
+        self.routing.lasting(MAX_LASTING)
+    }
+
     /// The counters.
     pub fn stats(&self) -> &Stats {
         &self.stats
@@ -498,7 +519,7 @@ impl Dsht {
     }
 
     /// An answer has come to a request of ours.
-    fn answered(&mut self, now: Instant, peer: Peer, header: &Header, pending: Pending, mut response: Response) {
+    fn answered(&mut self, now: Instant, peer: Peer, header: &Header, pending: Pending, response: Response) {
         let rtt = now.saturating_since(pending.sent);
         self.heard(now, peer, header, (!pending.repeated).then_some(rtt));
         if let Some(token) = header.token {
@@ -514,9 +535,12 @@ impl Dsht {
             self.ask_again(now, pending);
             return;
         }
-        if let Response::Peers(peers) | Response::Room { peers, .. } = &mut response {
-            peers.retain(|peer| self.silent.get(now, &peer.id).is_none());
-        }
+        let silent: Vec<Peer> = match &response {
+            Response::Peers(peers) | Response::Room { peers, .. } => {
+                peers.iter().filter(|peer| self.silent.get(now, &peer.id).is_some()).copied().collect()
+            }
+            _ => Vec::new(),
+        };
         if let (Some(level), Response::Peers(peers) | Response::Room { peers, .. }) =
             (pending.request.level(), &response)
         {
@@ -532,6 +556,7 @@ impl Dsht {
             }
             Owner::Op(id) => self.advance(now, id, |op, lent| {
                 op.answered(lent, pending.request.level(), &peer, rtt, response);
+                op.pass_over(&silent);
             }),
         }
     }
@@ -568,6 +593,7 @@ impl Dsht {
     fn meet(&mut self, now: Instant, level: Level, informant: SocketAddr, peers: &[Peer]) {
         for peer in peers {
             if self.routing.has_room_for(peer.id, |other| other == level)
+                && self.silent.get(now, &peer.id).is_none()
                 && !self.verifying.contains(&peer.id)
                 && self.hearsay.admit(informant, peer)
             {
@@ -595,6 +621,7 @@ impl Dsht {
         self.store.sweep(now);
         self.admission.sweep(now);
         self.silent.sweep(now);
+        self.rates.sweep(now);
         for level in self.config.levels().nearest_first() {
             let typical = self.routing.typical_rtt(level).map_or(self.config.initial_rto, |rtt| rtt * 3 / 2);
             self.first_rto[level.index()] = typical.max(self.config.min_rto).min(self.config.initial_rto);
@@ -838,6 +865,7 @@ impl Dsht {
     }
 
     fn send(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+        let bytes = self.seal.close(bytes);
         self.stats.datagrams_sent += 1;
         self.stats.bytes_sent += bytes.len() as u64;
         self.outputs.push_back(Output::Send { to, bytes });
@@ -898,6 +926,8 @@ const FIRST_HINT: Duration = Duration::from_secs(60);
 const REPEATS_KNOWN: u32 = 2;
 /// The same for a peer that has never answered: it need not exist.
 const REPEATS_UNKNOWN: u32 = 1;
+/// Peers to start again with: some of them will have gone.
+const MAX_LASTING: usize = 32;
 /// A proof comes back within a round trip. An older one is late, or a copy: what it says of the time is not believed.
 const PROOF_LIFE: Duration = Duration::from_secs(2);
 /// How long whoever has not answered is not asked again because others name it: they notice by and by.

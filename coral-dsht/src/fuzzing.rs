@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::api::{HintsQuery, NodesQuery, Value};
 use crate::config::Config;
 use crate::dsht::{Dsht, Output};
-use crate::id::{ID_BYTES, Id};
+use crate::id::{Distance, ID_BYTES, Id};
 use crate::level::{Level, Levels};
+use crate::message::{Body, Header, Message, Request, Token};
 use crate::peer::{Peer, Services};
 use crate::time::Instant;
 use crate::wire;
@@ -28,6 +29,7 @@ pub fn operations(bytes: &[u8]) {
     let mut now = Instant::START;
     let mut dsht = Dsht::new(Arc::new(config), me, [7; 32], now);
     let mut asked: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
+    let mut tokens: Vec<(SocketAddr, Token)> = Vec::new();
     let mut rest = bytes;
     while let Some((code, tail)) = rest.split_first() {
         let (argument, tail) = tail.split_at(tail.len().min(usize::from(*code >> 4) * 8));
@@ -35,16 +37,18 @@ pub fn operations(bytes: &[u8]) {
         let mut take = Argument { bytes: argument };
         match code & 0xf {
             0 => {
-                let from = peer(take.u8());
-                dsht.handle_datagram(now, from, take.bytes);
+                let (from, kind) = (peer(take.u8()), take.u8());
+                if kind < 128 {
+                    dsht.handle_datagram(now, from, &datagram(kind, &[take.u8(); 8], take.u8(), take.bytes));
+                } else {
+                    dsht.handle_datagram(now, from, take.bytes);
+                }
             }
             1 => {
                 // A peer answers, with the right id, whatever the fuzzer likes.
                 if let Some((to, request)) = asked.pop() {
-                    let mut answer = vec![wire::VERSION, take.u8()];
-                    answer.extend(request.get(2..10).unwrap_or_default());
-                    answer.extend(take.bytes);
-                    dsht.handle_datagram(now, to, &answer);
+                    let id = request.get(2..10).unwrap_or_default();
+                    dsht.handle_datagram(now, to, &datagram(take.u8(), id, take.u8(), take.bytes));
                 }
             }
             2 => {
@@ -59,6 +63,24 @@ pub fn operations(bytes: &[u8]) {
             5 => {
                 let contacts = [peer(take.u8()), peer(take.u8())];
                 dsht.join(now, &contacts);
+            }
+            15 => {
+                // Whoever was given a token shows it.
+                if let Some((from, token)) = tokens.pop() {
+                    let header = Header { token: Some(token), ..Header::default() };
+                    let (level, key, value, ttl) = (Level::GLOBAL, take.key(), take.value(), Duration::from_secs(60));
+                    let body = match take.u8() % 4 {
+                        0 => Body::Proof,
+                        1 => Body::Request(Request::Remove { level, key, value }),
+                        2 => Body::Request(Request::Store { level, key, ttl, value, turned_back: take.u8() > 127 }),
+                        _ => {
+                            let (aim, refused, is_last) = (Distance::MAX, vec![take.value()], take.u8() > 127);
+                            Body::Request(Request::Claim { level, key, aim, ttl, is_last, value, refused })
+                        }
+                    };
+                    let message = Message { header, request_id: u64::from(take.u8()), body };
+                    dsht.handle_datagram(now, from, &wire::encode(&message));
+                }
             }
             _ if dsht.is_busy() => {}
             6 | 7 => {
@@ -95,11 +117,15 @@ pub fn operations(bytes: &[u8]) {
         while let Some(output) = dsht.poll_output() {
             if let Output::Send { to, bytes } = output {
                 assert!(bytes.len() <= wire::MAX_DATAGRAM_BYTES);
-                assert!(wire::decode(&bytes).is_ok(), "we understand what we say");
+                let message = wire::decode(&bytes).expect("we understand what we say");
+                if let (Body::Response(_), Some(token)) = (message.body, message.header.token) {
+                    tokens.push((to, token));
+                }
                 asked.push((to, bytes));
             }
         }
         asked.drain(..asked.len().saturating_sub(32));
+        tokens.drain(..tokens.len().saturating_sub(32));
         assert!(dsht.poll_timeout() > now, "what was due has been done");
         let snapshot = dsht.snapshot(now);
         assert!(snapshot.stored_values <= 64, "{} values are stored", snapshot.stored_values);
@@ -107,6 +133,15 @@ pub fn operations(bytes: &[u8]) {
             snapshot.neighbours.iter().all(|near| near.peer.id != me.id && near.peer.id == Id::of_node(near.peer.addr))
         );
     }
+}
+
+/// A datagram with a plausible header, as long as its kind must be.
+fn datagram(kind: u8, id: &[u8], flags: u8, rest: &[u8]) -> Vec<u8> {
+    let mut bytes = [&[wire::VERSION, kind], id, &[0; 6], &[flags], rest].concat();
+    if kind < 32 {
+        bytes.resize(bytes.len().max(wire::LEAST_REQUEST_BYTES), 0);
+    }
+    bytes
 }
 
 fn peer(number: u8) -> SocketAddr {

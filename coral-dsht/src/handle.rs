@@ -4,7 +4,7 @@
 //! [`Command`] is closed: it shows all that can be asked. A caller that gives up drops its future; the far end then
 //! finds the reply channel closed, which is no error.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -90,6 +90,11 @@ pub enum Command {
         /// For the answer.
         reply: oneshot::Sender<()>,
     },
+    /// See [`DshtHandle::contacts`].
+    Contacts {
+        /// For the answer.
+        reply: oneshot::Sender<Vec<SocketAddr>>,
+    },
     /// See [`DshtHandle::snapshot`].
     Snapshot {
         /// For the answer.
@@ -156,6 +161,11 @@ impl DshtHandle {
     /// What the node knows of itself and its neighbours: its clusters by level, its tables, its counters.
     pub async fn snapshot(&self) -> Result<Snapshot, Stopped> {
         self.ask(|reply| Command::Snapshot { reply }).await
+    }
+
+    /// A few peers that have lasted: who starts again with these as its seeds finds its network.
+    pub async fn contacts(&self) -> Result<Vec<SocketAddr>, Stopped> {
+        self.ask(|reply| Command::Contacts { reply }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {

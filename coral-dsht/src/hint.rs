@@ -2,10 +2,10 @@
 //!
 //! A hint is a node's address, stored under the keys of its own network and of the routers in front of it. A newcomer
 //! behind the same routers finds it there, and with it its clusters; so does a nameserver whose client is. Anybody can
-//! store anything there: whoever follows a hint asks the node itself first. Finding out which routers there are is left
+//! store itself there: whoever follows a hint asks the node itself first. Finding out which routers there are is left
 //! to others.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::api::Value;
@@ -49,28 +49,20 @@ pub fn router(addr: IpAddr) -> Key {
     }
 }
 
-/// The hint that names the node at `addr`: the bytes of address and port.
+/// The hint that names the node at `addr`. It is stored for no other node.
 pub fn value(addr: SocketAddr) -> Value {
-    let mut bytes = match addr.ip().to_canonical() {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    bytes.extend(addr.port().to_be_bytes());
-    Value::new(&bytes).expect("18 bytes are no more than a value may have")
+    Value::naming(NODE, addr)
 }
 
 /// The node that a hint names; `None` if it is none.
 pub fn node(value: &Value) -> Option<SocketAddr> {
-    let (ip, port) = value.as_bytes().split_last_chunk::<2>()?;
-    let ip = match ip.len() {
-        4 => IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(ip).ok()?)),
-        16 => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(ip).ok()?)).to_canonical(),
-        _ => return None,
-    };
-    let port = u16::from_be_bytes(*port);
-    let is_possible = port != 0 && !ip.is_unspecified() && !ip.is_multicast();
-    is_possible.then(|| SocketAddr::new(ip, port))
+    let (kind, addr) = value.named()?;
+    let is_possible = addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast();
+    (kind == NODE && is_possible).then_some(addr)
 }
+
+/// What a hint names.
+const NODE: u8 = b'n';
 
 fn is_public(addr: IpAddr) -> bool {
     match addr {

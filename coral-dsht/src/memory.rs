@@ -130,6 +130,10 @@ impl Shared {
                 self.routers.insert(me.addr, routers);
                 let _ = reply.send(());
             }
+            Command::Contacts { reply } => {
+                let others = self.peers.iter().filter(|peer| **peer != me);
+                let _ = reply.send(others.map(|peer| peer.addr).collect());
+            }
             Command::Snapshot { reply } => {
                 let _ = reply.send(self.snapshot(me));
             }

@@ -10,7 +10,8 @@
 //! The flags hold the number of clusters in their lowest two bits; 4 says that there is a token, 8 that the sender would
 //! like to have it back. A request, or a goodbye, ends with zeros where it would be shorter than [`LEAST_REQUEST_BYTES`]:
 //! since nobody answers a stranger with more bytes than the stranger has sent, a request pays for its answer in advance.
-//! Each message has exactly one form.
+//! Each message has exactly one form. In a closed network the version has its highest bit set, and 16 bytes follow the
+//! message: see [`crate::seal`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -44,6 +45,9 @@ pub enum DecodeError {
     /// Bytes are left over behind the message.
     #[error("bytes are left over")]
     Trailing,
+    /// The network is closed, and whoever sent this does not have its key.
+    #[error("from somebody without the key of the network")]
+    Stranger,
     /// The first byte is not [`VERSION`].
     #[error("another version of the protocol, or another protocol")]
     Version,
@@ -62,6 +66,7 @@ impl DecodeError {
             Self::TooLong => "too-long",
             Self::Truncated => "truncated",
             Self::Trailing => "trailing",
+            Self::Stranger => "stranger",
             Self::Version => "version",
             Self::Kind => "kind",
             Self::Field => "field",
@@ -132,11 +137,21 @@ pub fn encode(message: &Message) -> Vec<u8> {
 ///
 /// Never panics, and allocates no more than a small multiple of `bytes.len()`.
 pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
+    decode_version(VERSION, bytes)
+}
+
+/// Whether these bytes, if they are a message, are an answer.
+pub(crate) fn is_answer(bytes: &[u8]) -> bool {
+    bytes.get(1).is_some_and(|kind| *kind >= PONG)
+}
+
+/// The same as [`decode`] where the first byte is to be `version`.
+pub(crate) fn decode_version(version: u8, bytes: &[u8]) -> Result<Message, DecodeError> {
     if bytes.len() > MAX_DATAGRAM_BYTES {
         return Err(DecodeError::TooLong);
     }
     let mut input = Reader { rest: bytes };
-    if input.u8()? != VERSION {
+    if input.u8()? != version {
         return Err(DecodeError::Version);
     }
     let kind = input.u8()?;

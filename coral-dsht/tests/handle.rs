@@ -48,6 +48,7 @@ async fn suite(a: &DshtHandle, b: &DshtHandle) {
     let refusing = b.claim(cold, value("b"), ttl, Levels::ALL, vec![value("a")]).await.unwrap();
     assert!(refusing.values.is_empty());
 
+    assert_eq!(a.contacts().await.unwrap(), [b.snapshot().await.unwrap().me.addr]);
     let query = NodesQuery { level: Level::GLOBAL, count: 5, target: None, services: WEB };
     let near = a.nodes(query).await.unwrap();
     assert_eq!(near.iter().map(|near| near.peer).collect::<Vec<_>>(), [b.snapshot().await.unwrap().me]);
@@ -88,9 +89,13 @@ struct Node {
 }
 
 async fn node(services: Services, seeds: Vec<SocketAddr>) -> Node {
+    node_with(Config::default(), services, seeds).await
+}
+
+async fn node_with(config: Config, services: Services, seeds: Vec<SocketAddr>) -> Node {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let me = Peer::new(socket.local_addr().unwrap(), services);
-    let (handle, driver) = Driver::new(socket, me, Arc::new(Config::default())).unwrap();
+    let (handle, driver) = Driver::new(socket, me, Arc::new(config)).unwrap();
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(driver.run(seeds, async move { drop(stopped.await) }));
     Node { handle, me, stop, task }
@@ -194,4 +199,22 @@ async fn seeds_that_come_later_are_found() {
     let (_handle, driver) = Driver::new(socket, Peer::new(addr, WEB), config).unwrap();
     tokio::spawn(driver.run(Vec::new(), std::future::pending()));
     neighbours(&early, 1).await;
+}
+
+#[tokio::test]
+async fn nodes_with_one_network_key_meet_and_others_do_not() {
+    let with_key = |digit: &str| Config { network_key: Some(digit.repeat(64).parse().unwrap()), ..Config::default() };
+    let a = node_with(with_key("a"), Services::NONE, Vec::new()).await;
+    let b = node_with(with_key("a"), WEB, vec![a.me.addr]).await;
+    let stranger = node_with(with_key("b"), WEB, vec![a.me.addr]).await;
+    neighbours(&a.handle, 1).await;
+    neighbours(&b.handle, 1).await;
+    suite(&a.handle, &b.handle).await;
+    let turned_away = async {
+        while !a.handle.snapshot().await.unwrap().stats.dropped.contains_key("stranger") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), turned_away).await.unwrap();
+    assert!(stranger.handle.snapshot().await.unwrap().neighbours.is_empty());
 }

@@ -321,6 +321,68 @@ fn a_peers_name_on_a_datagram_changes_nothing() {
     assert_eq!(net.get(2, key).values, [value(1)]);
 }
 
+#[test]
+fn a_value_that_names_an_address_is_stored_for_nobody_else() {
+    let mut net = Net::of(8);
+    let key = net.key_at(5);
+    let web = |number: u8| SocketAddr::new(addr(number).ip(), 80);
+    net.put(2, key, Value::naming(b'h', web(1)));
+    assert_eq!(net.holders(key), [2], "nobody else took it");
+    let mine = Value::naming(b'h', web(3));
+    net.put(3, key, mine.clone());
+    assert_eq!(net.get(4, key).values, [mine]);
+    // Nor does a claim in its name send others to it.
+    let (cold, now) = (Id::hash(&[b"cold"]), net.now);
+    for number in [2, 3] {
+        net.done.clear();
+        net.node(number).claim(now, cold, Value::naming(b'h', web(number - 1)), 20 * SECOND, Levels::ALL, &[]);
+        net.run(SECOND);
+    }
+    let given = |outcome: &Outcome| matches!(outcome, Outcome::Claim(claimed) if !claimed.values.is_empty());
+    assert!(!net.done.is_empty() && !net.done.iter().any(given), "{:?}", net.done);
+}
+
+#[test]
+fn a_flood_from_one_network_is_dropped_and_the_others_are_served() {
+    let few = Config { diameters: Vec::new(), requests_per_prefix: 50.try_into().unwrap(), ..Config::default() };
+    let mut net = Net::with(3, few);
+    net.log.clear();
+    let ping = request(Request::Ping);
+    for host in 0..1000u32 {
+        net.inject(([203, 0, 113, host as u8], 1000 + host as u16).into(), 1, &ping);
+    }
+    assert_eq!(net.log.len(), 100);
+    assert_eq!(net.node(1).stats().dropped["flood"], 900);
+    net.inject(([198, 51, 100, 1], 4000).into(), 1, &ping);
+    assert_eq!(net.log.len(), 101);
+}
+
+#[test]
+fn a_closed_network_works_as_an_open_one_and_answers_no_stranger() {
+    let with_key = |digit: &str| Config { network_key: Some(digit.repeat(64).parse().unwrap()), ..Config::default() };
+    let mut net = Net::with(8, with_key("1"));
+    let key = net.key_at(5);
+    assert_eq!(net.put(1, key, value(1)).at.len(), 3);
+    assert_eq!(net.get(2, key).values, [value(1)]);
+    assert_eq!(net.remove(1, key, value(1)), 3);
+    net.log.clear();
+    for body in every_request(key) {
+        net.inject(([203, 0, 113, 7], 4000).into(), 5, &request(body.clone()));
+        net.inject(addr(1), 5, &request(body));
+    }
+    assert_eq!((net.log.len(), net.node(5).stats().dropped["stranger"]), (0, 16));
+    // Who has another key, or none, finds nobody and is found by nobody.
+    for (number, config) in [(20, with_key("2")), (21, Config::default())] {
+        net.config = Arc::new(config);
+        net.start(number, 0);
+        net.run(5 * SECOND);
+        let now = net.now;
+        assert!(net.node(number).snapshot(now).neighbours.is_empty());
+    }
+    let now = net.now;
+    assert_eq!(net.node(1).snapshot(now).neighbours.len(), 7);
+}
+
 /// A reaches B, B reaches C, A does not reach C [NT05].
 #[test]
 fn what_one_node_cannot_reach_is_not_lost_to_it_or_to_others() {

@@ -7,7 +7,7 @@
 //! has at most one request under way for each key, so that a withdrawal overtakes neither a claim nor a put.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::config;
 use crate::metrics::Metrics;
 
-/// The first byte of a reference: an HTTP address follows. Other kinds of values may come to share a key.
+/// What a reference names: an HTTP address. Other kinds of values may come to share a key.
 const HTTP_ADDRESS: u8 = b'h';
 /// Requests to the index under way at one time.
 const CONCURRENT: usize = 32;
@@ -30,26 +30,13 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a reference says: the HTTP address of a node. `None` if the value is no reference.
 pub fn decode_reference(value: &Value) -> Option<SocketAddr> {
-    let (kind, rest) = value.as_bytes().split_first()?;
-    let (ip, port) = rest.split_last_chunk::<2>()?;
-    let ip: IpAddr = match ip.len() {
-        4 => Ipv4Addr::from(<[u8; 4]>::try_from(ip).ok()?).into(),
-        16 => Ipv6Addr::from(<[u8; 16]>::try_from(ip).ok()?).into(),
-        _ => return None,
-    };
-    let port = u16::from_be_bytes(*port);
-    (*kind == HTTP_ADDRESS && port != 0).then(|| SocketAddr::new(ip.to_canonical(), port))
+    let (kind, addr) = value.named()?;
+    (kind == HTTP_ADDRESS && addr.port() != 0).then_some(addr)
 }
 
-/// The reference that names the node with this HTTP address.
+/// The reference that names the node with this HTTP address. The index stores it for no other node.
 pub fn encode_reference(addr: SocketAddr) -> Value {
-    let mut bytes = vec![HTTP_ADDRESS];
-    match addr.ip().to_canonical() {
-        IpAddr::V4(ip) => bytes.extend(ip.octets()),
-        IpAddr::V6(ip) => bytes.extend(ip.octets()),
-    }
-    bytes.extend(addr.port().to_be_bytes());
-    Value::new(&bytes).expect("19 bytes are fewer than 64")
+    Value::naming(HTTP_ADDRESS, addr)
 }
 
 /// Where changes are told. Clones tell the same task, which ends with the last of them.
@@ -367,6 +354,8 @@ impl PopFirstIf for BTreeSet<(Instant, Key)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use coral_dsht::{Command, Id, Stored};
     use prometheus_client::registry::Registry;
     use proptest::prelude::*;

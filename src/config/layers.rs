@@ -87,8 +87,10 @@ impl Config {
         };
         for layer in overrides {
             lay(&mut table, layer, &schema).map_err(|e| anyhow!("{}: {e}", layer.origin))?;
-            config = Self::from_table(table.clone())
-                .map_err(|e| anyhow!("{}: `{}`: {}", layer.origin, layer.value, e.message()))?;
+            // A secret with a slip of the finger is nearly the secret.
+            let value = if layer.path.ends_with("_key") { "(not shown)" } else { &layer.value };
+            config =
+                Self::from_table(table.clone()).map_err(|e| anyhow!("{}: `{value}`: {}", layer.origin, e.message()))?;
         }
         config.check()?;
         Ok(config)

@@ -151,9 +151,9 @@ impl Claim {
         }
     }
 
-    /// See [`Walk::slow`].
-    pub(crate) fn slow(&mut self, peer: &Peer) {
-        self.walk.slow(peer);
+    /// The lookup, to be told who is late or silent.
+    pub(crate) fn walk(&mut self) -> &mut Walk {
+        &mut self.walk
     }
 
     /// See [`Walk::failed`].

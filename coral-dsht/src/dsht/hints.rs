@@ -113,11 +113,9 @@ impl Hints {
         }
     }
 
-    /// See [`Walk::slow`].
-    pub(crate) fn slow(&mut self, peer: &Peer) {
-        if let Some(get) = &mut self.get {
-            get.walk().slow(peer);
-        }
+    /// The lookup, to be told who is late or silent.
+    pub(crate) fn walk(&mut self) -> Option<&mut Walk> {
+        self.get.as_mut().map(Get::walk)
     }
 
     /// `peer` did not answer.

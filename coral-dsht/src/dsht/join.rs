@@ -9,6 +9,7 @@ use crate::api::Outcome;
 use crate::dsht::Lent;
 use crate::dsht::op::Next;
 use crate::dsht::refresh::Refresh;
+use crate::dsht::walk::Walk;
 use crate::level::Level;
 use crate::message::{Request, Response};
 use crate::peer::{Peer, Services};
@@ -69,9 +70,9 @@ impl Join {
         }
     }
 
-    /// See [`Walk::slow`](super::walk::Walk::slow).
-    pub(crate) fn slow(&mut self, peer: &Peer) {
-        self.refresh.slow(peer);
+    /// The lookup, to be told who is late or silent.
+    pub(crate) fn walk(&mut self) -> Option<&mut Walk> {
+        self.refresh.walk()
     }
 
     /// `peer` did not answer.

@@ -190,6 +190,14 @@ impl Lookup {
         }
     }
 
+    /// `peer` is known not to answer: it counts as if it had been asked.
+    pub(crate) fn pass_over(&mut self, peer: &Peer) {
+        if let Some(candidate) = self.candidates.get_mut(&peer.id).filter(|candidate| candidate.state == State::Untried)
+        {
+            candidate.state = State::Silent;
+        }
+    }
+
     /// `peer` does not answer, or, if it `is_elsewhere`, is of no use at this level.
     ///
     /// Returns `true` if a level was to begin at that very peer: then it begins at the searching node instead, which

@@ -13,6 +13,7 @@ use crate::dsht::put::Put;
 use crate::dsht::refresh::Refresh;
 use crate::dsht::remove::Remove;
 use crate::dsht::validate::Validate;
+use crate::dsht::walk::Walk;
 use crate::level::Level;
 use crate::message::{Request, Response};
 use crate::peer::Peer;
@@ -83,14 +84,27 @@ impl Op {
 
     /// `peer` is late: somebody else may be asked meanwhile.
     pub(super) fn slow(&mut self, peer: &Peer) {
+        if let Some(walk) = self.walk() {
+            walk.slow(peer);
+        }
+    }
+
+    /// Some of those that an answer has named do not answer this node, as it knows from before.
+    pub(super) fn pass_over(&mut self, silent: &[Peer]) {
+        if let Some(walk) = self.walk() {
+            walk.pass_over(silent);
+        }
+    }
+
+    fn walk(&mut self) -> Option<&mut Walk> {
         match self {
-            Self::Get(get) => get.walk().slow(peer),
-            Self::Put(put) => put.slow(peer),
-            Self::Claim(claim) => claim.slow(peer),
-            Self::Refresh(refresh) => refresh.slow(peer),
-            Self::Join(join) => join.slow(peer),
-            Self::Hints(hints) => hints.slow(peer),
-            Self::Remove(_) | Self::Nodes(_) | Self::Validate(_) => {}
+            Self::Get(get) => Some(get.walk()),
+            Self::Put(put) => Some(put.walk()),
+            Self::Claim(claim) => Some(claim.walk()),
+            Self::Refresh(refresh) => refresh.walk(),
+            Self::Join(join) => join.walk(),
+            Self::Hints(hints) => hints.walk(),
+            Self::Remove(_) | Self::Nodes(_) | Self::Validate(_) => None,
         }
     }
 

@@ -148,9 +148,9 @@ impl Put {
         }
     }
 
-    /// See [`Walk::slow`].
-    pub(crate) fn slow(&mut self, peer: &Peer) {
-        self.walk.slow(peer);
+    /// The lookup, to be told who is late or silent.
+    pub(crate) fn walk(&mut self) -> &mut Walk {
+        &mut self.walk
     }
 
     /// `peer` did not answer at all, or not to the point.

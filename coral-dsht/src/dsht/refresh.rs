@@ -74,11 +74,9 @@ impl Refresh {
         }
     }
 
-    /// See [`Walk::slow`].
-    pub(crate) fn slow(&mut self, peer: &Peer) {
-        if let Some(walk) = &mut self.walk {
-            walk.slow(peer);
-        }
+    /// The lookup, to be told who is late or silent.
+    pub(crate) fn walk(&mut self) -> Option<&mut Walk> {
+        self.walk.as_mut()
     }
 
     /// See [`Walk::failed`].

@@ -140,6 +140,22 @@ impl Routing {
         self.known.values().filter(|known| self.is_in(&known.peer.id, |bucket, id| bucket.peers.contains(id)))
     }
 
+    /// Up to `count` peers that have lasted, from as many buckets as there are: with them a node finds back to its network.
+    pub(crate) fn lasting(&self, count: usize) -> Vec<Peer> {
+        // A bucket keeps its peers in the order in which they came. The nearer a level, the sooner it is lost.
+        let buckets: Vec<&Bucket> = self.tables.iter().rev().flat_map(|table| &table.buckets).collect();
+        let longest = buckets.iter().map(|bucket| bucket.peers.len()).max().unwrap_or(0);
+        let mut lasting: Vec<NodeId> = Vec::new();
+        for place in 0..longest {
+            for id in buckets.iter().filter_map(|bucket| bucket.peers.get(place)) {
+                if lasting.len() < count && !lasting.contains(id) {
+                    lasting.push(*id);
+                }
+            }
+        }
+        lasting.iter().filter_map(|id| self.known.get(id)).map(|known| known.peer).collect()
+    }
+
     /// The round-trip time that nine of ten members of `level` stay below; `None` while too few have been measured.
     pub(crate) fn typical_rtt(&self, level: Level) -> Option<Duration> {
         let mut rtts: Vec<Duration> = self.members(level).filter_map(|known| known.rtt.smoothed()).collect();
@@ -327,6 +343,19 @@ mod tests {
             routing.remove(&id);
         }
         assert!(routing.known.keys().all(|id| bucket_index(&routing.me, id) > 0));
+    }
+
+    #[test]
+    fn the_peers_that_last_are_spread_over_the_buckets() {
+        let routing = routing_of(1000);
+        let depth = routing.depth(Level::GLOBAL);
+        let lasting = routing.lasting(depth);
+        let buckets: std::collections::BTreeSet<usize> =
+            lasting.iter().map(|peer| bucket_index(&routing.me, &peer.id)).collect();
+        let filled = routing.tables[0].buckets.iter().filter(|bucket| !bucket.peers.is_empty()).count();
+        assert_eq!((lasting.len(), buckets.len()), (depth, filled));
+        assert!(lasting.contains(&peer(1)));
+        assert_eq!(routing.lasting(10_000).len(), routing.all().count());
     }
 
     #[test]

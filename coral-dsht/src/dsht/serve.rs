@@ -3,9 +3,12 @@
 //! An answer is a few peers or a few short values. That no more goes to an unproven address than came from it, and that
 //! its store is changed by nobody else's datagrams, the caller sees to.
 
+use std::net::IpAddr;
+
 use rand_chacha::ChaCha12Rng;
 use rand_core::Rng as _;
 
+use crate::api::Value;
 use crate::dsht::Lent;
 use crate::dsht::store::Entry;
 use crate::message::{Request, Response};
@@ -35,10 +38,16 @@ pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, is_proven: bool, request: R
                 lent.store.push_back(level, &key);
             }
             let owner = peer.addr.ip();
+            if !may_name(&value, owner) {
+                return Response::Done(false);
+            }
             Response::Done(lent.store.put(lent.config, lent.now, (level, key), Entry { value, ttl, owner }))
         }
         Request::Claim { level, key, aim, ttl, is_last, value, refused } => {
             let peers = lent.routing.nearer(level, &key, &aim, count);
+            if !may_name(&value, peer.addr.ip()) {
+                return Response::Peers(peers);
+            }
             let entry = Entry { value, ttl, owner: peer.addr.ip() };
             let is_last = is_last || peers.is_empty();
             if !is_proven && (is_last || !lent.store.values(lent.now, level, &key).is_empty()) {
@@ -57,6 +66,12 @@ pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, is_proven: bool, request: R
             Response::Peers(some_of(lent.rng, members, count))
         }
     }
+}
+
+/// Whether a node at `owner` may have `value` stored: one that names an address must name its own. Else anybody could
+/// send everybody who looks for a popular key to a third party.
+fn may_name(value: &Value, owner: IpAddr) -> bool {
+    value.named().is_none_or(|(_, addr)| addr.ip() == owner.to_canonical())
 }
 
 /// At most `count` of `values`, each as likely as any other: readers spread over all holders.

@@ -10,8 +10,10 @@ use std::time::Duration;
 use crate::api::Value;
 use crate::config::Config;
 use crate::dsht::meter::Meter;
+use crate::dsht::quota::Quota;
 use crate::id::Key;
 use crate::level::Level;
+use crate::peer::Prefix;
 use crate::time::Instant;
 
 /// Everything that this node stores, at all levels.
@@ -21,7 +23,7 @@ pub(crate) struct Store {
     /// When something of which slot ends, so that the dead are swept without a walk over the living. One entry for each
     /// slot, however often it is put to.
     expiries: BTreeSet<(Instant, Level, Key)>,
-    values: usize,
+    quota: Quota,
 }
 
 /// What is known of one key at one level.
@@ -103,7 +105,8 @@ impl Store {
 
     /// Stores `value`, or renews it, for `ttl`. Whether it did: a key, or the store, may have no room.
     ///
-    /// When a key has `config.values_per_key` values, the one that ends first makes room if the new one outlives it.
+    /// When a key has `config.values_per_key` values, one of the network that has most of them there makes room, the one
+    /// that ends first; for a value of that network itself only if that lives longer.
     pub(crate) fn put(
         &mut self,
         config: &Config,
@@ -112,13 +115,12 @@ impl Store {
         Entry { value, ttl, owner }: Entry,
     ) -> bool {
         let expires = now + ttl.min(config.max_ttl);
-        let room = self.values < config.stored_values as usize;
-        let before = self.slots.get(&(level, key)).map_or(0, |slot| slot.values.len());
-        if before == 0 && !room {
+        let room = self.quota.admits(config, owner);
+        if self.slots.get(&(level, key)).is_none_or(|slot| slot.values.is_empty()) && !room {
             return false;
         }
         let slot = self.slots.entry((level, key)).or_default();
-        slot.values.retain(|stored| stored.expires > now);
+        slot.drop_ended(now, &mut self.quota);
         let stored = match slot.values.iter_mut().find(|stored| stored.value == value) {
             // Whoever else claims the same value may lengthen its life, but neither shorten nor own it.
             Some(stored) if stored.owner != owner => {
@@ -133,20 +135,20 @@ impl Store {
                 true
             }
             None => {
-                let first_to_end = slot.values.iter().enumerate().min_by_key(|(_, stored)| stored.expires);
                 let new = StoredValue { value, expires, owner, is_claim: false, given: 0 };
-                if room && slot.values.len() < config.values_per_key.get() as usize {
+                let displaced = if room && slot.values.len() < config.values_per_key.get() as usize {
                     slot.values.push(new);
-                    true
-                } else if let Some((index, _)) = first_to_end.filter(|(_, stored)| stored.expires < expires) {
-                    slot.values[index] = new;
-                    true
+                    None
+                } else if let Some(index) = slot.displaced_by(&new) {
+                    Some(std::mem::replace(&mut slot.values[index], new).owner)
                 } else {
-                    false
-                }
+                    return false;
+                };
+                self.quota.add(owner);
+                displaced.into_iter().for_each(|owner| self.quota.drop(owner));
+                true
             }
         };
-        self.values = self.values + slot.values.len() - before;
         if stored {
             self.schedule(level, key, expires);
         }
@@ -169,21 +171,21 @@ impl Store {
         is_last: bool,
     ) -> Option<Vec<Value>> {
         let Entry { value, ttl, owner } = entry;
-        let room = self.values < config.stored_values as usize;
+        let room = self.quota.admits(config, owner);
         let may_enter = self.slots.contains_key(&(level, key)) || (is_last && room);
         if !may_enter {
             // Without room there is no order among claimants either: each is the first.
             return is_last.then(Vec::new);
         }
         let slot = self.slots.entry((level, key)).or_default();
-        let before = slot.values.len();
-        slot.values.retain(|stored| stored.expires > now);
+        slot.drop_ended(now, &mut self.quota);
         let mine = slot.values.iter().position(|stored| stored.value == value && stored.owner == owner);
         let given = slot.give(value_filter(&value, refused), mine, config);
         let recorded = if given.is_empty() && !is_last {
             None
         } else {
             slot.record(
+                &mut self.quota,
                 room,
                 config.claim_fan_out.get(),
                 mine,
@@ -196,7 +198,6 @@ impl Store {
                 },
             )
         };
-        self.values = self.values + slot.values.len() - before;
         if let Some(expires) = recorded {
             self.schedule(level, key, expires);
         }
@@ -211,7 +212,7 @@ impl Store {
         let before = slot.values.len();
         slot.values.retain(|stored| stored.value != *value || stored.owner != owner);
         let removed = before - slot.values.len();
-        self.values -= removed;
+        (0..removed).for_each(|_| self.quota.drop(owner));
         if slot.is_empty() {
             let due = slot.due;
             self.slots.remove(&(level, *key));
@@ -246,9 +247,7 @@ impl Store {
             let Some(slot) = self.slots.get_mut(&(level, key)) else {
                 continue;
             };
-            let before = slot.values.len();
-            slot.values.retain(|stored| stored.expires > now);
-            self.values -= before - slot.values.len();
+            slot.drop_ended(now, &mut self.quota);
             slot.puts = slot.puts.take().filter(|meter| !meter.is_idle(now));
             slot.due = None;
             match slot.first_end() {
@@ -266,7 +265,7 @@ impl Store {
 
     /// Values, over all keys and levels.
     pub(crate) fn len(&self) -> usize {
-        self.values
+        self.quota.len()
     }
 }
 
@@ -292,7 +291,14 @@ impl Slot {
     }
 
     /// Notes a claim behind those before it, or at its place `mine` again: until when, or `None` if there is no room.
-    fn record(&mut self, room: bool, fan_out: u32, mine: Option<usize>, claim: StoredValue) -> Option<Instant> {
+    fn record(
+        &mut self,
+        quota: &mut Quota,
+        room: bool,
+        fan_out: u32,
+        mine: Option<usize>,
+        claim: StoredValue,
+    ) -> Option<Instant> {
         let expires = claim.expires;
         if let Some(mine) = mine {
             let stored = &mut self.values[mine];
@@ -301,12 +307,34 @@ impl Slot {
         }
         if self.values.len() >= CLAIMS_PER_KEY {
             let spent = self.values.iter().position(|stored| stored.is_claim && stored.given >= fan_out)?;
-            self.values.remove(spent);
+            quota.drop(self.values.remove(spent).owner);
         } else if !room {
             return None;
         }
+        quota.add(claim.owner);
         self.values.push(claim);
         Some(expires)
+    }
+
+    /// Which value is to make room for `new`: the one that ends first of the network that has most of them here. Within
+    /// its own network `new` must outlive it.
+    fn displaced_by(&self, new: &StoredValue) -> Option<usize> {
+        let crowding = Quota::crowding(self.values.iter().map(|stored| stored.owner), new.owner);
+        let index = crowding.into_iter().min_by_key(|index| self.values[*index].expires)?;
+        let first_to_end = &self.values[index];
+        let is_same_network = Prefix::of(first_to_end.owner) == Prefix::of(new.owner);
+        (!is_same_network || first_to_end.expires < new.expires).then_some(index)
+    }
+
+    /// Forgets what has ended by `now`.
+    fn drop_ended(&mut self, now: Instant, quota: &mut Quota) {
+        self.values.retain(|stored| {
+            let lives = stored.expires > now;
+            if !lives {
+                quota.drop(stored.owner);
+            }
+            lives
+        });
     }
 
     fn live(&self, now: Instant) -> impl Iterator<Item = &StoredValue> {
@@ -491,6 +519,48 @@ mod tests {
         assert!(put(&mut store, 101, HOUR * 2));
         assert_eq!(store.len(), 16);
         assert_eq!(store.values(at(0), Level::GLOBAL, &key)[0], value(101));
+    }
+
+    #[test]
+    fn one_network_crowds_nobody_out_of_a_key() {
+        let (config, mut store, key) = store_of(16, 24 * HOUR);
+        let distant = |last: u8| IpAddr::from([198, 51, 100, last]);
+        let put = |store: &mut Store, number, owner| {
+            store.put(&config, at(0), (Level::GLOBAL, key), entry(number, SECOND, owner))
+        };
+        for number in 100..108 {
+            assert!(put(&mut store, number, distant(number as u8)));
+        }
+        // Half of the key each: from now on the longer life counts.
+        assert!(!put(&mut store, 200, OTHER));
+        assert_eq!(store.len(), 16);
+        assert_eq!(store.quota.len(), store.slots[&(Level::GLOBAL, key)].values.len());
+    }
+
+    #[test]
+    fn one_address_and_one_network_fill_no_more_than_their_share() {
+        let few = |number: u32| std::num::NonZeroU32::new(number).unwrap();
+        let config =
+            Config { stored_values: 100, values_per_address: few(20), values_per_prefix: few(30), ..Config::default() };
+        let mut store = Store::default();
+        let mut number = 0;
+        let mut fill = |store: &mut Store, owner: IpAddr| {
+            let stored = (0..200).filter(|_| {
+                number += 1;
+                let key = Key::hash(&[value(number).as_bytes()]);
+                store.put(&config, at(0), (Level::GLOBAL, key), entry(number, HOUR, owner))
+            });
+            stored.count()
+        };
+        // Nobody is refused while half of the store is empty.
+        assert_eq!(fill(&mut store, OWNER), 50);
+        assert_eq!(fill(&mut store, OTHER), 0, "its network has its share");
+        assert_eq!(fill(&mut store, [198, 51, 100, 1].into()), 20);
+        assert_eq!(fill(&mut store, [198, 51, 100, 2].into()), 10);
+        assert_eq!(fill(&mut store, [203, 0, 113, 1].into()), 20);
+        assert_eq!(fill(&mut store, [192, 0, 3, 1].into()), 0);
+        store.sweep(at(3600));
+        assert_eq!(format!("{:?}", store.quota), format!("{:?}", Quota::default()));
     }
 
     #[test]

@@ -163,6 +163,13 @@ impl Walk {
         }
     }
 
+    /// Some of those that an answer has named do not answer this node: they are not asked again.
+    pub(crate) fn pass_over(&mut self, silent: &[Peer]) {
+        for peer in silent {
+            self.lookup.pass_over(peer);
+        }
+    }
+
     /// `peer` did not answer at all, or shares no cluster with us at this level any more.
     pub(crate) fn failed(&mut self, lent: &Lent<'_>, level: Level, peer: &Peer, rtt: Option<Duration>) {
         if level != self.level {
