@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -59,6 +60,9 @@ pub struct DshtNode {
     pub address: Option<IpAddr>,
     /// Nodes to join by, `host:port` each; names are looked up at the start. Default: none, the first of a network.
     pub seeds: Vec<Contact>,
+    /// A file in which the node writes down peers, to join by when it starts again: so it comes back without its seeds.
+    /// Default: none.
+    pub state: Option<PathBuf>,
 }
 
 /// The node's share of `[dns]`.
@@ -132,7 +136,7 @@ impl Default for Config {
 
 impl Default for DshtNode {
     fn default() -> Self {
-        Self { listen: anywhere(4160), address: None, seeds: Vec::new() }
+        Self { listen: anywhere(4160), address: None, seeds: Vec::new(), state: None }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::config::Config;
 
 mod address;
 mod sockets;
+mod state;
 
 use sockets::Sockets;
 
@@ -77,7 +78,16 @@ impl Node {
         let started = Instant::now();
         let sockets = Sockets::bind(&config).await?;
         let addresses = sockets.addresses()?;
-        let seeds = address::look_up(&config.dsht.node.seeds).await?;
+        let remembered = config.dsht.node.state.as_deref().map(state::read).unwrap_or_default();
+        let mut seeds = match address::look_up(&config.dsht.node.seeds).await {
+            Ok(seeds) => seeds,
+            Err(e) if !remembered.is_empty() => {
+                tracing::warn!("{e}; joining by {} peers of last time", remembered.len());
+                Vec::new()
+            }
+            Err(e) => return Err(e),
+        };
+        seeds.extend(remembered);
         let ip = address::advertised(&config.dsht.node, &seeds)?;
         let me = Peer::new(SocketAddr::new(ip, addresses.dsht.port()), services(&addresses));
 
@@ -115,6 +125,13 @@ impl Node {
             let server = coral_dns::Server::new(part, suffixes, me, dsht.clone(), metrics);
             parts.push(Part::start("nameserver", GRACE, &failed, |stop| async move {
                 server.run(sockets, stop).await.map_err(|e| describe(&e))
+            }));
+        }
+        if let Some(path) = config.dsht.node.state.clone() {
+            let dsht = dsht.clone();
+            parts.push(Part::start("state file", GRACE, &failed, |stop| async move {
+                state::keep(dsht, &path, stop).await;
+                Ok(())
             }));
         }
         parts.push(index);

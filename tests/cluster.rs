@@ -94,6 +94,34 @@ async fn a_node_that_dies_without_a_goodbye_costs_the_others_no_page() {
 }
 
 #[tokio::test]
+async fn a_node_that_starts_again_finds_its_network_without_seeds() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = |number: u8| directory.path().join(format!("peers of {number}"));
+    let mut cluster = Cluster::with(3, |config| {
+        let IpAddr::V4(ip) = config.dsht.node.listen.ip() else { unreachable!("127.0.0.x") };
+        config.dsht.node.state = Some(state(ip.octets()[3]));
+    })
+    .await;
+    let ending = cluster.nodes.pop().unwrap().stop().await;
+    assert!(ending.is_clean(), "{ending}");
+    let mut config = config(3);
+    config.dsht.node.state = Some(state(3));
+    assert!(config.dsht.node.seeds.is_empty());
+    cluster.nodes.push(Node::start(config).await.unwrap());
+    timeout(PATIENCE, node::together(&cluster.nodes)).await.expect("it finds them").unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_state_file_that_is_broken_stops_no_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("peers");
+    std::fs::write(&path, b"\xff\xfe nonsense").unwrap();
+    let cluster = Cluster::with(2, |config| config.dsht.node.state = Some(path.clone())).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_large_file_goes_through_a_chain_of_nodes_unaltered() {
     let body: Vec<u8> = (0..8u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let file = Object::new("/large", "application/octet-stream", body);

@@ -84,7 +84,8 @@ mod tests {
     use super::*;
 
     fn listening(listen: &str, address: Option<&str>) -> DshtNode {
-        DshtNode { listen: listen.parse().unwrap(), address: address.map(|ip| ip.parse().unwrap()), seeds: Vec::new() }
+        let address = address.map(|ip| ip.parse().unwrap());
+        DshtNode { listen: listen.parse().unwrap(), address, ..DshtNode::default() }
     }
 
     #[test]
