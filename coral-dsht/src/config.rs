@@ -113,7 +113,7 @@ pub struct Config {
     pub network_key: Option<NetworkKey>,
 
     /// Requests served a second for one network, a /24 of IPv4 or a /48 of IPv6, and twice as many in a burst. Default
-    /// 10,000; more are dropped before they are looked at.
+    /// 10,000; more are dropped before they are looked at. Those of this machine itself are not counted.
     ///
     /// Lower leaves more of a small machine to others under a flood.
     pub requests_per_prefix: NonZeroU32,
