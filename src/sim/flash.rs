@@ -29,7 +29,7 @@ pub(super) fn run(lab: &Lab) -> Report {
     Report {
         title: format!("all nodes claim {keys} new keys in one instant, seed {}", lab.seed),
         rows,
-        summary: vec![("keys", json!(keys)), ("origin_claims", json!(origin))],
+        summary: vec![("keys", json!(keys)), ("origin_claims", json!(origin as u64))],
         chart: Chart {
             title: format!("How far from the origin: nodes by their depth in the tree, per key ({keys} keys)"),
             x: Axis::linear("depth: 0 asks the origin, 1 fetches from it, …"),

@@ -171,6 +171,6 @@ pub(super) fn bound(nodes: usize) -> f64 {
 /// Networks up to this size join as real ones do.
 const JOINED: usize = 1000;
 /// After a join clusters merge for a while.
-const SETTLES: Duration = Duration::from_secs(600);
+const SETTLES: Duration = Duration::from_secs(300);
 /// No operation may take longer, in tenths of a second.
 const LONGEST_TENTHS: u32 = 600;

@@ -31,17 +31,27 @@ impl Report {
             let Some(first) = rows.first() else { continue };
             let names: Vec<&str> = first.iter().filter(|(_, value)| is_shown(value)).map(|(name, _)| *name).collect();
             let words: Vec<String> = names.iter().map(|name| name.replace('_', " ")).collect();
-            let heads: Vec<&str> = words.iter().map(String::as_str).collect();
-            let are_numbers: Vec<usize> = (0..names.len())
-                .filter(|index| first.iter().any(|(name, value)| name == &names[*index] && !value.is_string()))
-                .collect();
-            let mut table = table(&heads, &are_numbers);
-            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
-            for row in rows {
-                let of =
-                    |name: &&str| row.iter().find(|(other, _)| other == name).map_or(String::new(), |(_, v)| shown(v));
-                table.add_row(names.iter().map(of));
-            }
+            let of = |row: &Row, name: &str| {
+                row.iter().find(|(other, _)| *other == name).map_or_else(String::new, |(_, value)| shown(value))
+            };
+            let table = if names.len() > WIDE && rows.len() <= WIDE / 2 {
+                // Many figures of few cases: a line for each figure.
+                let mut table = table(&["", "", "", "", "", ""][..=rows.len()], &[1, 2, 3, 4, 5]);
+                for (name, words) in names.iter().zip(&words) {
+                    table.add_row([words.clone()].into_iter().chain(rows.iter().map(|row| of(row, name))));
+                }
+                table
+            } else {
+                let heads: Vec<&str> = words.iter().map(String::as_str).collect();
+                let is_number = |name: &str| first.iter().any(|(other, value)| *other == name && !value.is_string());
+                let numbers: Vec<usize> = (0..names.len()).filter(|index| is_number(names[*index])).collect();
+                let mut table = table(&heads, &numbers);
+                table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+                for row in rows {
+                    table.add_row(names.iter().map(|name| of(row, name)));
+                }
+                table
+            };
             text += &titled(title, &table);
         }
         text
@@ -60,7 +70,9 @@ impl Report {
 }
 
 /// Heads are broken into lines, so that a table fits into so many columns.
-const WIDTH: u16 = 120;
+const WIDTH: u16 = 150;
+/// A table of more columns than this is turned round, if it has few rows.
+const WIDE: usize = 10;
 
 fn is_shown(value: &Json) -> bool {
     !value.is_array() && !value.is_object()
