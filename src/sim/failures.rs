@@ -7,7 +7,7 @@ use std::time::Duration;
 use coral_dsht::sim::Simulation;
 use coral_dsht::sim::workload::key;
 use coral_dsht::{ClusterId, Config, Level, Levels};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::chart::{Axis, Chart, Series};
 use super::lab::{Got, Lab};
@@ -36,7 +36,7 @@ pub(super) fn run(lab: &Lab) -> Report {
 
     let has_holder = |sim: &Simulation, got: &Got| {
         let reader = sim.node(got.node);
-        holders.get(&got.key).is_some_and(|at| at.iter().any(|(level, cluster)| reader.cluster(*level) == *cluster))
+        holders.get(&got.key).is_some_and(|at| at.iter().any(|(level, cluster, _)| reader.cluster(*level) == *cluster))
     };
     let held: Vec<&Got> = after.iter().filter(|got| has_holder(&sim, got)).collect();
     let before: Vec<&Got> = before.iter().collect();
@@ -48,6 +48,7 @@ pub(super) fn run(lab: &Lab) -> Report {
         ("p99_before_ms", json!(ms(p99_before))),
         ("p99_after_ms", json!(ms(p99_after))),
         ("p99_ratio", json!(rounded(p99_after.as_secs_f64() / p99_before.as_secs_f64(), 2))),
+        ("which_failed", failures(&sim, &held, &holders)),
         ("gets_of_keys_without_a_holder", json!(after.len() - held.len())),
         ("p99_after_of_all_ms", json!(ms(Times::of(after.iter().map(|got| got.took)).percentile(99.0)))),
     ];
@@ -78,19 +79,35 @@ fn phase(lab: &Lab, sim: &mut Simulation, keys: usize) -> Vec<Got> {
 }
 
 /// Where each key still has a live value: at which level, in which cluster.
-fn holders(sim: &Simulation, keys: usize) -> BTreeMap<usize, Vec<(Level, ClusterId)>> {
-    let mut holders: BTreeMap<usize, Vec<(Level, ClusterId)>> = BTreeMap::new();
+fn holders(sim: &Simulation, keys: usize) -> BTreeMap<usize, Vec<(Level, ClusterId, usize)>> {
+    let mut holders: BTreeMap<usize, Vec<(Level, ClusterId, usize)>> = BTreeMap::new();
     for number in 0..keys {
         let key = key(number);
-        for (_, dsht) in sim.alive() {
+        for (node, dsht) in sim.alive() {
             for level in Levels::first(3).nearest_first() {
                 if !dsht.stored(sim.now(), level, &key).is_empty() {
-                    holders.entry(number).or_default().push((level, dsht.cluster(level)));
+                    holders.entry(number).or_default().push((level, dsht.cluster(level), node));
                 }
             }
         }
     }
     holders
+}
+
+/// What is needed to find out why: who asked for what, whom it asked, and who has it.
+fn failures(sim: &Simulation, gots: &[&Got], holders: &BTreeMap<usize, Vec<(Level, ClusterId, usize)>>) -> Json {
+    let one = |got: &&&Got| {
+        let hops: Vec<String> = (got.found.hops.iter())
+            .map(|hop| format!("{} {:?} {} {:?}", hop.level, sim.number_of(hop.peer.addr), hop.distance, hop.answer))
+            .collect();
+        let key = key(got.key);
+        let at = |(level, cluster, node): &(Level, ClusterId, usize)| {
+            format!("{level} {node} {} {cluster:?}", sim.node(*node).me().id.distance(&key))
+        };
+        let held: Vec<String> = holders.get(&got.key).into_iter().flatten().map(at).collect();
+        json!({"node": got.node, "key": got.key, "hops": hops, "held_at": held})
+    };
+    gots.iter().filter(|got| got.found.values.is_empty()).take(20).map(|got| one(&got)).collect()
 }
 
 fn failed(gots: &[&Got]) -> usize {
