@@ -63,6 +63,10 @@ struct Candidate {
 enum State {
     Untried,
     Asked,
+    /// Asked, and its time-out has passed for the first time.
+    Late,
+    /// It was late at a nearer level: asked when all others have been.
+    Doubtful,
     Answered,
     /// It does not answer.
     Silent,
@@ -123,7 +127,12 @@ impl Lookup {
     /// Goes on in a wider level, from the point reached: the node there is asked first, and no hop is wasted
     /// [C04 §4.3]. Peers that were silent in the nearer level are not asked again.
     pub(crate) fn climb(&mut self) {
-        self.candidates.retain(|_, candidate| candidate.state == State::Silent);
+        self.candidates.retain(|_, candidate| {
+            if candidate.state == State::Late {
+                candidate.state = State::Doubtful;
+            }
+            matches!(candidate.state, State::Silent | State::Doubtful)
+        });
         self.resume = self.reached_peer.is_some();
         self.requests = 0;
         self.again = 0;
@@ -158,8 +167,12 @@ impl Lookup {
         let next = self
             .candidates
             .values_mut()
-            .filter(|candidate| candidate.state == State::Untried && candidate.distance < reached)
-            .min_by_key(|candidate| (candidate.distance.abs_diff(&hop), candidate.distance));
+            .filter(|candidate| {
+                matches!(candidate.state, State::Untried | State::Doubtful) && candidate.distance < reached
+            })
+            .min_by_key(|candidate| {
+                (candidate.state == State::Doubtful, candidate.distance.abs_diff(&hop), candidate.distance)
+            });
         let Some(next) = next else { return self.ask_again() };
         next.state = State::Asked;
         self.requests += 1;
@@ -169,7 +182,8 @@ impl Lookup {
     /// All that the peer reached has named are silent: it may know others, around other distances.
     fn ask_again(&mut self) -> Option<(Peer, Distance)> {
         let nearer = || self.candidates.values().filter(|candidate| candidate.distance < self.reached);
-        let stuck = nearer().next().is_some() && nearer().all(|candidate| candidate.state == State::Silent);
+        let stuck = nearer().next().is_some()
+            && nearer().all(|candidate| matches!(candidate.state, State::Late | State::Silent));
         let peer = self.reached_peer.filter(|_| stuck && self.again < MAX_AGAIN)?;
         self.again += 1;
         self.requests += 1;
@@ -198,6 +212,13 @@ impl Lookup {
         }
     }
 
+    /// `peer` has not answered in time, but may yet.
+    pub(crate) fn late(&mut self, peer: &Peer) {
+        if let Some(candidate) = self.candidates.get_mut(&peer.id).filter(|candidate| candidate.state == State::Asked) {
+            candidate.state = State::Late;
+        }
+    }
+
     /// `peer` does not answer, or, if it `is_elsewhere`, is of no use at this level.
     ///
     /// Returns `true` if a level was to begin at that very peer: then it begins at the searching node instead, which
@@ -217,7 +238,7 @@ impl Lookup {
     /// Whether an answer is awaited that could still bring the lookup nearer, or restart its level.
     pub(crate) fn is_waiting(&self) -> bool {
         self.candidates.values().any(|candidate| {
-            candidate.state == State::Asked
+            matches!(candidate.state, State::Asked | State::Late)
                 && (candidate.distance < self.reached || self.is_resumed_at(&candidate.peer))
         })
     }
@@ -329,6 +350,28 @@ mod tests {
         lookup.answered(&peer(32));
         assert_eq!(next(&mut lookup), None);
         assert!(!lookup.is_waiting());
+    }
+
+    /// Seen on 2026-11-23: a level was left while those that the last node had named were merely late, and what that level
+    /// held was not found.
+    #[test]
+    fn a_node_whose_peers_are_all_late_is_asked_for_others_and_they_last_at_the_next_level() {
+        let mut lookup = Lookup::new(id(255), id(0));
+        lookup.set_stride(Stride::DIRECT);
+        lookup.learn([peer(32)]);
+        let next = |lookup: &mut Lookup| lookup.next().map(|(next, _)| number(&next));
+        assert_eq!(next(&mut lookup), Some(32));
+        lookup.answered(&peer(32));
+        lookup.learn([peer(1)]);
+        assert_eq!(next(&mut lookup), Some(1));
+        assert_eq!(next(&mut lookup), None);
+        lookup.late(&peer(1));
+        assert_eq!(next(&mut lookup), Some(32));
+        lookup.answered(&peer(32));
+        assert!(lookup.is_waiting());
+        lookup.climb();
+        lookup.learn([peer(1), peer(9)]);
+        assert_eq!([next(&mut lookup), next(&mut lookup), next(&mut lookup)], [Some(32), Some(9), Some(1)]);
     }
 
     #[test]
