@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --manifest-path coral-dsht/benches/peers/Cargo.toml -- \
-//!     [--nodes 64] [--only coral,coral-flat,mainline,kad] [--rounds 3] [--json FILE]
+//!     [--nodes 64] [--only coral,coral-flat,mainline,kad] [--rounds 2] [--json FILE]
 //! ```
 //!
 //! # What is compared with what

@@ -51,7 +51,8 @@ const ROWS: &[(&str, &str, &str, Of)] = &[
     ("silent_failed_gets", "30 % silent: failed gets of values with a live holder", "silent_failed_gets", Of::Sum),
     ("silent_failed_puts", "30 % silent: failed puts", "silent_failed_puts", Of::Sum),
     ("silent_lost_percent", "30 % silent: values without a live holder, %", "silent_lost_percent", Of::Sum),
-    ("healthy_failures", "failed puts and gets before that", "healthy_failures", Of::Sum),
+    ("failed_puts", "failed puts while all is well, in all rounds", "failed_puts", Of::Sum),
+    ("failed_gets", "failed gets while all is well, in all rounds", "failed_gets", Of::Sum),
     ("start_seconds", "from nothing to tables that have settled, s", "start_seconds", Of::Median),
 ];
 

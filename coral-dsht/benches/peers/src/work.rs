@@ -72,7 +72,7 @@ impl<N: Network> Bench<N> {
 
     async fn idle(&mut self, seconds: f64) -> Figures {
         let mut figures = Figures::new();
-        let (mut keys, mut put_ms, mut get_ms, mut missed) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let (mut keys, mut put_ms, mut get_ms, mut missed) = (Vec::new(), Vec::new(), Vec::new(), [0u32; 2]);
         let before = self.network.received().await;
         let begun = Instant::now();
         while begun.elapsed().as_secs_f64() < seconds {
@@ -80,7 +80,7 @@ impl<N: Network> Bench<N> {
             let since = Instant::now();
             match self.network.put(node, key).await {
                 Some(_) => keys.push(key),
-                None => missed += 1,
+                None => missed[0] += 1,
             }
             put_ms.push(ms(since.elapsed()));
         }
@@ -91,7 +91,7 @@ impl<N: Network> Bench<N> {
             let (node, key) = (self.random.below(self.nodes), keys[self.random.below(keys.len())]);
             let since = Instant::now();
             if !self.network.get(node, key).await {
-                missed += 1;
+                missed[1] += 1;
             }
             get_ms.push(ms(since.elapsed()));
         }
@@ -103,7 +103,8 @@ impl<N: Network> Bench<N> {
         figures.insert("get_requests".into(), vec![get_requests]);
         figures.insert("idle_put_ms".into(), put_ms);
         figures.insert("idle_get_ms".into(), get_ms);
-        figures.insert("healthy_failures".into(), vec![f64::from(missed)]);
+        figures.insert("failed_puts".into(), vec![f64::from(missed[0])]);
+        figures.insert("failed_gets".into(), vec![f64::from(missed[1])]);
         figures
     }
 
@@ -118,7 +119,7 @@ impl<N: Network> Bench<N> {
         let puts = puts.await;
         let puts_a_second = puts.len() as f64 / begun.elapsed().as_secs_f64();
         let keys: Arc<Vec<Key>> = Arc::new(puts.iter().filter_map(|(key, _)| *key).collect());
-        let mut failures = puts.len() - keys.len();
+        let failed_puts = puts.len() - keys.len();
         let (put_cpu, between) = (cpu_seconds() - cpu, self.network.received().await);
 
         let (cpu, begun) = (cpu_seconds(), Instant::now());
@@ -130,7 +131,7 @@ impl<N: Network> Bench<N> {
         });
         let gets = gets.await;
         let gets_a_second = gets.len() as f64 / begun.elapsed().as_secs_f64();
-        failures += gets.iter().filter(|(found, _)| found.is_none()).count();
+        let failed_gets = gets.iter().filter(|(found, _)| found.is_none()).count();
         let get_cpu = cpu_seconds() - cpu;
         let after = self.network.received().await;
 
@@ -144,7 +145,8 @@ impl<N: Network> Bench<N> {
         figures.insert("cpu_us_a_request".into(), vec![(put_cpu + get_cpu) * 1e6 / requests]);
         figures.insert("cpu_us_a_put".into(), vec![put_cpu * 1e6 / puts.len() as f64]);
         figures.insert("cpu_us_a_get".into(), vec![get_cpu * 1e6 / gets.len() as f64]);
-        figures.insert("healthy_failures".into(), vec![failures as f64]);
+        figures.insert("failed_puts".into(), vec![failed_puts as f64]);
+        figures.insert("failed_gets".into(), vec![failed_gets as f64]);
         figures
     }
 
