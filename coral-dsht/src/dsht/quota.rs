@@ -50,18 +50,33 @@ impl Quota {
         take_one(&mut self.by_prefix, Prefix::of(owner));
     }
 
-    /// Of the owners of the values under one key, by their place there: the places of those in the network that has most
-    /// of them, which is that of the newcomer where others have no more. If room is to be made, it is there, so that
-    /// nobody crowds out the others.
-    pub(crate) fn crowding(owners: impl Iterator<Item = IpAddr>, newcomer: IpAddr) -> Vec<usize> {
-        let mut places: BTreeMap<Prefix, Vec<usize>> = BTreeMap::new();
-        for (place, owner) in owners.enumerate() {
-            places.entry(Prefix::of(owner)).or_default().push(place);
-        }
-        let newcomer = Prefix::of(newcomer);
-        let most = places.into_iter().max_by_key(|(prefix, places)| (places.len(), *prefix == newcomer));
-        most.map(|(_, places)| places).unwrap_or_default()
+    /// Where room is to be made for a value of `newcomer` among those of `owners` under one key, by their places there, so
+    /// that nobody crowds out the others: in the network that has most of them, and there with the address that has most,
+    /// if one has more than one. And whether the new value must outlive the one that makes room: it is then no better
+    /// entitled than that.
+    pub(crate) fn crowding(owners: impl Iterator<Item = IpAddr>, newcomer: IpAddr) -> (Vec<usize>, bool) {
+        let owners: Vec<(usize, IpAddr)> = owners.enumerate().collect();
+        let most_of_a_network = crowd(&owners, Prefix::of, Prefix::of(newcomer));
+        let most_of_an_address = crowd(&most_of_a_network, |owner| owner, newcomer);
+        let is_newcomers_own = most_of_an_address.iter().all(|(_, owner)| *owner == newcomer);
+        let (crowd, must_outlive) = if most_of_an_address.len() > 1 || is_newcomers_own {
+            (most_of_an_address, is_newcomers_own)
+        } else {
+            let is_same = most_of_a_network.iter().all(|(_, owner)| Prefix::of(*owner) == Prefix::of(newcomer));
+            (most_of_a_network, is_same)
+        };
+        (crowd.into_iter().map(|(place, _)| place).collect(), must_outlive)
     }
+}
+
+/// Those of `owners` that are together in the largest group, which is that of the newcomer if no other is larger.
+fn crowd<G: Ord>(owners: &[(usize, IpAddr)], group_of: impl Fn(IpAddr) -> G, newcomers: G) -> Vec<(usize, IpAddr)> {
+    let mut groups: BTreeMap<G, Vec<(usize, IpAddr)>> = BTreeMap::new();
+    for (place, owner) in owners {
+        groups.entry(group_of(*owner)).or_default().push((*place, *owner));
+    }
+    let most = groups.into_iter().max_by_key(|(group, places)| (places.len(), *group == newcomers));
+    most.map(|(_, places)| places).unwrap_or_default()
 }
 
 fn take_one<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {

@@ -13,7 +13,6 @@ use crate::dsht::meter::Meter;
 use crate::dsht::quota::Quota;
 use crate::id::Key;
 use crate::level::Level;
-use crate::peer::Prefix;
 use crate::time::Instant;
 
 /// Everything that this node stores, at all levels.
@@ -319,11 +318,9 @@ impl Slot {
     /// Which value is to make room for `new`: the one that ends first of the network that has most of them here. Within
     /// its own network `new` must outlive it.
     fn displaced_by(&self, new: &StoredValue) -> Option<usize> {
-        let crowding = Quota::crowding(self.values.iter().map(|stored| stored.owner), new.owner);
+        let (crowding, must_outlive) = Quota::crowding(self.values.iter().map(|stored| stored.owner), new.owner);
         let index = crowding.into_iter().min_by_key(|index| self.values[*index].expires)?;
-        let first_to_end = &self.values[index];
-        let is_same_network = Prefix::of(first_to_end.owner) == Prefix::of(new.owner);
-        (!is_same_network || first_to_end.expires < new.expires).then_some(index)
+        (!must_outlive || self.values[index].expires < new.expires).then_some(index)
     }
 
     /// Forgets what has ended by `now`.
@@ -531,8 +528,11 @@ mod tests {
         for number in 100..108 {
             assert!(put(&mut store, number, distant(number as u8)));
         }
-        // Half of the key each: from now on the longer life counts.
-        assert!(!put(&mut store, 200, OTHER));
+        // Half of the key each. Within a network it is the same with addresses: four each for these two.
+        let taken = (200..210).filter(|number| put(&mut store, *number, OTHER)).count();
+        assert_eq!(taken, 4);
+        // From now on the longer life counts.
+        assert!(!put(&mut store, 300, OWNER));
         assert_eq!(store.len(), 16);
         assert_eq!(store.quota.len(), store.slots[&(Level::GLOBAL, key)].values.len());
     }
