@@ -64,6 +64,7 @@ pub(super) fn run(lab: &Lab) -> Report {
         ("dropping_tenth_failed_percent", json!(at_ten("drop", "failed_percent"))),
         ("lying_tenth_failed_percent", json!(at_ten("lie", "failed_percent"))),
         ("lying_tenth_wrong_percent", json!(at_ten("lie", "wrong_percent"))),
+        ("lying_tenth_lost_percent", json!(at_ten("lie", "lost_percent"))),
     ];
     Report {
         title: format!("{nodes} nodes, some of them adversaries, {keys} keys, seed {}", lab.seed),
@@ -107,6 +108,12 @@ fn attacked(lab: &Lab, attack: Attack, nodes: usize, adversaries: usize, keys: u
     let honest_values: Vec<Value> = (0..honest).map(value).collect();
     let is_right = |value: &Value| honest_values.contains(value);
     let failed = got.iter().filter(|got| !got.found.values.iter().any(is_right)).count();
+    let misled: Vec<(usize, usize, Vec<Value>)> = got
+        .iter()
+        .filter(|got| !got.found.values.iter().any(is_right))
+        .map(|got| (got.node, got.key, got.found.values.clone()))
+        .collect();
+    let lost = misled.into_iter().filter(|misled| !finds_with_claims(&mut sim, misled, is_right)).count();
     let wrong = got.iter().filter(|got| got.found.values.iter().any(|value| !is_right(value))).count();
     let times = Times::of(got.iter().map(|got| got.took));
     vec![
@@ -114,9 +121,28 @@ fn attacked(lab: &Lab, attack: Attack, nodes: usize, adversaries: usize, keys: u
         ("gets", json!(got.len())),
         ("failed_percent", json!(percent(failed, got.len()))),
         ("wrong_percent", json!(percent(wrong, got.len()))),
+        ("lost_percent", json!(percent(lost, got.len()))),
         ("p99_ms", json!(ms(times.percentile(99.0)))),
         ("hostile_datagrams", json!(hostile)),
     ]
+}
+
+/// Whether a reader that got nothing right finds it as the cache does: by claims that refuse what turned out to be of no use,
+/// a few times over. It goes to the origin otherwise.
+fn finds_with_claims(
+    sim: &mut Simulation,
+    (reader, wanted, wrong): &(usize, usize, Vec<Value>),
+    is_right: impl Fn(&Value) -> bool,
+) -> bool {
+    let mine = bogus(u64::MAX - *reader as u64);
+    let mut refused = wrong.clone();
+    let found = (0..CLAIMS).any(|_| {
+        let claimed = sim.claim(*reader, key(*wanted), mine.clone(), CLAIM_TTL, &refused);
+        refused.extend(claimed.values.iter().cloned());
+        claimed.values.iter().any(&is_right)
+    });
+    sim.remove(*reader, key(*wanted), mine);
+    found
 }
 
 /// Lets the adversaries begin to talk to the nodes nearest to the key with number 0; how many datagrams that draws from them.
@@ -180,6 +206,11 @@ impl Intruder for Villain {
             (_, Request::Ping) | (Attack::Drop, Request::Find { .. } | Request::Sample { .. }) => return None,
             (Attack::Drop, _) => return Some(Vec::new()),
             (_, Request::Get { .. }) => Response::Values(vec![bogus(0)]),
+            (_, Request::Claim { .. }) => {
+                // Never the same twice: that one would be refused.
+                self.sent += 1;
+                Response::Values(vec![bogus(number_of(me) << 32 | self.sent)])
+            }
             (_, Request::Put { .. }) => Response::Room { full: false, loaded: false, peers: friends() },
             (_, Request::Store { .. } | Request::Remove { .. }) => Response::Done(true),
             _ => Response::Peers(friends()),
@@ -222,6 +253,9 @@ const STORM: u64 = 0xbad0 << 48;
 const HOUR: Duration = Duration::from_secs(3600);
 const PER_SECOND: f64 = 200.0;
 const GETS: usize = 2000;
+/// Claims that a reader makes before it goes to the origin, as coral-proxy's `peer.attempts` has it.
+const CLAIMS: usize = 4;
+const CLAIM_TTL: Duration = Duration::from_secs(20);
 /// The gets are asked in so many parts, with an attack before each.
 const ROUNDS: usize = 5;
 /// Nodes that put the key that is attacked.
