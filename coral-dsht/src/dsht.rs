@@ -6,12 +6,14 @@
 //! `poll_*` gives the answers; the rest are getters. Output is queued: draining it late is slow, never wrong.
 //!
 //! The parts in `dsht/` each own one idea and no clock, queue or other part. What they need for a call is lent to
-//! them; the decisions are taken here.
+//! them; the decisions are taken here, and in five files that are more of `Dsht`: `serve` answers others, `exchange` asks
+//! them, `running` carries operations, `settle` and `upkeep` are what a node does by itself.
 
 mod admission;
 mod candidates;
 mod claim;
 mod cluster;
+mod exchange;
 mod get;
 mod gone;
 mod hearsay;
@@ -31,12 +33,14 @@ mod remove;
 mod routing;
 mod rpc;
 mod rtt;
+mod running;
 mod serve;
 mod settle;
 #[cfg(feature = "sim")]
 mod simulated;
 mod store;
 mod token;
+mod upkeep;
 mod validate;
 mod walk;
 
@@ -51,19 +55,19 @@ use rand_core::{Rng as _, SeedableRng as _};
 use crate::api::{ClusterStatus, HintsQuery, MAX_VALUE_BYTES, NodesQuery, OpId, Outcome, Snapshot, Stored, Value};
 use crate::config::Config;
 use crate::hint;
-use crate::id::{Distance, ID_BYTES, Id, Key, NodeId};
+use crate::id::{ID_BYTES, Id, Key, NodeId};
 use crate::level::{Level, Levels, MAX_LEVELS};
-use crate::message::{Body, Clusters, Header, Message, Request, Response, Token};
-use crate::peer::{Peer, Services};
+use crate::message::{Body, Clusters};
+use crate::peer::Peer;
 use crate::seal::Seal;
 use crate::stats::Stats;
 use crate::time::Instant;
 use crate::wire;
 
-use admission::{Admission, fitted};
+use admission::Admission;
 use candidates::Candidates;
 use claim::Claim;
-use cluster::{Membership, levels_from_1};
+use cluster::Membership;
 use get::Get;
 use gone::Gone;
 use hearsay::Hearsay;
@@ -73,16 +77,14 @@ use join::Join;
 use lookup::Lookup;
 use meter::Meter;
 use nodes::{Nodes, neighbour, shares};
-use op::{Next, Op};
+use op::Op;
 use put::Put;
 use rates::Rates;
 use recent::Recent;
-use refresh::Refresh;
 use remove::{Lost, Published, Remove};
-use routing::{Known, Routing};
-use rpc::{Expired, Owner, Pending, Rpcs};
+use routing::Routing;
+use rpc::{Expired, Rpcs};
 use store::Store;
-use token::TOKEN_LIFE;
 use walk::{Purpose, Walk};
 
 /// One node of the index.
@@ -435,442 +437,6 @@ impl Dsht {
         }
     }
 
-    /// Answers a request of `length` bytes, and takes an interest in whoever sent it.
-    fn serve(&mut self, now: Instant, peer: Peer, header: &Header, request_id: u64, request: Request, length: usize) {
-        *self.stats.requests.entry(request.name()).or_default() += 1;
-        let shows_token = header.token.is_some_and(|token| self.admission.shown(now, peer.addr, &token).is_some());
-        let is_fresh = |known: &Known| now.saturating_since(known.heard) < TOKEN_LIFE;
-        let is_known = self.routing.get(&peer.id).is_some_and(is_fresh);
-        let is_proven = shows_token || is_known || self.admission.is_proven(now, peer.addr);
-        // What may follow changes the store.
-        let wants_token = matches!(request, Request::Get { .. } | Request::Put { .. } | Request::Claim { .. });
-        let response = match request.level() {
-            Some(level) if !self.shares(&header.clusters, level) && !request.is_withdrawal() => Response::OtherCluster,
-            _ if !request.changes_store() => serve::serve(&mut self.lent(now), peer, is_proven, request),
-            // A table knows who is there, not who has sent this datagram.
-            _ if !shows_token => Response::Challenge,
-            _ => match self.admission.answered(now, peer.addr, request_id) {
-                Some(response) => response.clone(),
-                None => {
-                    let response = serve::serve(&mut self.lent(now), peer, is_proven, request);
-                    self.admission.note_answer(now, peer.addr, request_id, response.clone());
-                    response
-                }
-            },
-        };
-        if matches!(response, Response::Room { full: true, loaded: true, .. }) {
-            self.stats.puts_turned_back += 1;
-        }
-        // What a request says of its sender is hearsay until the sender proves to be there: the address may be made up.
-        let wants_proof = match self.routing.get(&peer.id) {
-            Some(known) => !known.clusters.from_l1().iter().map(|info| info.id).eq(ids(&header.clusters)),
-            None => self.routing.has_room_for(peer.id, |level| self.shares(&header.clusters, level)),
-        };
-        let needs_token = wants_proof || !is_proven || response == Response::Challenge || (wants_token && !shows_token);
-        let token = needs_token.then(|| self.admission.issue(now, peer.addr));
-        let header = Header { token, wants_proof, ..self.header() };
-        let answer = Message { header, request_id, body: Body::Response(response) };
-        if is_proven {
-            self.send(peer.addr, wire::encode(&answer));
-            return;
-        }
-        match fitted(answer, length) {
-            Some(bytes) => self.send(peer.addr, bytes),
-            None => {
-                let header = Header { token, ..self.header() };
-                let challenge = Message { header, request_id, body: Body::Response(Response::Challenge) };
-                self.send(peer.addr, wire::encode(&challenge));
-            }
-        }
-    }
-
-    /// A peer has sent back at once the token of an answer: it is there, and so far away.
-    fn proven(&mut self, now: Instant, peer: Peer, header: &Header) {
-        let age = header.token.and_then(|token| self.admission.shown(now, peer.addr, &token));
-        match age.filter(|age| *age <= PROOF_LIFE) {
-            // One that is known has its time measured by its answers; a proof could be one sent again.
-            Some(_) if self.routing.get(&peer.id).is_some() => self.heard(now, peer, header, None),
-            Some(age) => self.heard(now, peer, header, Some(age)),
-            None => self.drop_datagram("proof"),
-        }
-    }
-
-    /// A peer is there, as an answer or a proof has shown, after a round trip of `rtt` if that measures anything.
-    fn heard(&mut self, now: Instant, peer: Peer, header: &Header, rtt: Option<Duration>) {
-        self.learn_clusters(now, peer, rtt, &header.clusters);
-        let (config, mine) = (&self.config, &self.clusters);
-        let shared = |level| config.levels().contains(level) && shares(mine, &header.clusters, level);
-        let is_first = |level| self.routing.members(level).next().is_none() && shared(level);
-        let first: Vec<Level> = levels_from_1().filter(|level| is_first(*level)).collect();
-        self.routing.heard(now, peer, rtt, header, shared);
-        self.silent.forget(&peer.id);
-        if self.published.heard(now, &peer.id, header.instance) {
-            // The node is back before anybody missed it, but what it stored is not.
-            self.lost.extend(self.published.lost(&peer.id));
-        }
-        if self.published.has_moved(&peer.id, &header.clusters) {
-            self.publish_again(&peer.id, &header.clusters);
-        }
-        self.announce(now);
-        // The way into a cluster that this node has just moved to.
-        for level in first {
-            self.refresh(now, level);
-        }
-    }
-
-    /// An answer has come to a request of ours.
-    fn answered(&mut self, now: Instant, peer: Peer, header: &Header, pending: Pending, response: Response) {
-        let rtt = now.saturating_since(pending.sent);
-        self.heard(now, peer, header, (!pending.repeated).then_some(rtt));
-        if let Some(token) = header.token {
-            self.admission.keep(now, peer.addr, token);
-            if header.wants_proof {
-                self.tell(peer.addr, Some(token), Body::Proof);
-            }
-        }
-        if matches!(pending.request, Request::Store { .. } | Request::Claim { .. }) {
-            self.published.watch(now, peer, header.instance);
-        }
-        if response == Response::Challenge && !pending.challenged {
-            self.ask_again(now, pending);
-            return;
-        }
-        let silent: Vec<Peer> = match &response {
-            Response::Peers(peers) | Response::Room { peers, .. } => {
-                peers.iter().filter(|peer| self.silent.get(now, &peer.id).is_some()).copied().collect()
-            }
-            _ => Vec::new(),
-        };
-        if let (Some(level), Response::Peers(peers) | Response::Room { peers, .. }) =
-            (pending.request.level(), &response)
-        {
-            self.meet(now, level, peer.addr, peers);
-        }
-        if self.gone.returned(&peer.id) {
-            self.start(now, Op::Refresh(Refresh::by(peer, self.me.id, Level::GLOBAL)), false);
-        }
-        match pending.owner {
-            Owner::Tables => {
-                self.verifying.remove(&peer.id);
-                self.hearsay.settled(&peer.id);
-            }
-            Owner::Op(id) => self.advance(now, id, |op, lent| {
-                op.answered(lent, pending.request.level(), &peer, rtt, response);
-                op.pass_over(&silent);
-            }),
-        }
-    }
-
-    /// The time-out of a request has passed for the first time, or again: send it once more.
-    fn repeat(&mut self, now: Instant, id: u64, pending: Pending) {
-        self.request(now, pending.to, id, pending.request);
-        if let Owner::Op(op) = pending.owner {
-            self.advance(now, op, |op, _| op.slow(&pending.to));
-        }
-    }
-
-    /// A peer has not answered at all: forget it.
-    fn gave_up(&mut self, now: Instant, pending: &Pending) {
-        let peer = pending.to;
-        self.stats.timeouts += 1;
-        self.silent.note(now, peer.id, ());
-        if self.routing.remove(&peer.id).is_some() || self.contacts.contains(&peer.addr) {
-            self.gone.note(peer);
-        }
-        self.candidates.forget(&peer.id);
-        self.lost.extend(self.published.lost(&peer.id));
-        self.announce(now);
-        match pending.owner {
-            Owner::Tables => {
-                self.verifying.remove(&peer.id);
-                self.hearsay.settled(&peer.id);
-            }
-            Owner::Op(id) => self.advance(now, id, |op, lent| op.failed(lent, pending.request.level(), &peer)),
-        }
-    }
-
-    /// Peers that `informant` told us of: those that the tables have room for are asked whether they are there.
-    fn meet(&mut self, now: Instant, level: Level, informant: SocketAddr, peers: &[Peer]) {
-        for peer in peers {
-            if self.routing.has_room_for(peer.id, |other| other == level)
-                && self.silent.get(now, &peer.id).is_none()
-                && !self.verifying.contains(&peer.id)
-                && self.hearsay.admit(informant, peer)
-            {
-                self.verify(now, *peer);
-            }
-        }
-    }
-
-    fn verify_known(&mut self, now: Instant, id: &NodeId) {
-        if let Some(known) = self.routing.get(id) {
-            let peer = known.peer;
-            self.verify(now, peer);
-        }
-    }
-
-    /// Pings `peer` for the tables' sake, unless that is being done.
-    fn verify(&mut self, now: Instant, peer: Peer) {
-        if peer.id != self.me.id && self.verifying.insert(peer.id) {
-            self.ask(now, peer, Request::Ping, Owner::Tables);
-        }
-    }
-
-    /// What has to be done from time to time.
-    fn maintain(&mut self, now: Instant) {
-        self.store.sweep(now);
-        self.admission.sweep(now);
-        self.silent.sweep(now);
-        self.rates.sweep(now);
-        for level in self.config.levels().nearest_first() {
-            let typical = self.routing.typical_rtt(level).map_or(self.config.initial_rto, |rtt| rtt * 3 / 2);
-            self.first_rto[level.index()] = typical.max(self.config.min_rto).min(self.config.initial_rto);
-        }
-        self.published.sweep(now);
-        self.candidates.sweep(now);
-        self.own_puts.retain(|_, meter| !meter.is_idle(now));
-        self.repair(now);
-        if now >= self.next_hint && self.routing.members(Level::GLOBAL).next().is_some() {
-            self.next_hint = now + hint::TTL / 2;
-            self.put_hints(now);
-        }
-        self.announce(now);
-        let is_quiet = |heard| now.saturating_since(heard) >= self.config.keepalive;
-        let known = self.routing.all().map(|known| (known.heard, known.peer));
-        let mut quiet: Vec<(Instant, Peer)> = known
-            .chain(self.published.watched())
-            .filter(|(heard, peer)| is_quiet(*heard) && *peer != self.me)
-            .collect();
-        quiet.sort_by_key(|(heard, peer)| (*heard, peer.id));
-        quiet.dedup();
-        for (_, peer) in quiet.into_iter().take(MAX_PINGS) {
-            self.verify(now, peer);
-        }
-        if let Some(peer) = self.gone.next() {
-            self.verify(now, peer);
-        }
-        let is_alone = self.routing.members(Level::GLOBAL).next().is_none();
-        if is_alone && !self.contacts.is_empty() && !self.ops.values().any(|running| matches!(running.op, Op::Join(_)))
-        {
-            let join = Join::new(self.me, &self.contacts);
-            self.start(now, Op::Join(join), false);
-        }
-    }
-
-    /// Puts again what has gone with its holders, a little at a time: a get must find it before its owner renews it.
-    fn repair(&mut self, now: Instant) {
-        for _ in 0..MAX_REPAIRS {
-            let Some(Lost { key, value, level, expires }) = self.lost.pop_front() else { return };
-            let ttl = expires.saturating_since(now);
-            let walk = self.walk(key, Purpose::Put, Levels::only(level));
-            if let (Some(walk), false) = (walk, ttl.is_zero()) {
-                self.start(now, Op::Put(Put::new(walk, value, ttl)), false);
-            }
-        }
-    }
-
-    /// Asks near peers that are in another cluster at `level`: their answers make this node weigh it.
-    fn look_around(&mut self, now: Instant, level: Level) {
-        let Some(diameter) = self.config.diameter(level) else { return };
-        let elsewhere = self.routing.all().filter(|known| {
-            known.rtt.smoothed().is_some_and(|rtt| rtt < diameter) && !shares(&self.clusters, &known.clusters, level)
-        });
-        let elsewhere: Vec<Peer> = elsewhere.take(MAX_TOLD).map(|known| known.peer).collect();
-        for peer in elsewhere {
-            self.verify(now, peer);
-        }
-    }
-
-    /// Tells the index under which networks and routers this node is.
-    fn put_hints(&mut self, now: Instant) {
-        for key in hint::keys(self.me.addr.ip(), &self.routers) {
-            if let Some(walk) = self.walk(key, Purpose::Put, self.config.levels()) {
-                self.start(now, Op::Put(Put::new(walk, hint::value(self.me.addr), hint::TTL)), false);
-            }
-        }
-    }
-
-    /// Pings nodes on this node's own network and behind its routers: who answers is likely to be in a near cluster.
-    fn look_for_neighbours(&mut self, now: Instant) {
-        let (client, routers) = (self.me.addr.ip(), self.routers.clone());
-        let query = HintsQuery { client, routers, count: 0, services: Services::NONE };
-        self.start(now, Op::Hints(Hints::new(&query)), false);
-    }
-
-    /// Fills the tables of `level` anew, unless that is under way.
-    fn refresh(&mut self, now: Instant, level: Level) {
-        let same = |running: &Running| matches!(&running.op, Op::Refresh(other) if other.level() == level);
-        if self.ops.values().any(same) {
-            return;
-        }
-        let depth = self.routing.depth(level).min(self.routing.size(level).ilog2() as usize + 2);
-        let me = self.me.id;
-        let in_buckets: Vec<Key> =
-            (0..depth).map(|bucket| me.at_distance(&random_distance(&mut self.rng, bucket))).collect();
-        let targets = std::iter::once(me).chain(in_buckets);
-        self.start(now, Op::Refresh(Refresh::new(level, targets)), false);
-    }
-
-    /// Begins `op`, which may end at once.
-    fn start(&mut self, now: Instant, op: Op, reported: bool) -> OpId {
-        let id = self.new_op();
-        self.ops.insert(id, Running { op, reported });
-        self.advance(now, id, |_, _| {});
-        id
-    }
-
-    /// Tells an operation of an event, and does what it wants next.
-    fn advance(&mut self, now: Instant, id: OpId, event: impl FnOnce(&mut Op, &Lent<'_>)) {
-        // It may have ended: then this is an answer that came too late to matter.
-        let Some(mut running) = self.ops.remove(&id) else {
-            return;
-        };
-        event(&mut running.op, &self.lent(now));
-        loop {
-            match running.op.next(&mut self.lent(now)) {
-                Next::Ask(peer, request) => self.ask(now, peer, request, Owner::Op(id)),
-                Next::Wait => {
-                    self.ops.insert(id, running);
-                    return;
-                }
-                Next::Done(Some(outcome)) => {
-                    self.ended(now, &running.op, &outcome);
-                    self.finish(id, running.reported, outcome);
-                    return;
-                }
-                Next::Done(None) => {
-                    if let Op::Validate(validate) = &running.op {
-                        self.validated(now, validate);
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Counts what an operation has come to, and acts on it.
-    fn ended(&mut self, now: Instant, op: &Op, outcome: &Outcome) {
-        match (op, outcome) {
-            (_, Outcome::Get(found)) => match found.level {
-                Some(level) => *self.stats.gets_found.entry(level.number()).or_default() += 1,
-                None => self.stats.gets_empty += 1,
-            },
-            (Op::Put(put), Outcome::Put(stored)) => {
-                self.note_published(now, op);
-                if self.config.rules.push_back
-                    && put.turned_back()
-                    && stored.at.last().is_some_and(|(_, peer)| *peer == self.me)
-                    && let Some(meter) = self.own_puts.get_mut(&put.entry().0)
-                {
-                    meter.push_back();
-                }
-                let counter =
-                    if stored.at.is_empty() { &mut self.stats.puts_failed } else { &mut self.stats.puts_stored };
-                *counter += 1;
-            }
-            (Op::Claim(claim), Outcome::Claim(claimed)) => {
-                self.note_published(now, op);
-                if let Some(informant) = claim.informant() {
-                    self.informants.note(now, claim.entry().0, informant, &claimed.values);
-                }
-                let counter =
-                    if claimed.values.is_empty() { &mut self.stats.claims_first } else { &mut self.stats.claims_given };
-                *counter += 1;
-            }
-            (_, Outcome::Joined { contact: Some(_), .. }) => {
-                self.refresh(now, Level::GLOBAL);
-                self.look_for_neighbours(now);
-                self.put_hints(now);
-            }
-            _ => {}
-        }
-    }
-
-    /// Remembers who holds the value that an operation has put, or claimed with.
-    fn note_published(&mut self, now: Instant, op: &Op) {
-        let ((key, value), ttl, holders) = match op {
-            Op::Put(put) => (put.entry(), put.ttl(), put.holders()),
-            Op::Claim(claim) => (claim.entry(), claim.ttl(), claim.holders()),
-            _ => return,
-        };
-        // A little longer than it lives there: the request was under way for a while.
-        let expires = now + ttl.min(self.config.max_ttl) + Duration::from_secs(1);
-        for (level, peer) in holders {
-            self.published.stored(now, (key, value.clone()), level, peer, expires);
-        }
-    }
-
-    fn new_op(&mut self) -> OpId {
-        self.next_op += 1;
-        OpId(self.next_op)
-    }
-
-    /// An operation that has ended before it began.
-    fn done(&mut self, outcome: Outcome) -> OpId {
-        let op = self.new_op();
-        self.finish(op, true, outcome);
-        op
-    }
-
-    fn finish(&mut self, op: OpId, reported: bool, outcome: Outcome) {
-        if reported {
-            self.outputs.push_back(Output::Done { op, outcome });
-        }
-    }
-
-    fn ask(&mut self, now: Instant, to: Peer, request: Request, owner: Owner) {
-        let id = self.rng.next_u64();
-        let (timeout, repeats) = self.patience(&to, request.level());
-        self.rpcs.start(now, id, (to, request.clone(), owner), timeout, repeats);
-        self.request(now, to, id, request);
-    }
-
-    /// Sends a request once more that was answered by a challenge: now there is a token to show.
-    fn ask_again(&mut self, now: Instant, pending: Pending) {
-        let id = self.rng.next_u64();
-        let (timeout, repeats) = self.patience(&pending.to, pending.request.level());
-        let (to, request) = (pending.to, pending.request.clone());
-        self.rpcs.restart(now, id, pending, timeout, repeats);
-        self.request(now, to, id, request);
-    }
-
-    /// How long to wait for an answer of `peer` to a request at `level`, and how often to ask it again.
-    fn patience(&self, peer: &Peer, level: Option<Level>) -> (Duration, u32) {
-        match self.routing.get(&peer.id) {
-            Some(known) => (known.rtt.timeout(self.config.initial_rto, self.config.min_rto), REPEATS_KNOWN),
-            None => (level.map_or(self.config.initial_rto, |level| self.first_rto[level.index()]), REPEATS_UNKNOWN),
-        }
-    }
-
-    fn request(&mut self, now: Instant, to: Peer, request_id: u64, request: Request) {
-        let header = Header { token: self.admission.token_for(now, to.addr), ..self.header() };
-        self.send(to.addr, wire::encode(&Message { header, request_id, body: Body::Request(request) }));
-    }
-
-    /// Sends what nobody answers.
-    fn tell(&mut self, to: SocketAddr, token: Option<Token>, body: Body) {
-        let header = Header { token, ..self.header() };
-        self.send(to, wire::encode(&Message { header, request_id: 0, body }));
-    }
-
-    /// What every message tells of this node.
-    fn header(&self) -> Header {
-        Header {
-            services: self.me.services,
-            clusters: self.clusters.clone(),
-            instance: self.instance,
-            token: None,
-            wants_proof: false,
-        }
-    }
-
-    fn send(&mut self, to: SocketAddr, bytes: Vec<u8>) {
-        let bytes = self.seal.close(bytes);
-        self.stats.datagrams_sent += 1;
-        self.stats.bytes_sent += bytes.len() as u64;
-        self.outputs.push_back(Output::Send { to, bytes });
-    }
-
     fn walk(&self, key: Key, purpose: Purpose, levels: Levels) -> Option<Walk> {
         Walk::new(Lookup::new(self.me.id, key), purpose, levels.and(self.config.levels()))
     }
@@ -901,43 +467,20 @@ impl Dsht {
     }
 }
 
-fn ids(clusters: &Clusters) -> impl Iterator<Item = Id> + '_ {
-    clusters.from_l1().iter().map(|info| info.id)
-}
-
 fn random_id(rng: &mut ChaCha12Rng) -> Id {
     let mut bytes = [0; ID_BYTES];
     rng.fill_bytes(&mut bytes);
     Id::from_bytes(bytes)
 }
 
-/// A random distance of a peer in bucket `bucket`: one with that many leading zeros.
-fn random_distance(rng: &mut ChaCha12Rng, bucket: usize) -> Distance {
-    let mut bytes = *random_id(rng).as_bytes();
-    let (byte, bit) = (bucket / 8, bucket % 8);
-    bytes[..byte].fill(0);
-    bytes[byte] = (bytes[byte] & (0xff >> bit)) | (0x80 >> bit);
-    Distance::from_bytes(bytes)
-}
-
 /// When a node puts its hints for the second time: when it joined, its tables and clusters were just beginning.
 const FIRST_HINT: Duration = Duration::from_secs(60);
-/// How often a request to a known peer is sent again before the peer is forgotten.
-const REPEATS_KNOWN: u32 = 2;
-/// The same for a peer that has never answered: it need not exist.
-const REPEATS_UNKNOWN: u32 = 1;
 /// Peers to start again with: some of them will have gone.
 const MAX_LASTING: usize = 32;
-/// A proof comes back within a round trip. An older one is late, or a copy: what it says of the time is not believed.
-const PROOF_LIFE: Duration = Duration::from_secs(2);
 /// How long whoever has not answered is not asked again because others name it: they notice by and by.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Such peers that are remembered.
 const MAX_SILENT: usize = 1024;
-/// Values put again in one round of maintenance.
-const MAX_REPAIRS: usize = 32;
-/// Quiet peers pinged in one round of maintenance.
-const MAX_PINGS: usize = 32;
 /// Near peers told at once of a move to another cluster, or asked at once for theirs; the others' turn comes by and by.
 const MAX_TOLD: usize = 16;
 /// When a new node refreshes its tables for the first time; after twice as long the next time, up to `refresh`. Nodes

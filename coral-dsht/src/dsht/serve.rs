@@ -1,21 +1,102 @@
-//! Answering the requests of others, whom the caller has found to share a cluster with this node where they must.
+//! Answering the requests of others.
 //!
-//! An answer is a few peers or a few short values. That no more goes to an unproven address than came from it, and that
-//! its store is changed by nobody else's datagrams, the caller sees to.
+//! No more goes to an unproven address than came from it, and the store is changed only for whoever shows a token, once for
+//! each request: see [`admission`](super::admission). An answer is a few peers or a few short values.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
 use rand_core::Rng as _;
 
+use super::admission::fitted;
+use super::routing::Known;
+use super::store::Entry;
+use super::token::TOKEN_LIFE;
+use super::{Dsht, Lent};
 use crate::api::Value;
-use crate::dsht::Lent;
-use crate::dsht::store::Entry;
-use crate::message::{Request, Response};
+use crate::id::Id;
+use crate::message::{Body, Clusters, Header, Message, Request, Response};
 use crate::peer::Peer;
+use crate::time::Instant;
+use crate::wire;
+
+impl Dsht {
+    /// Answers a request of `length` bytes, and takes an interest in whoever sent it.
+    pub(super) fn serve(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        header: &Header,
+        request_id: u64,
+        request: Request,
+        length: usize,
+    ) {
+        *self.stats.requests.entry(request.name()).or_default() += 1;
+        let shows_token = header.token.is_some_and(|token| self.admission.shown(now, peer.addr, &token).is_some());
+        let is_fresh = |known: &Known| now.saturating_since(known.heard) < TOKEN_LIFE;
+        let is_known = self.routing.get(&peer.id).is_some_and(is_fresh);
+        let is_proven = shows_token || is_known || self.admission.is_proven(now, peer.addr);
+        // What may follow changes the store.
+        let wants_token = matches!(request, Request::Get { .. } | Request::Put { .. } | Request::Claim { .. });
+        let response = match request.level() {
+            Some(level) if !self.shares(&header.clusters, level) && !request.is_withdrawal() => Response::OtherCluster,
+            _ if !request.changes_store() => answer_to(&mut self.lent(now), peer, is_proven, request),
+            // A table knows who is there, not who has sent this datagram.
+            _ if !shows_token => Response::Challenge,
+            _ => match self.admission.answered(now, peer.addr, request_id) {
+                Some(response) => response.clone(),
+                None => {
+                    let response = answer_to(&mut self.lent(now), peer, is_proven, request);
+                    self.admission.note_answer(now, peer.addr, request_id, response.clone());
+                    response
+                }
+            },
+        };
+        if matches!(response, Response::Room { full: true, loaded: true, .. }) {
+            self.stats.puts_turned_back += 1;
+        }
+        // What a request says of its sender is hearsay until the sender proves to be there: the address may be made up.
+        let wants_proof = match self.routing.get(&peer.id) {
+            Some(known) => !known.clusters.from_l1().iter().map(|info| info.id).eq(ids(&header.clusters)),
+            None => self.routing.has_room_for(peer.id, |level| self.shares(&header.clusters, level)),
+        };
+        let needs_token = wants_proof || !is_proven || response == Response::Challenge || (wants_token && !shows_token);
+        let token = needs_token.then(|| self.admission.issue(now, peer.addr));
+        let header = Header { token, wants_proof, ..self.header() };
+        let answer = Message { header, request_id, body: Body::Response(response) };
+        if is_proven {
+            self.send(peer.addr, wire::encode(&answer));
+            return;
+        }
+        match fitted(answer, length) {
+            Some(bytes) => self.send(peer.addr, bytes),
+            None => {
+                let header = Header { token, ..self.header() };
+                let challenge = Message { header, request_id, body: Body::Response(Response::Challenge) };
+                self.send(peer.addr, wire::encode(&challenge));
+            }
+        }
+    }
+
+    /// A peer has sent back at once the token of an answer: it is there, and so far away.
+    pub(super) fn proven(&mut self, now: Instant, peer: Peer, header: &Header) {
+        let age = header.token.and_then(|token| self.admission.shown(now, peer.addr, &token));
+        match age.filter(|age| *age <= PROOF_LIFE) {
+            // One that is known has its time measured by its answers; a proof could be one sent again.
+            Some(_) if self.routing.get(&peer.id).is_some() => self.heard(now, peer, header, None),
+            Some(age) => self.heard(now, peer, header, Some(age)),
+            None => self.drop_datagram("proof"),
+        }
+    }
+}
+
+fn ids(clusters: &Clusters) -> impl Iterator<Item = Id> + '_ {
+    clusters.from_l1().iter().map(|info| info.id)
+}
 
 /// The answer to `request`, sent by `peer`, which may or may not have proven to be at its address.
-pub(super) fn serve(lent: &mut Lent<'_>, peer: Peer, is_proven: bool, request: Request) -> Response {
+fn answer_to(lent: &mut Lent<'_>, peer: Peer, is_proven: bool, request: Request) -> Response {
     let count = lent.config.peers_in_answer();
     match request {
         Request::Ping => Response::Pong { seen_as: peer.addr },
@@ -83,3 +164,6 @@ pub(super) fn some_of<T>(rng: &mut ChaCha12Rng, mut values: Vec<T>, count: usize
     values.truncate(count);
     values
 }
+
+/// A proof comes back within a round trip. An older one is late, or a copy: what it says of the time is not believed.
+const PROOF_LIFE: Duration = Duration::from_secs(2);
