@@ -17,8 +17,8 @@ use super::lab::{Lab, only_global};
 use super::report::{Report, Row, rounded};
 
 pub(super) fn run(lab: &Lab) -> anyhow::Result<Report> {
-    let nodes = lab.nodes.unwrap_or(5000);
-    let values = lab.keys.unwrap_or(200_000);
+    let nodes = lab.nodes.unwrap_or(1000);
+    let values = lab.keys.unwrap_or(50_000);
     lab.stage(&format!("{nodes} nodes, a single level"), (0, 3));
     // Kept until the end: what it gave back would be used again by the next, and not be seen.
     let (_single, small, _) = idle(lab, only_global(), nodes)?;
