@@ -17,7 +17,7 @@ pub struct Link {
     pub jitter: Duration,
     /// Pairs of nodes of which one never hears the other, while the other hears it, in thousandths of all ordered pairs.
     pub deaf_per_mille: u32,
-    /// Pairs of nodes that never hear each other, though others reach both [NT05], in thousandths.
+    /// Pairs of nodes that never hear each other, though others reach both \[NT05\], in thousandths.
     pub apart_per_mille: u32,
     /// Which pairs these are follows from this number.
     pub pairs: u64,
