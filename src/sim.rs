@@ -21,6 +21,7 @@ mod hotspot;
 mod lab;
 mod latency;
 mod memory;
+mod promise;
 mod report;
 
 use lab::Lab;
@@ -68,7 +69,7 @@ pub enum Experiment {
     Memory,
 }
 
-/// Runs one experiment and shows what it found.
+/// Runs one experiment and shows what it found: whether the index keeps what it promises.
 pub fn run(options: &Options) -> anyhow::Result<bool> {
     // Before the work: an hour's run must not end at a directory that is not there.
     let json = create(options.json.as_deref())?;
@@ -86,9 +87,13 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     };
     lab.finish();
     print!("{}", report.text());
+    let broken = promise::broken(options.name, &report.summary);
+    for promise in &broken {
+        println!("promise broken: {promise}");
+    }
     write(json, options.json.as_deref(), || report.json())?;
     write(svg, options.svg.as_deref(), || report.chart.svg())?;
-    Ok(true)
+    Ok(broken.is_empty())
 }
 
 fn create(path: Option<&Path>) -> anyhow::Result<Option<File>> {

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::chart::{Axis, Chart, Series};
 use super::hops::figure;
 use super::lab::Lab;
-use super::report::{Report, Row, Times, mean, ms};
+use super::report::{Report, Row, Times, mean, ms, rounded};
 
 pub(super) fn run(lab: &Lab) -> Report {
     let sizes = lab.sizes(&[166, 1000], &[10_000]);
@@ -29,7 +29,11 @@ pub(super) fn run(lab: &Lab) -> Report {
     Report {
         title: format!("all nodes claim {keys} new keys in one instant, seed {}", lab.seed),
         rows,
-        summary: vec![("keys", json!(keys)), ("origin_claims", json!(origin as u64))],
+        summary: vec![
+            ("keys", json!(keys)),
+            ("origin_claims", json!(origin as u64)),
+            ("origin_claims_per_key", json!(rounded(origin / keys as f64, 2))),
+        ],
         chart: Chart {
             title: format!("How far from the origin: nodes by their depth in the tree, per key ({keys} keys)"),
             x: Axis::linear("depth: 0 asks the origin, 1 fetches from it, …"),
