@@ -87,7 +87,8 @@ pub struct Config {
     #[serde(with = "span")]
     pub initial_rto: Duration,
 
-    /// The least time-out, however near a peer is. Default 50 ms: a busy machine answers late, too.
+    /// The least time after which a request is sent again, however near a peer is. Default 50 ms: a busy machine answers late,
+    /// too. Somebody else is asked sooner.
     #[serde(with = "span")]
     pub min_rto: Duration,
 

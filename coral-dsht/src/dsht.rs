@@ -115,8 +115,8 @@ pub struct Dsht {
     hearsay: Hearsay,
     /// Who has lately not answered at all: others may go on naming it for a while.
     silent: Recent<NodeId, ()>,
-    /// How long to wait at each level for somebody who was never heard.
-    first_rto: [Duration; MAX_LEVELS],
+    /// After how long somebody who was never heard is late, at each level.
+    first_late: [Duration; MAX_LEVELS],
     ops: BTreeMap<OpId, Running>,
     next_op: u64,
     contacts: Vec<SocketAddr>,
@@ -197,7 +197,7 @@ impl Dsht {
             verifying: BTreeSet::new(),
             hearsay: Hearsay::default(),
             silent: Recent::new(SILENCE, MAX_SILENT),
-            first_rto: [config.initial_rto; MAX_LEVELS],
+            first_late: [config.initial_rto; MAX_LEVELS],
             ops: BTreeMap::new(),
             next_op: 0,
             contacts: Vec::new(),
@@ -259,7 +259,8 @@ impl Dsht {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(expired) = self.rpcs.expire(now) {
             match expired {
-                Expired::Slow(id, pending) => self.repeat(now, id, pending),
+                Expired::Late(owner, peer) => self.late(now, owner, &peer),
+                Expired::Repeat(id, pending) => self.request(now, pending.to, id, pending.request),
                 Expired::Failed(pending) => self.gave_up(now, &pending),
             }
         }

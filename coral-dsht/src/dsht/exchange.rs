@@ -10,6 +10,7 @@ use super::nodes::shares;
 use super::op::Op;
 use super::refresh::Refresh;
 use super::rpc::{Owner, Pending};
+use super::rtt::Patience;
 use super::{Dsht, Output};
 use crate::level::Level;
 use crate::message::{Body, Header, Message, Request, Response, Token};
@@ -45,6 +46,9 @@ impl Dsht {
     pub(super) fn answered(&mut self, now: Instant, peer: Peer, header: &Header, pending: Pending, response: Response) {
         let rtt = now.saturating_since(pending.sent);
         self.heard(now, peer, header, (!pending.repeated).then_some(rtt));
+        if pending.repeated {
+            self.routing.back_off(&peer.id, rtt);
+        }
         if let Some(token) = header.token {
             self.admission.keep(now, peer.addr, token);
             if header.wants_proof {
@@ -84,11 +88,10 @@ impl Dsht {
         }
     }
 
-    /// The time-out of a request has passed for the first time, or again: send it once more.
-    pub(super) fn repeat(&mut self, now: Instant, id: u64, pending: Pending) {
-        self.request(now, pending.to, id, pending.request);
-        if let Owner::Op(op) = pending.owner {
-            self.advance(now, op, |op, _| op.slow(&pending.to));
+    /// An answer takes longer than most: an operation may ask somebody else meanwhile.
+    pub(super) fn late(&mut self, now: Instant, owner: Owner, peer: &Peer) {
+        if let Owner::Op(op) = owner {
+            self.advance(now, op, |op, _| op.late(peer));
         }
     }
 
@@ -114,25 +117,29 @@ impl Dsht {
 
     pub(super) fn ask(&mut self, now: Instant, to: Peer, request: Request, owner: Owner) {
         let id = self.rng.next_u64();
-        let (timeout, repeats) = self.patience(&to, request.level());
-        self.rpcs.start(now, id, (to, request.clone(), owner), timeout, repeats);
+        let (patience, repeats) = self.patience(&to, request.level());
+        self.rpcs.start(now, id, (to, request.clone(), owner), patience, repeats);
         self.request(now, to, id, request);
     }
 
     /// Sends a request once more that was answered by a challenge: now there is a token to show.
     pub(super) fn ask_again(&mut self, now: Instant, pending: Pending) {
         let id = self.rng.next_u64();
-        let (timeout, repeats) = self.patience(&pending.to, pending.request.level());
+        let (patience, repeats) = self.patience(&pending.to, pending.request.level());
         let (to, request) = (pending.to, pending.request.clone());
-        self.rpcs.restart(now, id, pending, timeout, repeats);
+        self.rpcs.restart(now, id, pending, patience, repeats);
         self.request(now, to, id, request);
     }
 
     /// How long to wait for an answer of `peer` to a request at `level`, and how often to ask it again.
-    pub(super) fn patience(&self, peer: &Peer, level: Option<Level>) -> (Duration, u32) {
+    fn patience(&self, peer: &Peer, level: Option<Level>) -> (Patience, u32) {
+        let (initial, min) = (self.config.initial_rto, self.config.min_rto);
         match self.routing.get(&peer.id) {
-            Some(known) => (known.rtt.timeout(self.config.initial_rto, self.config.min_rto), REPEATS_KNOWN),
-            None => (level.map_or(self.config.initial_rto, |level| self.first_rto[level.index()]), REPEATS_UNKNOWN),
+            Some(known) => (known.rtt.patience(initial, min), REPEATS_KNOWN),
+            None => {
+                let late = level.map_or(initial, |level| self.first_late[level.index()]);
+                (Patience { late, timeout: late.max(min) }, REPEATS_UNKNOWN)
+            }
         }
     }
 

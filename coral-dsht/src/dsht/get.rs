@@ -57,7 +57,7 @@ impl Get {
         }
     }
 
-    /// See [`Walk::slow`] and [`Walk::failed`].
+    /// See [`Walk::late`] and [`Walk::failed`].
     pub(crate) fn walk(&mut self) -> &mut Walk {
         &mut self.walk
     }

@@ -83,9 +83,9 @@ impl Op {
     }
 
     /// `peer` is late: somebody else may be asked meanwhile.
-    pub(super) fn slow(&mut self, peer: &Peer) {
+    pub(super) fn late(&mut self, peer: &Peer) {
         if let Some(walk) = self.walk() {
-            walk.slow(peer);
+            walk.late(peer);
         }
     }
 

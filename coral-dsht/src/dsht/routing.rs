@@ -94,6 +94,13 @@ impl Routing {
         self.place(peer.id, shared);
     }
 
+    /// `id` has answered a repeated request, `span` after it was first sent.
+    pub(crate) fn back_off(&mut self, id: &NodeId, span: Duration) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.rtt.back_off(span);
+        }
+    }
+
     /// Whether `peer` would enter a bucket, should it answer: then it is worth a ping.
     pub(crate) fn has_room_for(&self, id: NodeId, shared: impl Fn(Level) -> bool) -> bool {
         id != self.me

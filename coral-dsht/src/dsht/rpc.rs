@@ -1,14 +1,16 @@
 //! Requests in flight: unguessable ids, repeats and time-outs.
 //!
-//! A request is sent again, with the same id, when its time-out passes, each time after twice as long. Already the
-//! first of them tells its owner that the peer is *slow*, so that a lookup asks somebody else meanwhile; the last one
-//! that it has *failed*. So a dead peer costs a lookup one time-out, and a lost datagram costs no peer its place.
+//! A peer that has not answered after the time that its answers take is *late*: its owner is told, so that a lookup asks
+//! somebody else meanwhile. When the time-out passes, which is as long at least, the request is sent again, with the same
+//! id, each time after twice as long; the last time-out tells that the peer has *failed*. So a dead peer costs a lookup
+//! about one round trip, and a lost datagram costs no peer its place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::api::OpId;
+use crate::dsht::rtt::Patience;
 use crate::message::Request;
 use crate::peer::Peer;
 use crate::time::Instant;
@@ -34,6 +36,8 @@ pub(crate) struct Pending {
     pub(crate) repeated: bool,
     /// Whether it was answered by a challenge before.
     pub(crate) challenged: bool,
+    /// Whether its owner has been told that the answer is late.
+    is_late: bool,
     timeout: Duration,
     deadline: Instant,
 }
@@ -47,36 +51,47 @@ pub(crate) enum Owner {
     Tables,
 }
 
-/// A time-out has passed.
+/// An answer has not come in time.
 #[derive(Debug)]
 pub(crate) enum Expired {
-    /// Send the request again, under this id; its owner may ask somebody else meanwhile.
-    Slow(u64, Pending),
+    /// The owner may ask somebody else meanwhile.
+    Late(Owner, Peer),
+    /// Send the request again, under this id.
+    Repeat(u64, Pending),
     /// It was the last one.
     Failed(Pending),
 }
 
 impl Rpcs {
-    /// Notes that a request has been sent at `now` under `id`, which must be fresh, and waits `timeout` for an answer.
+    /// Notes that a request has been sent at `now` under `id`, which must be fresh, and waits for an answer with `patience`.
     pub(crate) fn start(
         &mut self,
         now: Instant,
         id: u64,
         (to, request, owner): (Peer, Request, Owner),
-        timeout: Duration,
+        patience: Patience,
         repeats: u32,
     ) {
-        let deadline = now + timeout;
-        let challenged = false;
-        let pending =
-            Pending { to, request, owner, sent: now, repeats, repeated: false, challenged, timeout, deadline };
+        let deadline = now + patience.late;
+        let pending = Pending {
+            to,
+            request,
+            owner,
+            sent: now,
+            repeats,
+            repeated: false,
+            challenged: false,
+            is_late: false,
+            timeout: patience.timeout,
+            deadline,
+        };
         self.deadlines.insert((deadline, id));
         self.pending.insert(id, pending);
     }
 
     /// The request of `pending`, which a challenge has answered, is sent once more, under another id.
-    pub(crate) fn restart(&mut self, now: Instant, id: u64, pending: Pending, timeout: Duration, repeats: u32) {
-        self.start(now, id, (pending.to, pending.request, pending.owner), timeout, repeats);
+    pub(crate) fn restart(&mut self, now: Instant, id: u64, pending: Pending, patience: Patience, repeats: u32) {
+        self.start(now, id, (pending.to, pending.request, pending.owner), patience, repeats);
         if let Some(pending) = self.pending.get_mut(&id) {
             pending.challenged = true;
         }
@@ -97,6 +112,12 @@ impl Rpcs {
         let (deadline, id) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now)?;
         self.deadlines.remove(&(deadline, id));
         let pending = self.pending.get_mut(&id).expect("a deadline belongs to a pending request");
+        if !pending.is_late {
+            pending.is_late = true;
+            pending.deadline = pending.sent + pending.timeout;
+            self.deadlines.insert((pending.deadline, id));
+            return Some(Expired::Late(pending.owner, pending.to));
+        }
         if pending.repeats == 0 {
             return self.pending.remove(&id).map(Expired::Failed);
         }
@@ -105,7 +126,7 @@ impl Rpcs {
         pending.timeout *= 2;
         pending.deadline = now + pending.timeout;
         self.deadlines.insert((pending.deadline, id));
-        Some(Expired::Slow(id, pending.clone()))
+        Some(Expired::Repeat(id, pending.clone()))
     }
 
     /// When the next time-out passes.
@@ -123,11 +144,12 @@ mod tests {
         Instant::START + Duration::from_millis(millis)
     }
 
-    /// One ping, sent at the start with a time-out of 100 ms and one repeat.
+    /// One ping, sent at the start: late after 40 ms, with a time-out of 100 ms and one repeat.
     fn one_ping() -> (Rpcs, Peer) {
         let to = Peer::new(([192, 0, 2, 1], 4000).into(), Services::NONE);
         let mut rpcs = Rpcs::default();
-        rpcs.start(at(0), 7, (to, Request::Ping, Owner::Tables), Duration::from_millis(100), 1);
+        let patience = Patience { late: Duration::from_millis(40), timeout: Duration::from_millis(100) };
+        rpcs.start(at(0), 7, (to, Request::Ping, Owner::Tables), patience, 1);
         (rpcs, to)
     }
 
@@ -142,10 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_peer_is_slow_first_and_failed_after_twice_as_long() {
-        let (mut rpcs, _) = one_ping();
+    fn a_silent_peer_is_late_then_asked_again_and_failed_after_twice_as_long() {
+        let (mut rpcs, to) = one_ping();
+        assert!(rpcs.expire(at(39)).is_none());
+        assert!(matches!(rpcs.expire(at(40)), Some(Expired::Late(Owner::Tables, peer)) if peer == to));
         assert!(rpcs.expire(at(99)).is_none());
-        assert!(matches!(rpcs.expire(at(100)), Some(Expired::Slow(7, pending)) if pending.repeated));
+        assert!(matches!(rpcs.expire(at(100)), Some(Expired::Repeat(7, pending)) if pending.repeated));
         assert_eq!(rpcs.next_deadline(), Some(at(300)));
         assert!(rpcs.expire(at(299)).is_none());
         assert!(matches!(rpcs.expire(at(300)), Some(Expired::Failed(_))));

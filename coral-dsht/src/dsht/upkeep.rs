@@ -13,7 +13,7 @@ use super::refresh::Refresh;
 use super::remove::Lost;
 use super::rpc::Owner;
 use super::walk::Purpose;
-use super::{Dsht, MAX_TOLD, Running, random_id};
+use super::{Dsht, MAX_TOLD, Running, random_id, rtt};
 use crate::api::HintsQuery;
 use crate::hint;
 use crate::id::{Distance, Key, NodeId};
@@ -58,7 +58,7 @@ impl Dsht {
         self.rates.sweep(now);
         for level in self.config.levels().nearest_first() {
             let typical = self.routing.typical_rtt(level).map_or(self.config.initial_rto, |rtt| rtt * 3 / 2);
-            self.first_rto[level.index()] = typical.max(self.config.min_rto).min(self.config.initial_rto);
+            self.first_late[level.index()] = typical.max(rtt::GRANULARITY).min(self.config.initial_rto);
         }
         self.published.sweep(now);
         self.candidates.sweep(now);

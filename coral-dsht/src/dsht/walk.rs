@@ -157,7 +157,7 @@ impl Walk {
     }
 
     /// `peer` is late: others may be asked meanwhile.
-    pub(crate) fn slow(&mut self, peer: &Peer) {
+    pub(crate) fn late(&mut self, peer: &Peer) {
         if self.fresh.remove(&peer.id) {
             self.lookup.late(peer);
             self.width = (self.width + 1).min(MAX_WIDTH);
