@@ -35,7 +35,12 @@ impl Dsht {
         let shared = |level| config.levels().contains(level) && shares(mine, clusters, level);
         let header = Header { services: peer.services, clusters: clusters.clone(), ..Header::default() };
         self.routing.heard(heard, peer, Some(rtt), &header, shared);
-        self.announce(heard);
+    }
+
+    /// Says how large its clusters are, after all peers have been made known to it.
+    #[doc(hidden)]
+    pub fn acquainted(&mut self, now: Instant) {
+        self.announce(now);
     }
 
     /// The cluster that this node is in at `level`; the zero id for a level that the network has not.

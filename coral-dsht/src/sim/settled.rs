@@ -44,6 +44,8 @@ impl Simulation {
             }
         }
         for node in 0..count {
+            let now = self.now;
+            self.nodes[node].dsht.acquainted(now);
             self.nodes[node].timer = None;
             self.drain(node);
         }
