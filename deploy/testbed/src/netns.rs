@@ -60,12 +60,15 @@ impl Namespace {
     pub fn create(name: &str) -> anyhow::Result<Self> {
         let name = format!("{PREFIX}{name}");
         let path = path_of(&name);
-        fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot make {DIRECTORY}"))?;
+        fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot make {DIRECTORY}: are you root?"))?;
         File::create_new(&path).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => {
                 anyhow::anyhow!(
                     "the namespace {name} is there already: another testbed runs, or `coral-testbed sweep` is due"
                 )
+            }
+            io::ErrorKind::PermissionDenied => {
+                anyhow::anyhow!("network namespaces may not be made: run as root (CAP_SYS_ADMIN and CAP_NET_ADMIN)")
             }
             _ => anyhow::Error::new(e).context(format!("cannot make {}", path.display())),
         })?;

@@ -43,23 +43,23 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     let mut check = Check::build(map, options, interrupted)?;
     let outcome = check.measure();
     println!("{}", check.table);
-    check.tear_down()?;
+    let failures = std::mem::take(&mut check.failures);
+    let interrupted = check.interrupted.load(Ordering::Relaxed);
+    let down = check.tear_down();
+    // Ctrl-C reaches the router, too, so that what failed in consequence is no news.
+    ensure!(!interrupted, "interrupted; what there was has been taken down");
     outcome?;
-    Ok(check_passed(&check.failures))
-}
-
-fn check_passed(failures: &[String]) -> bool {
-    for failure in failures {
+    down?;
+    for failure in &failures {
         println!("not as asked: {failure}");
     }
-    failures.is_empty()
+    Ok(failures.is_empty())
 }
 
 /// The network under test.
 struct Check {
     map: Map,
-    /// In this order they are dropped: the devices go before their namespaces.
-    router: Option<Process>,
+    router: Process,
     hosts: Vec<Namespace>,
     client: Client,
     table: Table,
@@ -103,20 +103,16 @@ impl Check {
         client.attach(map.sites().iter().zip(&hosts).map(attachment).collect())?;
         let mut table = Table::new();
         table.load_style(presets::UTF8_BORDERS_ONLY).set_header(["what", "asked for", "measured", ""]);
-        let mut check =
-            Self { map, router: Some(router), hosts, client, table, failures: Vec::new(), interrupted, begun };
+        let mut check = Self { map, router, hosts, client, table, failures: Vec::new(), interrupted, begun };
         let (sites, all) = (check.map.sites().len(), begun.elapsed());
         let measured = format!("{:.2} s, of which {:.2} s for namespaces", all.as_secs_f64(), namespaces.as_secs_f64());
         check.row(&format!("{sites} sites come up"), "", &measured, true);
         Ok(check)
     }
 
-    /// Takes everything down; what cannot be removed is an error.
-    fn tear_down(&mut self) -> anyhow::Result<()> {
-        let stopped = self.router.take().map_or(Ok(()), Process::stop);
-        self.hosts.clear();
-        // Ctrl-C reaches the router, too, and it may have gone first.
-        if self.interrupted.load(Ordering::Relaxed) { Ok(()) } else { stopped }
+    /// Takes everything down.
+    fn tear_down(self) -> anyhow::Result<()> {
+        self.router.stop()
     }
 
     fn measure(&mut self) -> anyhow::Result<()> {
@@ -128,7 +124,7 @@ impl Check {
         self.loss(&a, &b)?;
         self.new_distance(&a, &b)?;
         self.rate(&a, &b)?;
-        let LinkChange { .. } = self.set(&a, &b, &before)?;
+        self.set(&a, &b, &before)?;
         self.cut(&a, &b)?;
         self.throughput()?;
         self.router_itself()
@@ -220,12 +216,11 @@ impl Check {
     }
 
     /// Makes the way between two sites this one.
-    fn set(&mut self, a: &Site, b: &Site, link: &Link) -> anyhow::Result<LinkChange> {
+    fn set(&mut self, a: &Site, b: &Site, link: &Link) -> anyhow::Result<()> {
         let rate = link.rate.map_or(Limit::Unlimited, Limit::At);
         let change =
             LinkChange { rtt: Some(link.rtt()), jitter: Some(link.jitter), loss: Some(link.loss), rate: Some(rate) };
-        self.client.link(&a.name, &b.name, change.clone())?;
-        Ok(change)
+        Ok(self.client.link(&a.name, &b.name, change)?)
     }
 
     /// Sends a stream from `a` to `b`: how long each that arrived took, in the order of sending, and whether any overtook another.
@@ -360,7 +355,7 @@ impl Check {
         if pairs.is_empty() {
             return Ok(());
         }
-        let pid = self.router.as_ref().map_or(0, Process::pid);
+        let pid = self.router.pid();
         let (before, begun) = (cpu_time(pid)?, Instant::now());
         let mbits = self.pour(&pairs, Duration::from_secs(5))?;
         let cpu = 100.0 * (cpu_time(pid)? - before).as_secs_f64() / begun.elapsed().as_secs_f64();

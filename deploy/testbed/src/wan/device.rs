@@ -61,7 +61,9 @@ fn open_tun() -> anyhow::Result<File> {
         Errno::EPERM => anyhow!("a network device may not be made: run as root (CAP_NET_ADMIN)"),
         errno => anyhow!("cannot make {DEVICE}: {errno}"),
     })?;
-    ioctl::set_offload(&file, OFFLOAD).with_context(|| format!("cannot set the offloads of {DEVICE}"))?;
+    // Kernels before 6.2 do not know large datagrams.
+    let offloads = ioctl::set_offload(&file, OFFLOAD | DATAGRAMS).or_else(|_| ioctl::set_offload(&file, OFFLOAD));
+    offloads.with_context(|| format!("cannot set the offloads of {DEVICE}"))?;
     Ok(file)
 }
 
@@ -125,5 +127,7 @@ const CLONE_DEVICE: &str = "/dev/net/tun";
 const MTU: u32 = 1500;
 /// What the device holds until the router reads it; with the default of 1,000, bursts of many flows lose packets here.
 const QUEUE_PACKETS: u32 = 10_000;
-/// Hosts leave the checksums of TCP and UDP to the device.
-const OFFLOAD: libc::c_uint = libc::TUN_F_CSUM;
+/// Hosts leave the checksums of TCP and UDP to the device, and hand several segments over as one packet.
+const OFFLOAD: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// And several datagrams.
+const DATAGRAMS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;

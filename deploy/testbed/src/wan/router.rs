@@ -129,7 +129,14 @@ impl Router {
             let hops = Routers::hops(self.sites[from].region, self.sites[to].region);
             if header.hop_limit > hops {
                 packet::spend_hops(frame.packet_mut(), hops);
-                self.send(now, from, to, frame);
+                if frame.is_large() && self.each_counts(from, to) {
+                    match frame.split() {
+                        Some(parts) => parts.into_iter().for_each(|part| self.send(now, from, to, part)),
+                        None => self.sites[from].status.malformed += 1,
+                    }
+                } else {
+                    self.send(now, from, to, frame);
+                }
             } else {
                 let hop = self.hop(from, to, header.hop_limit);
                 self.end_at_router(now, from, to, hop, |router| {
@@ -165,7 +172,7 @@ impl Router {
                     None => counters.queue_full += 1,
                 },
                 (Stage::AtLine, None) | (Stage::Through, _) => {
-                    counters.packets += 1;
+                    counters.packets += flight.frame.packets();
                     counters.bytes += bytes as u64;
                     return Some(Delivery { site: to, frame: flight.frame, due });
                 }
@@ -220,6 +227,13 @@ impl Router {
     /// Where in the table the way from one site to another is.
     fn pair(&self, from: usize, to: usize) -> usize {
         from * self.sites.len() + to
+    }
+
+    /// Whether packets must go one by one, as some are lost or a line has a rate.
+    fn each_counts(&self, from: usize, to: usize) -> bool {
+        let link = &self.pairs[self.pair(from, to)].link;
+        let lines = [link.rate, self.sites[from].access.up, self.sites[to].access.down];
+        link.loss > 0.0 || lines.iter().any(Option::is_some)
     }
 
     /// Sends a packet on its whole way.
