@@ -58,7 +58,8 @@ pub enum Request {
     },
     /// Undoes all cuts.
     HealAll,
-    /// Gives sites their devices, in these namespaces. One that a site has already is taken from it.
+    /// Gives sites their devices, in these namespaces, which become hosts like others ([`crate::netns::prepare`]). A site that has
+    /// a device in another namespace loses that one.
     Attach {
         /// Which site's is in which namespace.
         sites: Vec<Attachment>,
