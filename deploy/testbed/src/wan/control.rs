@@ -257,7 +257,7 @@ pub struct Counters {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Nobody listens.
-    #[error("no router answers at {path}: {source}")]
+    #[error("no router listens at {path}")]
     Connect {
         /// The socket.
         path: String,
@@ -265,7 +265,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// It went away, or took too long.
-    #[error("the router gave no answer: {0}")]
+    #[error("the router gave no answer")]
     Io(#[from] io::Error),
     /// What it said means nothing to us.
     #[error("the router's answer cannot be read: {0}")]

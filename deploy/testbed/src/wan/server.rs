@@ -221,13 +221,18 @@ impl Server {
 
     /// Reads what a device has, and lets others have their turn after a while.
     fn read_device(&mut self, site: usize) {
-        for _ in 0..READS_IN_A_ROW {
+        let mut bytes = 0;
+        while bytes < BYTES_IN_A_ROW {
             let Some(device) = self.devices.get(site).and_then(Option::as_ref) else { return };
             match (&*device).read(&mut self.buffer) {
-                Ok(length) => match Frame::from_device(&self.buffer[..length]) {
-                    Some(frame) => self.router.forward(self.now(), site, frame),
-                    None => self.router.note_malformed(site),
-                },
+                Ok(length) => {
+                    // Small ones cost time as well.
+                    bytes += length.max(LEAST_BYTES);
+                    match Frame::from_device(&self.buffer[..length]) {
+                        Some(frame) => self.router.forward(self.now(), site, frame),
+                        None => self.router.note_malformed(site),
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // Its namespace has died and taken it along. Left in epoll it would be ready for ever.
@@ -398,6 +403,9 @@ const WAKE: u64 = 3;
 const DEVICES: u64 = 1 << 10;
 /// And a running number.
 const CONNECTIONS: u64 = 1 << 20;
-const READS_IN_A_ROW: usize = 64;
+/// What is read from one device before packets that are due have their turn: some tenths of a millisecond.
+const BYTES_IN_A_ROW: usize = 256 << 10;
+/// What a packet counts for at least.
+const LEAST_BYTES: usize = 4 << 10;
 /// Which packets are lost is chance, but the same chance each time.
 const SEED: u64 = 1;
