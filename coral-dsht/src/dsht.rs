@@ -325,7 +325,7 @@ impl Dsht {
         refused: &[Value],
     ) -> OpId {
         let lookup = Lookup::new(self.me.id, key).avoiding(self.informants.liars(now, &key, refused));
-        match Walk::new(lookup, Purpose::Get, levels.and(self.config.levels())) {
+        match Walk::new(lookup, Purpose::Claim, levels.and(self.config.levels())) {
             Some(walk) => self.start(now, Op::Claim(Claim::new(walk, value, ttl, refused)), true),
             None => self.done(Outcome::Claim(Default::default())),
         }

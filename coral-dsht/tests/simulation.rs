@@ -8,7 +8,7 @@ use coral_dsht::sim::latency::Map;
 use coral_dsht::sim::link::Link;
 use coral_dsht::sim::{Intruder, Simulation, check, swarm};
 use coral_dsht::{
-    Config, HintsQuery, HopAnswer, Id, Instant, Key, Level, Levels, Outcome, Peer, Services, Value, wire,
+    Config, Dsht, HintsQuery, HopAnswer, Id, Instant, Key, Level, Levels, Outcome, Peer, Services, Value, wire,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -170,6 +170,25 @@ fn of_all_who_ask_in_one_instant_one_goes_to_the_origin() {
         }
         // At most four at each of three levels.
         assert!(children.iter().all(|children| *children <= 12));
+    }
+}
+
+#[test]
+fn one_of_a_cluster_is_first_there_although_answers_are_late() {
+    let mut sim = Simulation::new(15, Config::default());
+    sim.set_map(Map::one_place(15));
+    sim.join(200);
+    // More than the round-trip times that everybody has measured so far, and still within the diameter.
+    sim.set_link(Link { jitter: Duration::from_millis(12), ..Link::default() });
+    let level = Level::new(2).expect("there is a level 2");
+    for number in 0..12 {
+        let now = sim.now();
+        let claim = |dsht: &mut Dsht, node| dsht.claim(now, key(number), value(node), HOUR, Levels::ALL, &[]);
+        let ops: Vec<_> = (0..200).map(|node| sim.act(node, |dsht| claim(dsht, node))).collect();
+        sim.run_for(Duration::from_secs(10));
+        let outcomes: Vec<_> = ops.into_iter().enumerate().map(|(node, op)| sim.outcome(node, op)).collect();
+        let is_first = |outcome: &&Option<Outcome>| matches!(outcome, Some(Outcome::Claim(claimed)) if claimed.granted.contains(level));
+        assert_eq!(outcomes.iter().filter(is_first).count(), 1, "key {number}");
     }
 }
 

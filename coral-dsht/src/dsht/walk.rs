@@ -31,8 +31,11 @@ pub(crate) struct Walk {
 /// What a walk is for: this decides its stride.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Get or claim. In a cluster so small that nobody is overrun even if all of it asks one node, straight on.
+    /// In a cluster so small that nobody is overrun even if all of it asks one node, straight on.
     Get,
+    /// As a get, but the node at which a level ends decides who fetches for all of its cluster: it is waited for. Else whoever
+    /// is far from it, or has a bad guess of how far, would let the next nearest one decide, and fetch as well.
+    Claim,
     /// Put, renewed again and again by all who have the same object.
     Put,
     /// Getting to know peers at all distances.
@@ -44,8 +47,8 @@ impl Purpose {
         match self {
             Self::Refresh => Stride::HALF,
             _ if !lent.config.rules.halving => Stride::DIRECT,
-            Self::Get if lent.routing.size(level) <= SMALL_CLUSTER => Stride::DIRECT,
-            Self::Get => Stride::EIGHTH,
+            Self::Get | Self::Claim if lent.routing.size(level) <= SMALL_CLUSTER => Stride::DIRECT,
+            Self::Get | Self::Claim => Stride::EIGHTH,
             Self::Put => Stride::QUARTER,
         }
     }
@@ -116,8 +119,7 @@ impl Walk {
                 self.fresh.insert(peer.id);
                 Step::Ask(peer, aim)
             }
-            // Those who are late at a nearer level are not waited for: should they have it, it comes all the same.
-            None if self.lookup.is_waiting() && (self.is_at_last_level() || !self.fresh.is_empty()) => Step::Wait,
+            None if self.lookup.is_waiting() && (self.waits_for_late() || !self.fresh.is_empty()) => Step::Wait,
             None => {
                 // Where nobody was asked, the hop is this node itself: it knows nobody nearer.
                 if self.hops.iter().all(|hop| hop.level != self.level) {
@@ -128,8 +130,9 @@ impl Walk {
         }
     }
 
-    fn is_at_last_level(&self) -> bool {
-        self.levels.next_farther(self.level).is_none()
+    /// Those who are late at a nearer level hold up no get: should they have it, it comes all the same.
+    fn waits_for_late(&self) -> bool {
+        self.purpose == Purpose::Claim || self.levels.next_farther(self.level).is_none()
     }
 
     /// Goes on at the next wider level; `false` if there is none.
