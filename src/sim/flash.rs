@@ -149,13 +149,20 @@ impl Tree {
         children.into_values().collect()
     }
 
-    /// For each cluster of `level`, how many of its nodes fetch from outside of it, the origin included.
+    /// For each cluster of `level`, how many of its nodes fetch from outside of it, the origin included. Two nodes that share a
+    /// nearer cluster are near each other, even if they belong to different ones of this level.
     fn crossing(&self, sim: &Simulation, level: Level) -> Vec<usize> {
         let cluster = |node: usize| sim.node(node).cluster(level);
+        let levels = Config::default().levels();
+        let nearer: Vec<Level> = levels.nearest_first().take_while(|nearer| *nearer != level).collect();
+        let is_near = |one: usize, other: usize| {
+            let shares = |level: &Level| sim.node(one).cluster(*level) == sim.node(other).cluster(*level);
+            shares(&level) || nearer.iter().any(shares)
+        };
         let all: BTreeSet<_> = self.depth.keys().map(|node| cluster(*node)).collect();
         let mut crossing: BTreeMap<_, usize> = all.into_iter().map(|cluster| (cluster, 0)).collect();
         for node in self.depth.keys() {
-            if self.parent.get(node).is_none_or(|parent| cluster(*parent) != cluster(*node)) {
+            if self.parent.get(node).is_none_or(|parent| !is_near(*parent, *node)) {
                 *crossing.entry(cluster(*node)).or_default() += 1;
             }
         }
