@@ -9,7 +9,7 @@
 //! [`Part::First`] finds the first hops, in one round trip: they are probed at once, together with the destination.
 //!
 //! Each TTL is probed once: a hop whose packet is lost is missing, as one that never answers. What to probe, and when to
-//! stop waiting, is decided by [`Plan`], which knows no socket and no clock; [`socket`] sends and listens. What the
+//! stop waiting, is decided by `Plan`, which knows no socket and no clock; `socket` sends and listens. What the
 //! hops are good for is the caller's business; they are hearsay, as anybody on the way can make them up.
 
 mod socket;
