@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::map::{Map, MapError};
+use crate::{netns, wan};
 
 /// A wide-area network of CoralCDN nodes on this machine.
 #[derive(Debug, Parser)]
@@ -20,6 +21,11 @@ pub struct Cli {
 pub enum Command {
     /// Read a map and list its sites and the distances between its regions.
     Map(MapArgs),
+    /// The wide area by itself: run it, ask it, change it, check that it keeps its promises.
+    #[command(subcommand)]
+    Wan(wan::command::Command),
+    /// Remove the network namespaces that a run which was killed has left.
+    Sweep,
 }
 
 /// Which map.
@@ -49,6 +55,12 @@ impl MapArgs {
 pub fn run(cli: &Cli) -> anyhow::Result<bool> {
     match &cli.command {
         Command::Map(args) => print!("{}", args.load()?.describe()),
+        Command::Wan(command) => return command.run(),
+        Command::Sweep => {
+            for name in netns::sweep()? {
+                println!("removed the network namespace {name}");
+            }
+        }
     }
     Ok(true)
 }

@@ -15,3 +15,5 @@
 
 pub mod cli;
 pub mod map;
+pub mod netns;
+pub mod wan;

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 pub use address::{IPV4_PREFIX, IPV6_PREFIX, MAX_ROUTERS, MAX_SITES};
 pub use units::Rate;
+pub(crate) use units::parse_time;
 
 pub mod address;
 mod file;
@@ -143,13 +144,48 @@ impl Link {
     pub fn rtt(&self) -> Duration {
         self.delay * 2
     }
+
+    /// Whether there can be such a way: it takes more than no time and at most ten seconds, jitter too, and loses a share.
+    ///
+    /// # Errors
+    ///
+    /// What of it cannot be.
+    pub fn check(&self) -> Result<(), String> {
+        if self.delay.is_zero() {
+            return Err("rtt: a round trip takes more than 0".to_owned());
+        }
+        at_most_longest("rtt", self.rtt())?;
+        at_most_longest("jitter", self.jitter)?;
+        if !(0.0..=1.0).contains(&self.loss) {
+            return Err(format!("loss is {}, and is a share from 0 to 1", self.loss));
+        }
+        Ok(())
+    }
+}
+
+impl Access {
+    /// Whether there can be such a line.
+    ///
+    /// # Errors
+    ///
+    /// What of it cannot be.
+    pub fn check(&self) -> Result<(), String> {
+        at_most_longest("queue", self.queue)
+    }
+}
+
+fn at_most_longest(what: &str, time: Duration) -> Result<(), String> {
+    if time > LONGEST {
+        return Err(format!("{what}: {time:?} is more than {LONGEST:?}"));
+    }
+    Ok(())
 }
 
 /// Why there is no map.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
     /// The file cannot be read.
-    #[error("cannot read the map {file}: {source}")]
+    #[error("cannot read the map {file}")]
     Read {
         /// Its path.
         file: String,
@@ -342,6 +378,10 @@ impl Builder {
         if self.sites.iter().any(|site| site.name == name) {
             return Err(format!("two sites would be named {name}: give a region another name"));
         }
+        // Both are named where a network is changed while it runs.
+        if self.regions.iter().any(|region| region.name == name) {
+            return Err(format!("a site and a region would be named {name}: give the region another name"));
+        }
         let number = self.sites.len() as u16 + 1;
         let (ipv4, ipv6) = (address::site_v4(number), address::site_v6(number));
         self.sites.push(Site { number, name, kind, region, ipv4, ipv6, access });
@@ -364,6 +404,8 @@ impl Builder {
     }
 }
 
+/// No round trip on Earth takes longer, and none that does is worth an experiment.
+const LONGEST: Duration = Duration::from_secs(10);
 const FOUR_REGIONS: &str = include_str!("../maps/four-regions.toml");
 /// Regions side by side that still fit a screen.
 const WIDEST_TABLE: usize = 12;

@@ -101,11 +101,12 @@ pub(super) struct AccessTable {
 }
 
 impl AccessTable {
-    /// The line, if a packet may wait for it no longer than [`LONGEST`].
+    /// The line, if a packet may wait for it no longer than anything may take.
     pub(super) fn access(self, whose: &str) -> Result<Access, String> {
         let queue = self.queue.unwrap_or(Access::default().queue);
-        at_most(queue, &format!("{whose}: queue"))?;
-        Ok(Access { up: self.up, down: self.down, queue })
+        let access = Access { up: self.up, down: self.down, queue };
+        access.check().map_err(|e| format!("{whose}: {e}"))?;
+        Ok(access)
     }
 }
 
@@ -122,7 +123,7 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Map, MapError> {
 
 impl File {
     fn resolve(self) -> Result<Map, String> {
-        check_link(&self.defaults.link(Duration::from_millis(1)), "[defaults]")?;
+        self.defaults.link(Duration::from_millis(1)).check().map_err(|e| format!("[defaults]: {e}"))?;
         let origin = self.origin.as_ref().map(|place| place.access).unwrap_or_default().access("[origin]")?;
         let root = self.root.as_ref().map(|place| place.access).unwrap_or_default().access("[root]")?;
         match &self.planetlab {
@@ -144,7 +145,8 @@ impl File {
         let mut index = BTreeMap::new();
         for (at, region) in self.regions.iter().enumerate() {
             check_name(&region.name)?;
-            check_rtt(region.within, &format!("region {}: within", region.name))?;
+            let within = self.defaults.link(region.within);
+            within.check().map_err(|e| format!("region {}: `within` as {e}", region.name))?;
             if index.insert(region.name.as_str(), at).is_some() {
                 return Err(format!("there are two regions named {}", region.name));
             }
@@ -197,14 +199,13 @@ impl File {
             if at_a == at_b {
                 return Err(format!("{what}: the distance inside a region is its `within`"));
             }
-            check_rtt(distance.rtt, &format!("{what}: rtt"))?;
             let link = Link {
                 delay: distance.rtt / 2,
                 jitter: distance.jitter.unwrap_or(self.defaults.jitter),
                 loss: distance.loss.unwrap_or(self.defaults.loss),
                 rate: distance.rate.or(self.defaults.rate),
             };
-            check_link(&link, &what)?;
+            link.check().map_err(|e| format!("{what}: {e}"))?;
             if links.insert((at_a.min(at_b), at_a.max(at_b)), link).is_some() {
                 return Err(format!("{what}: it is given twice"));
             }
@@ -241,28 +242,3 @@ fn check_name(name: &str) -> Result<(), String> {
     }
     Ok(())
 }
-
-fn check_rtt(rtt: Duration, what: &str) -> Result<(), String> {
-    if rtt.is_zero() {
-        return Err(format!("{what}: a round trip takes more than 0"));
-    }
-    at_most(rtt, what)
-}
-
-fn at_most(time: Duration, what: &str) -> Result<(), String> {
-    if time > LONGEST {
-        return Err(format!("{what}: {time:?} is more than {LONGEST:?}"));
-    }
-    Ok(())
-}
-
-fn check_link(link: &Link, what: &str) -> Result<(), String> {
-    at_most(link.jitter, &format!("{what}: jitter"))?;
-    if !(0.0..=1.0).contains(&link.loss) {
-        return Err(format!("{what}: loss is {}, and is a share from 0 to 1", link.loss));
-    }
-    Ok(())
-}
-
-/// No round trip on Earth takes longer, and none that does is worth an experiment.
-const LONGEST: Duration = Duration::from_secs(10);

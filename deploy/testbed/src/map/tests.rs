@@ -163,7 +163,12 @@ fn what_cannot_be_read_is_told_with_its_line() {
 fn what_cannot_be_is_told_by_its_name() {
     check(SMALL, "61ms", "0ms", expect!["map.toml: distance west to east: rtt: a round trip takes more than 0"]);
     check(SMALL, "61ms", "11s", expect!["map.toml: distance west to east: rtt: 11s is more than 10s"]);
-    check(SMALL, "\"4ms\"", "\"0s\"", expect!["map.toml: region east: within: a round trip takes more than 0"]);
+    check(
+        SMALL,
+        "\"4ms\"",
+        "\"0s\"",
+        expect!["map.toml: region east: `within` as rtt: a round trip takes more than 0"],
+    );
     check(SMALL, "0.01", "1.5", expect!["map.toml: distance west to east: loss is 1.5, and is a share from 0 to 1"]);
     check(SMALL, "0.01", "nan", expect!["map.toml: distance west to east: loss is NaN, and is a share from 0 to 1"]);
     check(SMALL, "0.2ms", "20s", expect!["map.toml: [defaults]: jitter: 20s is more than 10s"]);
@@ -216,7 +221,13 @@ fn what_cannot_be_is_told_by_its_name() {
         SMALL,
         "[defaults]",
         "[[region]]\nname=\"east-bind\"\nnodes=2\nwithin=\"9ms\"\n[[distance]]\nbetween=[\"east-bind\",\"east\"]\nrtt=\"9ms\"\n[[distance]]\nbetween=[\"east-bind\",\"west\"]\nrtt=\"9ms\"\n[defaults]",
-        expect!["map.toml: two sites would be named east-bind-2: give a region another name"],
+        expect!["map.toml: a site and a region would be named east-bind: give the region another name"],
+    );
+    check(
+        SMALL,
+        "[defaults]",
+        "[[region]]\nname=\"east-1\"\nwithin=\"9ms\"\n[[distance]]\nbetween=[\"east-1\",\"east\"]\nrtt=\"9ms\"\n[[distance]]\nbetween=[\"east-1\",\"west\"]\nrtt=\"9ms\"\n[defaults]",
+        expect!["map.toml: a site and a region would be named east-1: give the region another name"],
     );
     check("#", "#", "", expect!["map.toml: there is no [[region]], and no [planetlab] either"]);
 }

@@ -63,7 +63,7 @@ impl<'de> Deserialize<'de> for Rate {
 const UNITS: [(&str, u64); 4] = [("bit", 1), ("kbit", 1_000), ("Mbit", 1_000_000), ("Gbit", 1_000_000_000)];
 
 /// A time as in `88ms`, `1.5ms`, `1s`.
-pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a time such as \"88ms\" or \"1.5ms\"");
     let trimmed = text.trim();
     let negative = trimmed.starts_with('-');
