@@ -14,6 +14,8 @@
 //! ```
 
 pub mod cli;
+pub mod command;
+pub mod images;
 pub mod map;
 pub mod netns;
 pub mod wan;
