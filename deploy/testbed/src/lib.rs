@@ -15,7 +15,11 @@
 
 pub mod cli;
 pub mod command;
+pub mod compose;
+pub mod dns;
+pub mod hosts;
 pub mod images;
 pub mod map;
 pub mod netns;
+pub mod origin;
 pub mod wan;
