@@ -41,16 +41,16 @@ fn a_map_has_its_sites_numbered_nodes_first() {
         .map(|s| format!("{} {} {} {} {} {}", s.number, s.name, s.kind, map.region_of(s).name, s.ipv4, s.ipv6))
         .collect();
     expect![[r#"
-        1 east-1 node east 198.18.1.1 2001:2:0:1::1
-        2 east-2 node east 198.18.2.1 2001:2:0:2::1
-        3 west-1 node west 198.18.3.1 2001:2:0:3::1
-        4 origin origin west 198.18.4.1 2001:2:0:4::1
-        5 root root east 198.18.5.1 2001:2:0:5::1
-        6 east-bind client (bind) east 198.18.6.1 2001:2:0:6::1
-        7 east-bind-2 client (bind) east 198.18.7.1 2001:2:0:7::1"#]]
+        1 east-1 node east 198.18.1.1 2001:db8:1::1
+        2 east-2 node east 198.18.2.1 2001:db8:2::1
+        3 west-1 node west 198.18.3.1 2001:db8:3::1
+        4 origin origin west 198.18.4.1 2001:db8:4::1
+        5 root root east 198.18.5.1 2001:db8:5::1
+        6 east-bind client (bind) east 198.18.6.1 2001:db8:6::1
+        7 east-bind-2 client (bind) east 198.18.7.1 2001:db8:7::1"#]]
     .assert_eq(&lines.join("\n"));
     assert_eq!(map.site_at("198.18.4.77".parse().unwrap()), Some(map.origin()));
-    assert_eq!(map.site_at("2001:2:0:5::9".parse().unwrap()), Some(map.root()));
+    assert_eq!(map.site_at("2001:db8:5::9".parse().unwrap()), Some(map.root()));
     assert_eq!(map.site_at("198.18.8.1".parse().unwrap()), None);
 }
 

@@ -109,7 +109,7 @@ fn packets_arrive_after_half_the_round_trip_with_their_hops_spent() {
         2ms: udp from 198.18.1.1 to east-2, 62 hops left
         30ms: udp from 198.18.1.1 to west-1, 59 hops left
         30ms: udp from 198.18.3.1 to east-1, 59 hops left
-        50ms: udp from 2001:2:0:2::1 to south-1, 59 hops left"#]]);
+        50ms: udp from 2001:db8:2::1 to south-1, 59 hops left"#]]);
     assert_eq!(lab.counters("east-1", "west-1"), Counters { packets: 1, bytes: 100, ..Counters::default() });
     assert_eq!(lab.router.queued(), (0, 0));
 }
@@ -121,21 +121,21 @@ fn a_trace_shows_gateway_region_core_region_gateway() {
         lab.send("east-1", "west-1", hop_limit, 60);
     }
     lab.check(expect![[r#"
-        500µs: icmp 11.0 from 198.19.128.0 to east-1, 64 hops left
-        1ms: icmp 11.0 from 198.19.128.1 to east-1, 63 hops left
-        30ms: icmp 11.0 from 198.19.128.6 to east-1, 62 hops left
+        500µs: icmp 11.0 from 198.19.128.1 to east-1, 64 hops left
+        1ms: icmp 11.0 from 198.19.129.1 to east-1, 63 hops left
+        30ms: icmp 11.0 from 198.19.134.1 to east-1, 62 hops left
         30ms: udp from 198.18.1.1 to west-1, 1 hops left
-        59ms: icmp 11.0 from 198.19.128.3 to east-1, 61 hops left
-        59.5ms: icmp 11.0 from 198.19.128.2 to east-1, 60 hops left"#]]);
+        59ms: icmp 11.0 from 198.19.131.1 to east-1, 61 hops left
+        59.5ms: icmp 11.0 from 198.19.130.1 to east-1, 60 hops left"#]]);
     let near = lab.map.site("east-2").unwrap().ipv6.into();
     for hop_limit in 0..=3 {
         lab.send_to("east-1", near, hop_limit, 60);
     }
     lab.check(expect![[r#"
-        500µs: icmp 3.0 from 2001:2:0:ffff:: to east-1, 64 hops left
-        500µs: icmp 3.0 from 2001:2:0:ffff:: to east-1, 64 hops left
-        1ms: icmp 3.0 from 2001:2:0:ffff::1 to east-1, 63 hops left
-        2ms: udp from 2001:2:0:1::1 to east-2, 1 hops left"#]]);
+        500µs: icmp 3.0 from 2001:db8:8000::1 to east-1, 64 hops left
+        500µs: icmp 3.0 from 2001:db8:8000::1 to east-1, 64 hops left
+        1ms: icmp 3.0 from 2001:db8:8001::1 to east-1, 63 hops left
+        2ms: udp from 2001:db8:1::1 to east-2, 1 hops left"#]]);
 }
 
 #[test]
@@ -143,12 +143,12 @@ fn routers_answer_for_themselves_and_for_where_nobody_is() {
     let mut lab = Lab::new();
     for (to, hop_limit) in [
         // The gateways here and there, a core on the way, one that is elsewhere, one that does not exist.
-        ("198.19.128.0", 64),
-        ("198.19.128.2", 64),
-        ("198.19.128.6", 64),
-        ("198.19.128.6", 2),
-        ("198.19.128.8", 64),
-        ("198.19.200.0", 64),
+        ("198.19.128.1", 64),
+        ("198.19.130.1", 64),
+        ("198.19.134.1", 64),
+        ("198.19.134.1", 2),
+        ("198.19.136.1", 64),
+        ("198.19.200.1", 64),
         // The own network, a site that is not on the map, elsewhere, and a group.
         ("198.18.1.9", 64),
         ("198.18.77.1", 64),
@@ -158,15 +158,15 @@ fn routers_answer_for_themselves_and_for_where_nobody_is() {
         lab.send_to("east-1", to.parse().unwrap(), hop_limit, 60);
     }
     lab.check(expect![[r#"
-        500µs: icmp 3.3 from 198.19.128.0 to east-1, 64 hops left
-        500µs: icmp 3.0 from 198.19.128.0 to east-1, 64 hops left
-        500µs: icmp 3.0 from 198.19.128.0 to east-1, 64 hops left
-        500µs: icmp 3.0 from 198.19.128.0 to east-1, 64 hops left
-        500µs: icmp 3.0 from 198.19.128.0 to east-1, 64 hops left
-        500µs: icmp 3.0 from 198.19.128.0 to east-1, 64 hops left
-        1ms: icmp 11.0 from 198.19.128.1 to east-1, 63 hops left
-        30ms: icmp 3.3 from 198.19.128.6 to east-1, 62 hops left
-        59.5ms: icmp 3.3 from 198.19.128.2 to east-1, 60 hops left"#]]);
+        500µs: icmp 3.3 from 198.19.128.1 to east-1, 64 hops left
+        500µs: icmp 3.0 from 198.19.128.1 to east-1, 64 hops left
+        500µs: icmp 3.0 from 198.19.128.1 to east-1, 64 hops left
+        500µs: icmp 3.0 from 198.19.128.1 to east-1, 64 hops left
+        500µs: icmp 3.0 from 198.19.128.1 to east-1, 64 hops left
+        500µs: icmp 3.0 from 198.19.128.1 to east-1, 64 hops left
+        1ms: icmp 11.0 from 198.19.129.1 to east-1, 63 hops left
+        30ms: icmp 3.3 from 198.19.134.1 to east-1, 62 hops left
+        59.5ms: icmp 3.3 from 198.19.130.1 to east-1, 60 hops left"#]]);
     let status = &lab.router.site_statuses()[0];
     assert_eq!((status.ended_at_router, status.unroutable, status.malformed), (4, 6, 0));
 }
@@ -289,8 +289,8 @@ fn a_trace_ends_before_a_cut_and_says_nothing_behind_a_dead_line() {
         lab.send("east-1", "west-1", hop_limit, 60);
     }
     lab.check(expect![[r#"
-        500µs: icmp 11.0 from 198.19.128.0 to east-1, 64 hops left
-        1ms: icmp 11.0 from 198.19.128.1 to east-1, 63 hops left"#]]);
+        500µs: icmp 11.0 from 198.19.128.1 to east-1, 64 hops left
+        1ms: icmp 11.0 from 198.19.129.1 to east-1, 63 hops left"#]]);
     lab.router.cut("east-1", None).unwrap();
     for hop_limit in 1..=6 {
         lab.send("east-1", "east-2", hop_limit, 60);
