@@ -122,6 +122,7 @@ pub fn run(scenario: &Scenario) -> anyhow::Result<bool> {
     block_on(async {
         match scenario {
             Scenario::Resolvers => scenario::resolvers::run(&map, &state.hosts()).await,
+            Scenario::Browser(options) => scenario::browser::run(&map, &state, options).await,
         }
     })
 }

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 
+pub mod browser;
 pub mod resolvers;
 
 /// Which experiment.
@@ -9,4 +10,6 @@ pub mod resolvers;
 pub enum Scenario {
     /// All four resolvers at each client's site resolve a coralized name, and curl fetches pages through the answer.
     Resolvers,
+    /// Chromium browses the coralized site: screenshots, and a waterfall of what came from where.
+    Browser(browser::Options),
 }
