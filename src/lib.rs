@@ -12,5 +12,6 @@ pub mod demo;
 pub mod http;
 pub mod logging;
 pub mod node;
+pub mod outcome;
 pub mod sim;
 mod tables;
