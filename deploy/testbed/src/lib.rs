@@ -14,6 +14,12 @@
 //! ```
 
 pub mod cli;
+pub mod client;
+pub mod formation;
+pub mod interrupt;
+pub mod lab;
 pub mod map;
 pub mod netns;
+pub mod nodes;
+pub mod origin;
 pub mod wan;
