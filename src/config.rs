@@ -63,6 +63,11 @@ pub struct DshtNode {
     /// A file in which the node writes down peers, to join by when it starts again: so it comes back without its seeds.
     /// Default: none.
     pub state: Option<PathBuf>,
+    /// Whether the node looks for the routers in front of it, at the start and every half hour, so that it finds its
+    /// neighbours by them and they find it. Default: true.
+    ///
+    /// It takes no privilege, and two dozen small UDP packets towards nodes that it knows.
+    pub trace: bool,
 }
 
 /// The node's share of `[dns]`.
@@ -136,7 +141,7 @@ impl Default for Config {
 
 impl Default for DshtNode {
     fn default() -> Self {
-        Self { listen: anywhere(4160), address: None, seeds: Vec::new(), state: None }
+        Self { listen: anywhere(4160), address: None, seeds: Vec::new(), state: None, trace: true }
     }
 }
 

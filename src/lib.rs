@@ -11,6 +11,7 @@ pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod http;
+mod join;
 pub mod logging;
 pub mod node;
 pub mod outcome;

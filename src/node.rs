@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::config::Config;
+use crate::join::Outwards;
 
 mod address;
 mod sockets;
@@ -95,6 +96,7 @@ impl Node {
         let (failed, failures) = watch::channel(Vec::new());
         let failed = Arc::new(failed);
 
+        let towards = seeds.clone();
         let (dsht, driver) = Driver::new(sockets.dsht, me, Arc::new(config.dsht.part.clone()))
             .context("cannot start the index ([dsht])")?;
         let index = Part::start("index", GRACE, &failed, |stop| async move {
@@ -131,6 +133,15 @@ impl Node {
             let dsht = dsht.clone();
             parts.push(Part::start("state file", GRACE, &failed, |stop| async move {
                 state::keep(dsht, &path, stop).await;
+                Ok(())
+            }));
+        }
+        // Nothing stands in front of what only this machine can reach.
+        if config.dsht.node.trace && !ip.is_loopback() {
+            let near = config.dsht.part.diameters.first().copied();
+            let outwards = Outwards { dsht: dsht.clone(), me: me.addr, seeds: towards, near };
+            parts.push(Part::start("search for routers", GRACE, &failed, |stop| async move {
+                outwards.run(stop).await;
                 Ok(())
             }));
         }

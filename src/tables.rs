@@ -25,6 +25,9 @@ pub(crate) fn status(status: &Json) -> String {
         addr => format!("{part} {}", word(addr)),
     });
     page += &format!("listens at {}\n", listens.join(", "));
+    if !items(&status["routers"]).is_empty() {
+        page += &format!("stands behind {}\n", list(&status["routers"]));
+    }
 
     let mut clusters = table(&["level", "diameter", "cluster", "nodes", "known here"], &[3, 4]);
     for cluster in items(&status["clusters"]) {

@@ -209,6 +209,8 @@ pub struct Snapshot {
     pub clusters: Vec<ClusterStatus>,
     /// Members of its clusters, nearest first.
     pub neighbours: Vec<Neighbour>,
+    /// The routers in front of it that it was told of, nearest first: others behind them find it by its hints.
+    pub routers: Vec<IpAddr>,
     /// Keys under which it stores values for the network.
     pub stored_keys: usize,
     /// Values that it stores for the network.

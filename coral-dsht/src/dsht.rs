@@ -367,11 +367,14 @@ impl Dsht {
     }
 
     /// These are the routers in front of this node, the nearest first. Others that look for nodes behind them find this
-    /// one from now on, and it finds them.
+    /// one from now on, and it finds them; if it is alone, as soon as it has joined.
     pub fn set_routers(&mut self, now: Instant, routers: &[IpAddr]) {
         self.routers = routers.iter().take(hint::MAX_ROUTERS).copied().collect();
-        self.look_for_neighbours(now);
-        self.put_hints(now);
+        // Put while nobody is known, hints would end in this node's own store.
+        if self.routing.members(Level::GLOBAL).next().is_some() {
+            self.look_for_neighbours(now);
+            self.put_hints(now);
+        }
     }
 
     /// Says goodbye to everybody who knows this node. The caller drops it when the output is drained.
@@ -430,6 +433,7 @@ impl Dsht {
             me: self.me,
             clusters: levels.into_iter().rev().map(cluster).collect(),
             neighbours,
+            routers: self.routers.clone(),
             stored_keys: self.store.keys(),
             stored_values: self.store.len(),
             published_values: self.published.len(),

@@ -23,7 +23,7 @@ pub const MAX_ROUTERS: usize = 5;
 /// Routers with private addresses are passed over, as every second network has one at 192.168.0.1.
 pub fn keys(addr: IpAddr, routers: &[IpAddr]) -> Vec<Key> {
     let mut keys = vec![network(addr)];
-    for at in routers.iter().filter(|at| is_public(at.to_canonical())).take(MAX_ROUTERS) {
+    for at in routers.iter().filter(|at| is_public(**at)).take(MAX_ROUTERS) {
         for key in [router(*at), network(*at)] {
             if !keys.contains(&key) {
                 keys.push(key);
@@ -64,8 +64,9 @@ pub fn node(value: &Value) -> Option<SocketAddr> {
 /// What a hint names.
 const NODE: u8 = b'n';
 
-fn is_public(addr: IpAddr) -> bool {
-    match addr {
+/// Whether an address stands for one place: private ones are used in many, and are passed over.
+pub fn is_public(addr: IpAddr) -> bool {
+    match addr.to_canonical() {
         IpAddr::V4(addr) => {
             let is_shared = addr.octets()[0] == 100 && addr.octets()[1] & 0xc0 == 64; // RFC 6598
             !addr.is_private() && !addr.is_loopback() && !addr.is_link_local() && !addr.is_unspecified() && !is_shared

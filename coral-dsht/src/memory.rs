@@ -174,6 +174,7 @@ impl Shared {
             me,
             clusters: vec![cluster],
             neighbours: self.neighbours(me, everyone),
+            routers: self.routers.get(&me.addr).cloned().unwrap_or_default(),
             stored_keys: self.values.len(),
             stored_values: self.values.values().map(Vec::len).sum(),
             published_values: 0,

@@ -1,10 +1,11 @@
 //! How nodes gather in clusters: on measured latencies, over hours, over partitions, and with any number of levels.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use coral_dsht::sim::latency::Map;
 use coral_dsht::sim::{Simulation, check};
-use coral_dsht::{Config, Id, Key, Level, Levels, Value};
+use coral_dsht::{ClusterId, Config, Id, Key, Level, Levels, Value};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -137,4 +138,74 @@ fn nodes_with_other_levels_do_each_other_no_harm() {
     }
     sim.run_for(MINUTE);
     assert_eq!(moves(&sim), before, "they have settled");
+}
+
+/// Where few are near, the first contacts hardly know them; whoever is behind the same router is found by its hint.
+#[test]
+fn a_newcomer_that_knows_its_router_is_among_its_neighbours_within_two_seconds() {
+    let share = |with_routers| {
+        let (mut home, mut all) = (0, 0);
+        for seed in [1, 2] {
+            let newcomers = newcomers_at_home(seed, with_routers);
+            home += newcomers.iter().filter(|is_home| **is_home).count();
+            all += newcomers.len();
+        }
+        assert!(all >= 40, "{all} newcomers say little");
+        home as f64 / all as f64
+    };
+    let (with, without) = (share(true), share(false));
+    assert!(with > 0.9 && without < 0.8, "{with} with routers, {without} without");
+}
+
+/// For newcomers with a small cluster nearby whose first contact is far away: whether each is in a cluster of level 2 with
+/// somebody near, two seconds after it has begun to join.
+fn newcomers_at_home(seed: u64, with_routers: bool) -> Vec<bool> {
+    const SETTLED: usize = 250;
+    let ms = Duration::from_millis;
+    let mut sim = Simulation::new(seed, Config::default());
+    sim.set_map(Map::planetlab(seed));
+    sim.settled(SETTLED);
+    let settled = 0..SETTLED;
+    if with_routers {
+        for number in settled.clone() {
+            let (now, router) = (sim.now(), router(&sim, number));
+            sim.act(number, |dsht| dsht.set_routers(now, &[router]));
+        }
+    }
+    sim.run_for(MINUTE);
+    let clusters: Vec<ClusterId> = settled.clone().map(|number| near_cluster(&mut sim, number)).collect();
+    let mut at_home = Vec::new();
+    for _ in 0..80 {
+        let number = sim.add_node();
+        let rtt = |other: usize| sim.rtt(number, other);
+        let nearest = settled.clone().min_by_key(|other| rtt(*other)).unwrap();
+        let members: Vec<usize> = settled.clone().filter(|other| clusters[*other] == clusters[nearest]).collect();
+        let within = members.iter().filter(|member| rtt(**member) < ms(18)).count();
+        let is_welcome = rtt(nearest) < ms(8) && members.len() <= 6 && 5 * within >= 4 * members.len();
+        let Some(contact) = settled.clone().find(|other| is_welcome && rtt(*other) > ms(100)) else { continue };
+        let near: Vec<usize> = settled.clone().filter(|other| rtt(*other) < ms(20)).collect();
+
+        let (now, router, contact) = (sim.now(), router(&sim, nearest), sim.node(contact).me().addr);
+        sim.act(number, |dsht| dsht.join(now, &[contact]));
+        if with_routers {
+            // A trace is often done before the join.
+            sim.act(number, |dsht| dsht.set_routers(now, &[router]));
+        }
+        sim.run_for(ms(2000));
+        let mine = near_cluster(&mut sim, number);
+        at_home.push(near.into_iter().any(|other| near_cluster(&mut sim, other) == mine));
+    }
+    at_home
+}
+
+/// The router in front of a node, as a trace would find it: that of the first node within 8 ms.
+fn router(sim: &Simulation, number: usize) -> IpAddr {
+    let place = (0..number).find(|other| sim.rtt(*other, number) < Duration::from_millis(8)).unwrap_or(number);
+    [198, 18, u8::try_from(place).unwrap(), 1].into()
+}
+
+/// A node's cluster at level 2.
+fn near_cluster(sim: &mut Simulation, number: usize) -> ClusterId {
+    let now = sim.now();
+    sim.act(number, |dsht| dsht.snapshot(now)).clusters[2].cluster
 }

@@ -63,6 +63,7 @@ pub fn may_be_peer(peer: SocketAddr, me: SocketAddr) -> bool {
         IpAddr::V6(ip) if ip.is_unique_local() => 2,
         // Test networks: the maps of a laboratory use them, and nothing else does.
         IpAddr::V4(ip) if ip.is_documentation() || matches!(ip.octets(), [198, 18..=19, ..]) => 3,
+        IpAddr::V6(ip) if matches!(ip.segments(), [0x2001, 0xdb8, ..] | [0x2001, 2, 0, ..]) => 3,
         _ => 0,
     };
     let ip = peer.ip().to_canonical();
@@ -139,6 +140,8 @@ mod tests {
         assert!(
             may("127.0.0.2:1", "127.0.0.1:1") && may("10.0.0.2:1", "192.168.0.1:1") && may("9.9.9.9:1", "127.0.0.1:1")
         );
+        assert!(may("198.19.0.1:1", "198.18.0.1:1") && may("[2001:2:0:2::1]:1", "[2001:2:0:1::1]:1"));
+        assert!(!may("[2001:2:0:2::1]:1", "[2606:4700::1]:1") && !may("[2001:2:1::1]:1", "[2001:2:0:1::1]:1"));
         assert!(!may("127.0.0.1:1", "9.9.9.9:1") && !may("127.0.0.1:1", "10.0.0.1:1"));
         assert!(!may("169.254.169.254:80", "169.254.0.1:80") && !may("224.0.0.1:80", "224.0.0.2:80"));
     }

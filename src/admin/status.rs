@@ -1,7 +1,7 @@
 //! What a node says about itself: the bodies of `/status`, `/health` and `/lookup`.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -62,6 +62,8 @@ pub(super) struct Status {
     listens: Addresses,
     clusters: Vec<ClusterStatus>,
     neighbours: Vec<Neighbour>,
+    /// Those in front of this node that it has found, nearest first.
+    routers: Vec<IpAddr>,
     /// `null` without a proxy.
     cache: Option<coral_proxy::Status>,
     index: Index,
@@ -88,6 +90,7 @@ pub(super) async fn status(shared: &Shared) -> anyhow::Result<Status> {
         listens: shared.addresses,
         clusters: snapshot.clusters,
         neighbours: snapshot.neighbours,
+        routers: snapshot.routers,
         cache: shared.proxy.as_ref().map(Proxy::status),
         index: Index {
             stored_keys: snapshot.stored_keys,

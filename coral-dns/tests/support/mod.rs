@@ -235,6 +235,7 @@ pub(crate) fn three_levels(me: Peer, members: [&'static [&'static str]; 3]) -> D
             })
             .collect(),
         neighbours: Vec::new(),
+        routers: Vec::new(),
         stored_keys: 0,
         stored_values: 0,
         published_values: 0,

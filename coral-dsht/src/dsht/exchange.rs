@@ -25,6 +25,7 @@ impl Dsht {
         let shared = |level| config.levels().contains(level) && shares(mine, &header.clusters, level);
         let is_first = |level| self.routing.members(level).next().is_none() && shared(level);
         let first: Vec<Level> = levels_from_1().filter(|level| is_first(*level)).collect();
+        let was_alone = self.routing.members(Level::GLOBAL).next().is_none();
         self.routing.heard(now, peer, rtt, header, shared);
         self.silent.forget(&peer.id);
         if self.published.heard(now, &peer.id, header.instance) {
@@ -38,6 +39,10 @@ impl Dsht {
         // The way into a cluster that this node has just moved to.
         for level in first {
             self.refresh(now, level);
+        }
+        // The first contact that answers knows the way to where hints are: the rest of a join may take seconds.
+        if was_alone && self.is_joining() {
+            self.look_for_neighbours(now);
         }
     }
 

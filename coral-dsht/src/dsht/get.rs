@@ -15,6 +15,8 @@ use crate::peer::Peer;
 #[derive(Debug)]
 pub(crate) struct Get {
     walk: Walk,
+    /// A value that is not looked for in this node's own store.
+    passed_over: Option<Value>,
     values: Vec<Value>,
     /// The level of the node that had them.
     found_at: Option<Level>,
@@ -22,7 +24,12 @@ pub(crate) struct Get {
 
 impl Get {
     pub(crate) fn new(walk: Walk) -> Self {
-        Self { walk, values: Vec::new(), found_at: None }
+        Self { walk, passed_over: None, values: Vec::new(), found_at: None }
+    }
+
+    /// The same, but where this node's own store has `value` alone, others are asked.
+    pub(crate) fn passing_over(self, value: Value) -> Self {
+        Self { passed_over: Some(value), ..self }
     }
 
     /// What to do next.
@@ -63,7 +70,8 @@ impl Get {
     }
 
     fn look_at_own_store(&mut self, lent: &mut Lent<'_>) {
-        let values = lent.store.values(lent.now, self.walk.level(), &self.walk.key());
+        let mut values = lent.store.values(lent.now, self.walk.level(), &self.walk.key());
+        values.retain(|value| self.passed_over.as_ref() != Some(value));
         let values = some_of(lent.rng, values, lent.config.values_in_answer());
         if !values.is_empty() {
             self.walk.log_own(&lent.me, HopAnswer::Values { count: values.len() });

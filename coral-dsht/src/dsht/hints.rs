@@ -2,7 +2,8 @@
 //! that they name [C04 §3.1].
 //!
 //! A hint is hearsay. Who does not answer is not named, and where nobody answers, the next key or the next wider level
-//! is tried.
+//! is tried. So it is where a node looks for its own neighbours, and those that answer are far away: a network may be
+//! spread over several places, and anybody can store a hint.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub(crate) struct Hints {
     levels: Levels,
     count: usize,
     services: Services,
+    /// Somebody at least so near is looked for, if that is given.
+    within: Option<Duration>,
     get: Option<Get>,
     to_ping: Vec<Peer>,
     pinged: BTreeSet<NodeId>,
@@ -42,12 +45,18 @@ impl Hints {
             levels: Levels::ALL,
             count: query.count,
             services: query.services,
+            within: None,
             get: None,
             to_ping: Vec::new(),
             pinged: BTreeSet::new(),
             waiting: 0,
             found: Vec::new(),
         }
+    }
+
+    /// The same, but the search goes on until it has found somebody whose round-trip time to this node is below `within`.
+    pub(crate) fn within(self, within: Duration) -> Self {
+        Self { within: Some(within), ..self }
     }
 
     /// What to do next.
@@ -60,16 +69,17 @@ impl Hints {
             if self.waiting > 0 {
                 return Next::Wait;
             }
-            if !self.found.is_empty() {
+            if self.has_enough() {
                 return Next::Done(self.take_found());
             }
             let Some(get) = &mut self.get else {
                 let Some(key) = self.keys.front() else {
-                    return Next::Done(Vec::new());
+                    return Next::Done(self.take_found());
                 };
                 let levels = self.levels.and(lent.config.levels());
                 match Walk::new(Lookup::new(lent.me.id, *key), Purpose::Get, levels) {
-                    Some(walk) => self.get = Some(Get::new(walk)),
+                    // This node's own hint, should it hold that itself, would end the search where it begins.
+                    Some(walk) => self.get = Some(Get::new(walk).passing_over(hint::value(lent.me.addr))),
                     None => self.next_key(),
                 }
                 continue;
@@ -125,6 +135,10 @@ impl Hints {
             (Some(_), None) => {}
             (None, _) => self.waiting = self.waiting.saturating_sub(1),
         }
+    }
+
+    fn has_enough(&self) -> bool {
+        self.found.iter().any(|near| self.within.is_none_or(|within| near.rtt < within))
     }
 
     fn next_key(&mut self) {

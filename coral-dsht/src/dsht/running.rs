@@ -78,7 +78,6 @@ impl Dsht {
             }
             (_, Outcome::Joined { contact: Some(_), .. }) => {
                 self.refresh(now, Level::GLOBAL);
-                self.look_for_neighbours(now);
                 self.put_hints(now);
             }
             _ => {}

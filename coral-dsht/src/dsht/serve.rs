@@ -10,6 +10,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::Rng as _;
 
 use super::admission::fitted;
+use super::cluster::levels_from_1;
 use super::routing::Known;
 use super::store::Entry;
 use super::token::TOKEN_LIFE;
@@ -59,7 +60,10 @@ impl Dsht {
         // What a request says of its sender is hearsay until the sender proves to be there: the address may be made up.
         let wants_proof = match self.routing.get(&peer.id) {
             Some(known) => !known.clusters.from_l1().iter().map(|info| info.id).eq(ids(&header.clusters)),
-            None => self.routing.has_room_for(peer.id, |level| self.shares(&header.clusters, level)),
+            None => {
+                self.routing.has_room_for(peer.id, |level| self.shares(&header.clusters, level))
+                    || self.is_alone_at_some(&header.clusters)
+            }
         };
         let needs_token = wants_proof || !is_proven || response == Response::Challenge || (wants_token && !shows_token);
         let token = needs_token.then(|| self.admission.issue(now, peer.addr));
@@ -77,6 +81,13 @@ impl Dsht {
                 self.send(peer.addr, wire::encode(&challenge));
             }
         }
+    }
+
+    /// Whether this node has no cluster yet at a level at which a stranger is in one, perhaps alone like this node. If that one
+    /// is near it may be up to this node to come over, and nothing else need ever tell it of the other.
+    fn is_alone_at_some(&self, theirs: &Clusters) -> bool {
+        let is_alone = |level| self.config.levels().contains(level) && self.routing.members(level).next().is_none();
+        levels_from_1().any(|level| theirs.at(level).is_some() && is_alone(level))
     }
 
     /// A peer has sent back at once the token of an answer: it is there, and so far away.

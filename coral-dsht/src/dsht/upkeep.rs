@@ -84,11 +84,14 @@ impl Dsht {
             self.verify(now, peer);
         }
         let is_alone = self.routing.members(Level::GLOBAL).next().is_none();
-        if is_alone && !self.contacts.is_empty() && !self.ops.values().any(|running| matches!(running.op, Op::Join(_)))
-        {
+        if is_alone && !self.contacts.is_empty() && !self.is_joining() {
             let join = Join::new(self.me, &self.contacts);
             self.start(now, Op::Join(join), false);
         }
+    }
+
+    pub(super) fn is_joining(&self) -> bool {
+        self.ops.values().any(|running| matches!(running.op, Op::Join(_)))
     }
 
     /// Puts again what has gone with its holders, a little at a time: a get must find it before its owner renews it.
@@ -124,11 +127,14 @@ impl Dsht {
         }
     }
 
-    /// Pings nodes on this node's own network and behind its routers: who answers is likely to be in a near cluster.
+    /// Pings nodes on this node's own network and behind its routers, until one of them is near: it is in a near cluster.
     pub(super) fn look_for_neighbours(&mut self, now: Instant) {
         let (client, routers) = (self.me.addr.ip(), self.routers.clone());
         let query = HintsQuery { client, routers, count: 0, services: Services::NONE };
-        self.start(now, Op::Hints(Hints::new(&query)), false);
+        let hints = Hints::new(&query);
+        let nearest = self.config.diameters.last().copied();
+        let hints = nearest.into_iter().fold(hints, Hints::within);
+        self.start(now, Op::Hints(hints), false);
     }
 
     /// Fills the tables of `level` anew, unless that is under way.
