@@ -185,7 +185,7 @@ fn at_most_longest(what: &str, time: Duration) -> Result<(), String> {
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
     /// The file cannot be read.
-    #[error("cannot read the map {file}: {source}")]
+    #[error("cannot read the map {file}")]
     Read {
         /// Its path.
         file: String,

@@ -73,9 +73,9 @@ impl Namespace {
             _ => anyhow::Error::new(e).context(format!("cannot make {}", path.display())),
         })?;
         let mounted = on_a_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace (CAP_SYS_ADMIN is needed)")?;
-            let own = Path::new("/proc/thread-self/ns/net");
-            mount(Some(own), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            unshare(CloneFlags::CLONE_NEWNET)
+                .context("cannot make a network namespace: run as root (CAP_SYS_ADMIN is needed)")?;
+            mount(Some(OWN), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .with_context(|| format!("cannot mount the namespace at {}", path.display()))
         });
         if let Err(e) = mounted {
@@ -119,6 +119,19 @@ impl Drop for Namespace {
         // Nobody is left to be told; `sweep` finds what stays.
         let _ = remove(&self.name);
     }
+}
+
+/// A new namespace that has no name, and lives while it is open or something is in it.
+///
+/// # Errors
+///
+/// If this process may not make one (CAP_SYS_ADMIN).
+pub fn anonymous() -> anyhow::Result<File> {
+    on_a_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .context("cannot make a network namespace: run as root (CAP_SYS_ADMIN is needed)")?;
+        File::open(OWN).with_context(|| format!("cannot open {OWN}"))
+    })
 }
 
 /// Does something inside a namespace, on a thread of its own, and waits for it.
@@ -224,6 +237,8 @@ fn path_of(name: &str) -> PathBuf {
 
 /// What the names of our namespaces begin with.
 pub const PREFIX: &str = "ctb-";
+/// The namespace of the calling thread.
+const OWN: &str = "/proc/thread-self/ns/net";
 const DIRECTORY: &str = "/run/netns";
 const SETTINGS: [(&str, &str); 9] = [
     ("ipv4/icmp_ratelimit", "0"),

@@ -58,7 +58,8 @@ pub enum Request {
     },
     /// Undoes all cuts.
     HealAll,
-    /// Gives sites their devices, in these namespaces. One that a site has already is taken from it.
+    /// Gives sites their devices, in these namespaces, which become hosts like others ([`crate::netns::prepare`]). A site that has
+    /// a device in another namespace loses that one.
     Attach {
         /// Which site's is in which namespace.
         sites: Vec<Attachment>,
@@ -256,7 +257,7 @@ pub struct Counters {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Nobody listens.
-    #[error("no router answers at {path}: {source}")]
+    #[error("no router listens at {path}")]
     Connect {
         /// The socket.
         path: String,
@@ -264,7 +265,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// It went away, or took too long.
-    #[error("the router gave no answer: {0}")]
+    #[error("the router gave no answer")]
     Io(#[from] io::Error),
     /// What it said means nothing to us.
     #[error("the router's answer cannot be read: {0}")]

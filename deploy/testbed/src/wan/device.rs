@@ -1,7 +1,8 @@
 //! The device of a site: a TUN named `wan0`, made inside the site's namespace, with the site's addresses.
 //!
-//! A thread enters the namespace, makes the device there and comes back with its descriptor, which works from anywhere. The
-//! device lives as long as the descriptor is open, and dies with the namespace.
+//! It is born in a *nursery*, a namespace without a name, and then moved: its descriptor holds the namespace in which it was
+//! opened, and a host whose last process has gone is to be gone, not to answer pings for as long as the router runs. The device
+//! lives as long as the descriptor is open, and dies with the namespace it was moved to.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -18,18 +19,21 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use crate::map::{IPV4_PREFIX, IPV6_PREFIX, Site};
 use crate::netns::inside;
 
-/// Makes the device of `site` in a namespace, ready to carry packets. Reading it does not block.
+/// Makes the device of `site` in a namespace, ready to carry packets, by way of a nursery. Reading it does not block.
 ///
 /// # Errors
 ///
 /// If this process may not (CAP_NET_ADMIN), there is no `/dev/net/tun`, or there is such a device in the namespace already.
-pub fn create(site: &Site, namespace: &File) -> anyhow::Result<File> {
+pub fn create(site: &Site, nursery: &File, namespace: &File) -> anyhow::Result<File> {
+    let born_as = format!("site{}", site.number);
+    let device = inside(nursery, || {
+        let device = open_tun(&born_as)?;
+        move_to(&born_as, namespace)?;
+        anyhow::Ok(device)
+    })??;
     let (ipv4, ipv6) = (site.ipv4, site.ipv6);
-    inside(namespace, || {
-        let device = open_tun()?;
-        configure(ipv4, ipv6)?;
-        Ok(device)
-    })?
+    inside(namespace, || configure(ipv4, ipv6))??;
+    Ok(device)
 }
 
 /// Sets loopback up, in the namespace of the calling thread.
@@ -40,8 +44,8 @@ pub(crate) fn bring_up_loopback() -> anyhow::Result<()> {
     })
 }
 
-/// Makes the device in the namespace of the calling thread.
-fn open_tun() -> anyhow::Result<File> {
+/// Makes the device in the namespace of the calling thread, with a name of its own.
+fn open_tun(born_as: &str) -> anyhow::Result<File> {
     let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(CLONE_DEVICE);
     let file = file.map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => anyhow!(
@@ -51,13 +55,13 @@ fn open_tun() -> anyhow::Result<File> {
         _ => anyhow::Error::new(e).context(format!("cannot open {CLONE_DEVICE}")),
     })?;
     let mut name = [0; libc::IFNAMSIZ];
-    for (to, from) in name.iter_mut().zip(DEVICE.bytes()) {
+    for (to, from) in name.iter_mut().zip(born_as.bytes()) {
         *to = from as libc::c_char;
     }
     let flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     let request = libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
     ioctl::set_interface(&file, &request).map_err(|errno| match errno {
-        Errno::EBUSY | Errno::EEXIST => anyhow!("there is a {DEVICE} in it already: does another router run?"),
+        Errno::EBUSY | Errno::EEXIST => anyhow!("its {DEVICE} is just being made, by somebody else's order"),
         Errno::EPERM => anyhow!("a network device may not be made: run as root (CAP_NET_ADMIN)"),
         errno => anyhow!("cannot make {DEVICE}: {errno}"),
     })?;
@@ -65,6 +69,21 @@ fn open_tun() -> anyhow::Result<File> {
     let offloads = ioctl::set_offload(&file, OFFLOAD | DATAGRAMS).or_else(|_| ioctl::set_offload(&file, OFFLOAD));
     offloads.with_context(|| format!("cannot set the offloads of {DEVICE}"))?;
     Ok(file)
+}
+
+/// Moves the device from the namespace of the calling thread to another, where it has its name.
+fn move_to(born_as: &str, namespace: &File) -> anyhow::Result<()> {
+    let index = if_nametoindex(born_as).with_context(|| format!("there is no {born_as} after it was made"))?;
+    with_netlink(async |handle| {
+        let moved =
+            LinkUnspec::new_with_index(index).name(DEVICE.to_owned()).setns_by_fd(namespace.as_raw_fd()).build();
+        handle.link().set(moved).execute().await.map_err(|e| match e {
+            rtnetlink::Error::NetlinkError(message) if message.raw_code() == -libc::EEXIST => {
+                anyhow!("there is a {DEVICE} in it already: does another router run?")
+            }
+            e => anyhow::Error::new(e).context(format!("cannot move {DEVICE} to its namespace")),
+        })
+    })
 }
 
 /// Gives the device in the namespace of the calling thread its addresses, and all routes.

@@ -214,7 +214,9 @@ impl Router {
     pub fn pair_counters(&self) -> Vec<PairCounters> {
         let name = |site: usize| self.sites[site].status.name.clone();
         let count = self.sites.len();
-        let used = self.pairs.iter().enumerate().filter(|(_, pair)| pair.counters != Counters::default());
+        // What routers have said to a site is under that site itself, and is no traffic between two.
+        let between = self.pairs.iter().enumerate().filter(|(at, _)| at / count != at % count);
+        let used = between.filter(|(_, pair)| pair.counters != Counters::default());
         used.map(|(at, pair)| PairCounters { from: name(at / count), to: name(at % count), counters: pair.counters })
             .collect()
     }

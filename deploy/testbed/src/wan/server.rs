@@ -27,6 +27,7 @@ use super::device;
 use super::frame::{self, Frame};
 use super::router::Router;
 use crate::map::Map;
+use crate::netns;
 
 mod connection;
 pub(super) mod priority;
@@ -37,6 +38,8 @@ use connection::Connections;
 #[derive(Debug)]
 pub struct Server {
     map: Arc<Map>,
+    /// Where devices are born.
+    nursery: Arc<File>,
     router: Router,
     /// By site.
     devices: Vec<Option<File>>,
@@ -83,6 +86,7 @@ impl Server {
     ///
     /// If another router listens there, or the socket cannot be made.
     pub fn new(map: Map, control: &Path) -> anyhow::Result<Self> {
+        let nursery = netns::anonymous()?;
         let listener = listen(control)?;
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGINT);
@@ -95,6 +99,7 @@ impl Server {
             router: Router::new(&map, SEED),
             devices: map.sites().iter().map(|_| None).collect(),
             map: Arc::new(map),
+            nursery: Arc::new(nursery),
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll descriptor")?,
             timer: timer.context("cannot make a timer")?,
             armed: None,
@@ -136,7 +141,7 @@ impl Server {
     /// If one of them cannot be made; then none is.
     pub fn attach(&mut self, sites: &[Attachment]) -> anyhow::Result<()> {
         let wanted = self.find(sites)?;
-        self.adopt(make(&self.map, &wanted)?)
+        self.adopt(make(&self.map, &self.nursery, &wanted)?)
     }
 
     /// Carries packets until it is told to stop, or gets SIGINT or SIGTERM.
@@ -216,13 +221,18 @@ impl Server {
 
     /// Reads what a device has, and lets others have their turn after a while.
     fn read_device(&mut self, site: usize) {
-        for _ in 0..READS_IN_A_ROW {
+        let mut bytes = 0;
+        while bytes < BYTES_IN_A_ROW {
             let Some(device) = self.devices.get(site).and_then(Option::as_ref) else { return };
             match (&*device).read(&mut self.buffer) {
-                Ok(length) => match Frame::from_device(&self.buffer[..length]) {
-                    Some(frame) => self.router.forward(self.now(), site, frame),
-                    None => self.router.note_malformed(site),
-                },
+                Ok(length) => {
+                    // Small ones cost time as well.
+                    bytes += length.max(LEAST_BYTES);
+                    match Frame::from_device(&self.buffer[..length]) {
+                        Some(frame) => self.router.forward(self.now(), site, frame),
+                        None => self.router.note_malformed(site),
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // Its namespace has died and taken it along. Left in epoll it would be ready for ever.
@@ -309,12 +319,13 @@ impl Server {
     }
 
     fn make_on_a_thread(&self, connection: u64, wanted: Vec<(usize, Attachment)>) {
-        let (map, sender, wake) = (Arc::clone(&self.map), self.made.0.clone(), Arc::clone(&self.wake));
+        let (map, nursery) = (Arc::clone(&self.map), Arc::clone(&self.nursery));
+        let (sender, wake) = (self.made.0.clone(), Arc::clone(&self.wake));
         thread::spawn(move || {
             // There is no hurry in this, and the router's own packets come first.
             priority::ordinary();
             // If nobody receives it, the router has stopped.
-            let _ = sender.send(Made { connection, devices: make(&map, &wanted) });
+            let _ = sender.send(Made { connection, devices: make(&map, &nursery, &wanted) });
             let _ = wake.write(1);
         });
     }
@@ -353,11 +364,12 @@ impl Lateness {
     }
 }
 
-/// Makes the devices of these sites; if one fails, those before it go with it.
-fn make(map: &Map, wanted: &[(usize, Attachment)]) -> anyhow::Result<Vec<(usize, File)>> {
+/// Makes the devices of these sites, each in its namespace, which is made a host like others; if one fails, those before it go with it.
+fn make(map: &Map, nursery: &File, wanted: &[(usize, Attachment)]) -> anyhow::Result<Vec<(usize, File)>> {
     let make_one = |(site, attachment): &(usize, Attachment)| {
         let namespace = attachment.netns.open().with_context(|| format!("site {}", attachment.site))?;
-        let device = device::create(&map.sites()[*site], &namespace);
+        netns::prepare(&namespace)?;
+        let device = device::create(&map.sites()[*site], nursery, &namespace);
         device.map(|device| (*site, device)).with_context(|| format!("site {}", attachment.site))
     };
     wanted.iter().map(make_one).collect()
@@ -391,6 +403,9 @@ const WAKE: u64 = 3;
 const DEVICES: u64 = 1 << 10;
 /// And a running number.
 const CONNECTIONS: u64 = 1 << 20;
-const READS_IN_A_ROW: usize = 64;
+/// What is read from one device before packets that are due have their turn: some tenths of a millisecond.
+const BYTES_IN_A_ROW: usize = 256 << 10;
+/// What a packet counts for at least.
+const LEAST_BYTES: usize = 4 << 10;
 /// Which packets are lost is chance, but the same chance each time.
 const SEED: u64 = 1;

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, recvfrom, setsockopt, socket, sockopt::ReceiveTimeout,
 };
-use nix::sys::time::TimeVal;
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use std::os::fd::AsRawFd as _;
 
 use crate::netns::Namespace;
@@ -103,15 +103,18 @@ impl Sink {
     pub(super) fn start(host: &Namespace) -> anyhow::Result<Self> {
         let listener =
             host.run(|| TcpListener::bind(("::", SINK_PORT)))?.context("cannot open the port of the sink")?;
-        listener.set_nonblocking(false)?;
+        // Linux has it for accept, too; the connections that come of it have their own.
+        let tick = TimeVal::microseconds(i64::try_from(TICK.as_micros())?);
+        setsockopt(&listener, ReceiveTimeout, &tick).context("cannot set a time-out")?;
         let bytes = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&bytes);
-        let thread = Worker::start(move |_| {
-            // One connection: the end of a measurement closes it.
-            let Ok((mut stream, _)) = listener.accept() else { return };
+        let thread = Worker::start(move |stop| {
             let mut buffer = vec![0; 256 << 10];
-            while let Ok(length @ 1..) = stream.read(&mut buffer) {
-                counted.fetch_add(length as u64, Ordering::Relaxed);
+            while !stop.load(Ordering::Relaxed) {
+                // One connection after the other: there is one for a measurement.
+                if let Ok((stream, _)) = listener.accept() {
+                    count_bytes(stream, &mut buffer, &counted, stop);
+                }
             }
         });
         Ok(Self { thread, bytes })
@@ -121,6 +124,19 @@ impl Sink {
     pub(super) fn bytes(&self) -> u64 {
         debug_assert!(self.thread.thread.is_some(), "the thread ends with the sink");
         self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+fn count_bytes(mut stream: TcpStream, buffer: &mut [u8], counted: &AtomicU64, stop: &AtomicBool) {
+    if stream.set_read_timeout(Some(TICK)).is_err() {
+        return;
+    }
+    while !stop.load(Ordering::Relaxed) {
+        match stream.read(buffer) {
+            Ok(length @ 1..) => drop(counted.fetch_add(length as u64, Ordering::Relaxed)),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Ok(0) | Err(_) => return,
+        }
     }
 }
 
