@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::map::{Map, MapError};
+use crate::scenario::Scenario;
 use crate::{netns, wan};
 
 /// A wide-area network of CoralCDN nodes on this machine.
@@ -24,6 +25,9 @@ pub enum Command {
     /// The wide area by itself: run it, ask it, change it, check that it keeps its promises.
     #[command(subcommand)]
     Wan(wan::command::Command),
+    /// Run an experiment with the network that is up, or with a network of node processes.
+    #[command(subcommand)]
+    Run(Scenario),
     /// Remove the network namespaces that a run which was killed has left.
     Sweep,
 }
@@ -56,6 +60,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<bool> {
     match &cli.command {
         Command::Map(args) => print!("{}", args.load()?.describe()),
         Command::Wan(command) => return command.run(),
+        Command::Run(scenario) => return scenario.run(),
         Command::Sweep => {
             for name in netns::sweep()? {
                 println!("removed the network namespace {name}");

@@ -22,4 +22,5 @@ pub mod map;
 pub mod netns;
 pub mod nodes;
 pub mod origin;
+pub mod scenario;
 pub mod wan;
