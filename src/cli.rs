@@ -39,6 +39,9 @@ pub enum Command {
     /// Show a running node's clusters, neighbours, cache and traffic.
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
+    /// Ask a running node whether it does its work; the exit status is 0 if so, else 1.
+    #[command(after_help = HEALTH_HELP)]
+    Health(HealthArgs),
     /// Read a configuration as `coral node` would, and print what results.
     #[command(after_help = CHECK_HELP)]
     CheckConfig(NodeArgs),
@@ -151,6 +154,14 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// Of `coral health`.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// The admin address of the node to ask.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4161")]
+    pub admin: SocketAddr,
+}
+
 const NODE_HELP: &str = "\
 Every option can be set in the file, by a variable of the environment (CORAL_PROXY__LISTEN for
 proxy.listen), or by a flag; a flag counts more than a variable, a variable more than the file.
@@ -189,6 +200,13 @@ const STATUS_HELP: &str = "\
 Examples:
   coral status
   coral status --admin 127.0.0.1:4161 --json";
+
+const HEALTH_HELP: &str = "\
+For health checks where there is no shell and no curl, as in a container.
+
+Examples:
+  coral health
+  coral health --admin 127.0.0.1:4161";
 
 const CHECK_HELP: &str = "\
 Examples:

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use serde_json::Value as Json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{LookupArgs, NodeArgs, StatusArgs, UrlArgs};
+use crate::cli::{HealthArgs, LookupArgs, NodeArgs, StatusArgs, UrlArgs};
 use crate::config::{Config, Override};
 use crate::node::Node;
 use crate::{admin, http, logging, tables};
@@ -64,6 +64,21 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<bool> {
     print_answer(args.admin, "/status", args.json, tables::status)
 }
 
+/// `coral health`: an error, and so a failing health check, unless the node says that it is well.
+pub fn health(args: &HealthArgs) -> anyhow::Result<bool> {
+    let health = ask(args.admin, "/health")?.json;
+    if health["healthy"].as_bool() == Some(true) {
+        println!("healthy");
+        return Ok(true);
+    }
+    let reasons: Vec<&str> = health["reasons"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+    bail!(
+        "{} is not healthy: {}",
+        args.admin,
+        if reasons.is_empty() { "it gives no reason".into() } else { reasons.join("; ") }
+    );
+}
+
 /// `coral check-config`: the configuration that results, as TOML where each option is set.
 pub fn check_config(args: &NodeArgs) -> anyhow::Result<bool> {
     print!("{}", toml::to_string(&load(args)?).context("cannot write the configuration as TOML")?);
@@ -77,20 +92,31 @@ fn load(args: &NodeArgs) -> anyhow::Result<Config> {
 }
 
 fn print_answer(addr: SocketAddr, path: &str, as_json: bool, table: fn(&Json) -> String) -> anyhow::Result<bool> {
-    let (status, body) = runtime()?.block_on(http::get_text(addr, path))?;
-    let json: Option<Json> = serde_json::from_str(&body).ok();
+    let answer = ask(addr, path)?;
+    if as_json {
+        print!("{}", answer.text);
+    } else {
+        print!("{}", table(&answer.json));
+    }
+    Ok(true)
+}
+
+/// What an admin address answered, as it came and as it is understood.
+struct Answer {
+    text: String,
+    json: Json,
+}
+
+fn ask(addr: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+    let (status, text) = runtime()?.block_on(http::get_text(addr, path))?;
+    let json: Option<Json> = serde_json::from_str(&text).ok();
     let Some(json) = json else {
         bail!("{addr} is no node's admin address: it answered {status}, and not in JSON");
     };
     if let Some(error) = json.get("error").and_then(Json::as_str) {
         bail!("{addr} answered: {error}");
     }
-    if as_json {
-        print!("{body}");
-    } else {
-        print!("{}", table(&json));
-    }
-    Ok(true)
+    Ok(Answer { text, json })
 }
 
 /// The one runtime of a command.

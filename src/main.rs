@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Url(args) => commands::url(&args),
         Command::Lookup(args) => commands::lookup(&args),
         Command::Status(args) => commands::status(&args),
+        Command::Health(args) => commands::health(&args),
         Command::CheckConfig(args) => commands::check_config(&args),
     };
     match outcome {

@@ -81,7 +81,11 @@ fn a_node_that_does_not_run_is_told_in_one_line() {
     // Bound and not listening: nobody can answer there while this test runs.
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
-    for arguments in [&["status", "--admin", &addr][..], &["lookup", "http://x.com/", "--admin", &addr]] {
+    for arguments in [
+        &["status", "--admin", &addr][..],
+        &["health", "--admin", &addr],
+        &["lookup", "http://x.com/", "--admin", &addr],
+    ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(1));
         let said = stderr(&output);
@@ -105,12 +109,29 @@ fn a_node_starts_answers_its_operator_and_ends_cleanly_on_sigterm() {
     for part in ["node ", "clusters", "neighbours", "cache and traffic", "index"] {
         assert!(page.contains(part), "no {part} in\n{page}");
     }
+    let health = run(&["health", "--admin", &admin]);
+    assert_eq!((health.status.code(), &health.stdout[..]), (Some(0), &b"healthy\n"[..]));
     let lookup = run(&["lookup", "www.example.com", "--admin", &admin]);
     assert!(String::from_utf8(lookup.stdout).unwrap().contains("no node is known to have it"));
 
     node.signal("-TERM");
     node.line_with("the cache has stopped");
     node.line_with("the index has stopped");
+    assert_eq!(node.end(), Some(0));
+}
+
+#[test]
+fn a_node_whose_seeds_are_silent_fails_its_health_check_and_says_why() {
+    // Bound and never read: a seed that does not answer.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let seed = silent.local_addr().unwrap().to_string();
+    let mut node = Running::start(&["--dns-listen", "off", "--admin-listen", "127.0.0.1:0", "--seed", &seed]);
+    let started = node.line_with("started: ");
+    let admin = started.rsplit_once("admin ").unwrap().1.trim();
+    let health = run(&["health", "--admin", admin]);
+    assert_eq!(health.status.code(), Some(1));
+    assert!(stderr(&health).contains("is not healthy: not joined"), "{}", stderr(&health));
+    node.signal("-TERM");
     assert_eq!(node.end(), Some(0));
 }
 

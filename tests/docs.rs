@@ -143,7 +143,7 @@ fn the_code_map_names_every_source_file_and_no_other() {
         }
     }
     let mut exist = BTreeSet::new();
-    for top in ["src", "tests", "coral-dsht", "coral-dns", "coral-proxy"] {
+    for top in ["src", "tests", "coral-dsht", "coral-dns", "coral-proxy", "deploy/testbed"] {
         source_files(&root().join(top), &mut exist);
     }
     for directory in &directories {
@@ -192,8 +192,8 @@ fn every_dependency_has_its_row() {
         .map(|name| name.trim_matches('`'))
         .collect();
     let mut used = BTreeSet::new();
-    for manifest in ["Cargo.toml", "coral-dsht/Cargo.toml", "coral-dns/Cargo.toml", "coral-proxy/Cargo.toml"] {
-        let manifest: toml::Table = read(manifest).parse().unwrap();
+    for package in [".", "coral-dsht", "coral-dns", "coral-proxy", "deploy/testbed"] {
+        let manifest: toml::Table = read(&format!("{package}/Cargo.toml")).parse().unwrap();
         for kind in ["dependencies", "dev-dependencies"] {
             used.extend(
                 manifest.get(kind).and_then(toml::Value::as_table).into_iter().flatten().map(|(name, _)| name.clone()),

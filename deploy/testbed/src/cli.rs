@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::map::{Map, MapError};
 use crate::scenario::Scenario;
-use crate::{netns, wan};
+use crate::{commands, netns, wan};
 
 /// A wide-area network of CoralCDN nodes on this machine.
 #[derive(Debug, Parser)]
@@ -20,6 +21,14 @@ pub struct Cli {
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Build the images and bring a network up; what is begun is taken down again if that fails or is interrupted.
+    Up(MapArgs),
+    /// Show nodes, clusters and traffic.
+    Status,
+    /// Run a program of the tools' image at a site: `testbed exec frankfurt-1 traceroute dallas-2`.
+    Exec(ExecArgs),
+    /// Take the network down, whatever is left of it.
+    Down(DownArgs),
     /// Read a map and list its sites and the distances between its regions.
     Map(MapArgs),
     /// The wide area by itself: run it, ask it, change it, check that it keeps its promises.
@@ -40,6 +49,24 @@ pub struct MapArgs {
     pub map: Option<PathBuf>,
 }
 
+/// Of `exec`.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// The site.
+    pub site: String,
+    /// The program and its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub command: Vec<String>,
+}
+
+/// Of `down`.
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// Remove the images, too, those that are kept for the next time.
+    #[arg(long)]
+    pub images: bool,
+}
+
 impl MapArgs {
     /// The map that is meant.
     ///
@@ -48,6 +75,20 @@ impl MapArgs {
     /// As [`Map::load`].
     pub fn load(&self) -> Result<Map, MapError> {
         self.map.as_deref().map_or_else(|| Ok(Map::four_regions()), Map::load)
+    }
+
+    /// The same as a text.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read.
+    pub fn text(&self) -> anyhow::Result<String> {
+        match &self.map {
+            Some(file) => {
+                std::fs::read_to_string(file).with_context(|| format!("cannot read the map {}", file.display()))
+            }
+            None => Ok(FOUR_REGIONS.to_owned()),
+        }
     }
 }
 
@@ -58,6 +99,10 @@ impl MapArgs {
 /// What the user can mend, or what is wrong with this machine, in one line.
 pub fn run(cli: &Cli) -> anyhow::Result<bool> {
     match &cli.command {
+        Command::Up(args) => return commands::up(args),
+        Command::Status => return commands::status(),
+        Command::Exec(args) => return commands::exec(args),
+        Command::Down(args) => return commands::down(args),
         Command::Map(args) => print!("{}", args.load()?.describe()),
         Command::Wan(command) => return command.run(),
         Command::Run(scenario) => return scenario.run(),
@@ -69,3 +114,5 @@ pub fn run(cli: &Cli) -> anyhow::Result<bool> {
     }
     Ok(true)
 }
+
+const FOUR_REGIONS: &str = include_str!("../maps/four-regions.toml");

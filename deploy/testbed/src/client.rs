@@ -14,7 +14,7 @@ use hyper::StatusCode;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
-use crate::lab::CORALIZED;
+use crate::dns::CORALIZED;
 use crate::origin;
 
 /// An object that the origin has, and by which it is recognised.

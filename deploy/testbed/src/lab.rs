@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{net, thread};
 
 use anyhow::Context as _;
 use coral::http;
@@ -19,12 +19,14 @@ use crate::formation::Formation;
 use crate::interrupt::Interrupt;
 use crate::map::{Map, Site};
 use crate::netns;
-use crate::nodes::NodeStatus;
+use crate::nodes::{ADMIN, NodeStatus};
 use crate::wan::control::Client;
 
+mod containers;
 mod processes;
 mod web;
 
+use containers::Containers;
 use processes::Processes;
 pub use processes::Setup;
 
@@ -39,6 +41,7 @@ pub struct Lab {
 #[derive(Debug)]
 enum Network {
     Processes(Box<Processes>),
+    Containers(Containers),
 }
 
 /// How clusters came about.
@@ -63,6 +66,16 @@ impl Lab {
         Ok(Self { map, network, interrupt: interrupt.clone() })
     }
 
+    /// The network of containers that `testbed up` has brought up. When this is dropped, all its nodes run, and nothing is cut.
+    ///
+    /// # Errors
+    ///
+    /// If none is up, or not all of it.
+    pub fn containers(interrupt: &Interrupt) -> anyhow::Result<Self> {
+        let (map, network) = Containers::attach()?;
+        Ok(Self { map: Arc::new(map), network: Network::Containers(network), interrupt: interrupt.clone() })
+    }
+
     /// Its map, as it was when the network came up.
     pub fn map(&self) -> Arc<Map> {
         Arc::clone(&self.map)
@@ -77,6 +90,7 @@ impl Lab {
     pub fn made_of(&self) -> &'static str {
         match &self.network {
             Network::Processes(_) => "processes in namespaces",
+            Network::Containers(_) => "containers",
         }
     }
 
@@ -88,6 +102,7 @@ impl Lab {
     pub fn namespace(&self, site: &Site) -> anyhow::Result<File> {
         match &self.network {
             Network::Processes(network) => network.namespace(site),
+            Network::Containers(network) => network.namespace(site),
         }
     }
 
@@ -163,6 +178,7 @@ impl Lab {
     pub fn is_running(&self, site: &Site) -> anyhow::Result<bool> {
         match &self.network {
             Network::Processes(network) => network.is_running(site),
+            Network::Containers(network) => network.is_running(site),
         }
     }
 
@@ -174,6 +190,7 @@ impl Lab {
     pub fn start(&self, site: &Site) -> anyhow::Result<()> {
         match &self.network {
             Network::Processes(network) => network.start_node(site),
+            Network::Containers(network) => network.start_node(site),
         }
     }
 
@@ -185,6 +202,7 @@ impl Lab {
     pub fn kill(&self, site: &Site) -> anyhow::Result<()> {
         match &self.network {
             Network::Processes(network) => network.kill(site),
+            Network::Containers(network) => network.kill(site),
         }
     }
 
@@ -196,6 +214,7 @@ impl Lab {
     pub fn stop(&self, site: &Site) -> anyhow::Result<()> {
         match &self.network {
             Network::Processes(network) => network.stop(site),
+            Network::Containers(network) => network.stop(site),
         }
     }
 
@@ -207,6 +226,7 @@ impl Lab {
     pub fn wan(&self) -> anyhow::Result<Client> {
         match &self.network {
             Network::Processes(network) => network.wan(),
+            Network::Containers(network) => network.wan(),
         }
     }
 
@@ -218,6 +238,7 @@ impl Lab {
     pub fn origin_requests(&self) -> anyhow::Result<BTreeMap<String, u64>> {
         match &self.network {
             Network::Processes(network) => Ok(network.origin_requests()),
+            Network::Containers(network) => network.origin_requests(self.map.origin()),
         }
     }
 
@@ -269,17 +290,12 @@ impl Lab {
     fn ended(&self, site: &Site) -> anyhow::Error {
         match &self.network {
             Network::Processes(network) => network.ended(site),
+            Network::Containers(network) => network.ended(site),
         }
     }
 }
 
-/// Where a node's admin address listens by default.
-pub const ADMIN: net::SocketAddr = net::SocketAddr::new(net::IpAddr::V4(net::Ipv4Addr::LOCALHOST), 4161);
 /// How long a node may take to end when it is told to.
 pub const STOP: Duration = Duration::from_secs(30);
 /// For so long nothing must change for clusters to have settled.
 pub const QUIET: Duration = Duration::from_secs(30);
-/// The host name of the origin's site.
-pub const ORIGIN: &str = "www.x.com";
-/// The same under the suffix.
-pub const CORALIZED: &str = "www.x.com.nyud.net";

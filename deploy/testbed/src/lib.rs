@@ -15,12 +15,24 @@
 
 pub mod cli;
 pub mod client;
+pub mod command;
+pub mod commands;
+pub mod compose;
+pub mod dns;
+pub mod down;
 pub mod formation;
+pub mod hosts;
+pub mod images;
 pub mod interrupt;
 pub mod lab;
 pub mod map;
 pub mod netns;
 pub mod nodes;
 pub mod origin;
+pub mod preflight;
+pub mod router;
 pub mod scenario;
+pub mod state;
+pub mod status;
+pub mod up;
 pub mod wan;

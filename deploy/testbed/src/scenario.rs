@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::cli::MapArgs;
+use crate::commands;
 use stage::{Findings, Stage};
 
 pub mod chance;
 pub mod flash_crowd;
 pub mod latency;
+pub mod resolvers;
 pub mod stage;
 
 /// Which experiment.
@@ -22,6 +24,8 @@ pub enum Scenario {
     FlashCrowd(Options),
     /// How long clients wait with a single level, with levels, and with levels and hints.
     Latency(Options),
+    /// All four resolvers at each client's site resolve a coralized name, and curl fetches pages through the answer.
+    Resolvers,
 }
 
 /// What each experiment can be told.
@@ -63,6 +67,7 @@ impl Scenario {
         let (name, options, work): (_, _, fn(&Stage) -> anyhow::Result<Findings>) = match self {
             Self::FlashCrowd(options) => ("flash-crowd", options, flash_crowd::run),
             Self::Latency(options) => ("latency", options, latency::run),
+            Self::Resolvers => return commands::resolvers(),
         };
         Stage::run(name, options, work)
     }

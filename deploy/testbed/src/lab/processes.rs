@@ -15,8 +15,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use super::STOP;
 use super::web::Web;
-use super::{ORIGIN, STOP};
+use crate::dns::ORIGIN;
 use crate::interrupt::Interrupt;
 use crate::map::{Map, Site};
 use crate::netns::{self, Namespace};

@@ -172,7 +172,7 @@ fn findings(network: &str, plan: &Plan, samples: &[Sample], asked: &[u64]) -> Fi
 
 /// Answers in each second, by where they came from: the paper's figure 5, as areas.
 fn chart(title: &str, length: Duration, samples: &[Sample]) -> Chart {
-    let bins = length.as_secs() as usize + 1;
+    let bins = length.as_secs() as usize;
     let series = SOURCES.iter().map(|source| {
         let mut counts = vec![0u32; bins];
         for sample in samples {
@@ -228,7 +228,7 @@ mod tests {
         let found = findings("test", &plan(), &samples, &[1, 1]);
         assert_eq!(found.broken, [""; 0]);
         let local = &found.report.chart.series[0];
-        assert_eq!(local.points, [(0.0, 0.0), (1.0, 1.0), (2.0, 0.0), (3.0, 1.0)]);
+        assert_eq!(local.points, [(0.0, 0.0), (1.0, 1.0), (2.0, 1.0)]);
         assert_eq!(found.report.rows.last().unwrap()[1].1, 3);
     }
 

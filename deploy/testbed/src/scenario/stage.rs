@@ -5,14 +5,14 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use coral::report::Report;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Options;
 use crate::interrupt::Interrupt;
 use crate::lab::{Lab, Setup};
-use crate::map::{Kind, Site};
+use crate::map::Site;
 
 /// Where an experiment runs.
 #[derive(Debug)]
@@ -75,8 +75,12 @@ impl Stage {
     ///
     /// If there are no containers, or processes do not start or join.
     pub fn lab(&self, nodes: u16) -> anyhow::Result<Lab> {
-        ensure!(self.options.processes, "no testbed is up; begin with `testbed up`, or add --processes");
-        self.processes(nodes, &[])
+        if self.options.processes || self.options.map.map.is_some() || self.options.nodes.is_some() {
+            return self.processes(nodes, &[]);
+        }
+        let lab = Lab::containers(&self.interrupt)?;
+        self.settle(&lab)?;
+        Ok(lab)
     }
 
     /// A network of node processes, with these lines in the section `[dsht]` of each node's configuration.
@@ -98,8 +102,14 @@ impl Stage {
         setup.coral.clone_from(&self.options.coral);
         setup.dsht = dsht.iter().map(|line| (*line).to_owned()).collect();
         self.say("bringing the network up");
-        let begun = Instant::now();
         let lab = Lab::processes(&setup, &self.interrupt)?;
+        self.settle(&lab)?;
+        Ok(lab)
+    }
+
+    /// Waits until all nodes have joined and clusters have settled, and says how that went.
+    fn settle(&self, lab: &Lab) -> anyhow::Result<()> {
+        let begun = Instant::now();
         let map = lab.map();
         let nodes: Vec<&Site> = map.nodes().collect();
         self.say(&format!("{} nodes join", nodes.len()));
@@ -108,16 +118,18 @@ impl Stage {
         self.say("clusters settle");
         let settled = lab.wait_settled(SETTLE)?;
         let clusters = settled.formation.clusters();
-        let at = |level| clusters.keys().filter(|(of, _)| *of == level).count();
-        eprintln!(
-            "{} nodes are up and have joined after {:.1} s; {:.1} s later there are {} clusters at level 2, {} at level 1",
-            nodes.len(),
-            joined.as_secs_f64(),
-            settled.took.as_secs_f64(),
-            at(2),
-            at(1)
-        );
-        Ok(lab)
+        let at = |level| clusters.iter().filter(|((of, _), nodes)| *of == level && nodes.len() > 1).count();
+        self.bar.suspend(|| {
+            eprintln!(
+                "{}: joined after {:.1} s; {:.1} s later {} clusters of more than one at level 2, {} at level 1",
+                described(lab),
+                joined.as_secs_f64(),
+                settled.took.as_secs_f64(),
+                at(2),
+                at(1)
+            );
+        });
+        Ok(())
     }
 
     /// Says what is being done.
@@ -165,7 +177,6 @@ fn planetlab(nodes: u16, seed: u64) -> String {
 pub fn described(lab: &Lab) -> String {
     let map = lab.map();
     let regions: std::collections::BTreeSet<usize> = map.nodes().map(|site| site.region).collect();
-    debug_assert!(map.sites().iter().any(|site| site.kind == Kind::Node), "every map has a node");
     format!("{} nodes in {} regions, {}", map.nodes().count(), regions.len(), lab.made_of())
 }
 

@@ -85,4 +85,4 @@ impl Drop for Process {
 }
 
 /// What the router prints when it takes orders.
-pub(super) const READY: &str = "ready";
+pub const READY: &str = "ready";

@@ -1,0 +1,114 @@
+//! The configurations of four recursive resolvers: the fake root as their only hint, and otherwise as packaged.
+//!
+//! Validation of DNSSEC is off, as the fake root is not signed; and they use IPv4 alone, as the nodes do.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use super::ROOT_HINTS;
+use crate::map::Resolver;
+
+/// How one resolver is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configuration {
+    /// The file's name.
+    pub file: &'static str,
+    /// What is in it.
+    pub text: String,
+    /// The command that runs the resolver, in the foreground.
+    pub command: Vec<String>,
+}
+
+/// What makes `resolver` listen at these addresses, and speak from `source`. `directory` is where its files are.
+pub fn configuration(resolver: Resolver, listen: &[Ipv4Addr], source: Ipv4Addr, directory: &str) -> Configuration {
+    let hints = format!("{directory}/{ROOT_HINTS}");
+    let each = |line: &dyn Fn(&Ipv4Addr) -> String| listen.iter().map(line).collect::<String>();
+    let listed = |between: &str| listen.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(between);
+    let (file, text, command) = match resolver {
+        Resolver::Unbound => (
+            "unbound.conf",
+            format!(
+                "server:\n\
+                 {}  \
+                   outgoing-interface: {source}\n  \
+                   access-control: 0.0.0.0/0 allow\n  \
+                   root-hints: \"{hints}\"\n  \
+                   module-config: \"iterator\"\n  \
+                   do-ip6: no\n  \
+                   do-daemonize: no\n  \
+                   chroot: \"\"\n  \
+                   pidfile: \"\"\n  \
+                   use-syslog: no\n  \
+                   logfile: \"\"\n\
+                 remote-control:\n  \
+                   control-enable: no\n",
+                each(&|ip| format!("  interface: {ip}\n"))
+            ),
+            format!("unbound -d -c {directory}/unbound.conf"),
+        ),
+        Resolver::Bind => (
+            "named.conf",
+            format!(
+                "options {{\n  \
+                   directory \"/var/cache/bind\";\n  \
+                   pid-file none;\n  \
+                   session-keyfile none;\n  \
+                   listen-on {{ {}; }};\n  \
+                   listen-on-v6 {{ none; }};\n  \
+                   query-source address {source};\n  \
+                   recursion yes;\n  \
+                   allow-recursion {{ any; }};\n  \
+                   allow-query-cache {{ any; }};\n  \
+                   dnssec-validation no;\n\
+                 }};\n\
+                 controls {{ }};\n\
+                 zone \".\" {{ type hint; file \"{hints}\"; }};\n",
+                listed("; ")
+            ),
+            format!("named -g -4 -u bind -c {directory}/named.conf"),
+        ),
+        Resolver::KnotResolver => (
+            "kresd.conf",
+            format!(
+                "{}\
+                 net.ipv6 = false\n\
+                 net.outgoing_v4('{source}')\n\
+                 modules = {{ 'hints > iterate' }}\n\
+                 hints.root_file('{hints}')\n\
+                 -- Unsigned, as all of this Internet is.\n\
+                 trust_anchors.remove('.')\n\
+                 cache.size = 16 * MB\n",
+                each(&|ip| format!("net.listen('{ip}', 53, {{ kind = 'dns' }})\n"))
+            ),
+            format!("kresd -n -c {directory}/kresd.conf /run"),
+        ),
+        Resolver::PdnsRecursor => (
+            "recursor.conf",
+            format!(
+                "local-address={}\n\
+                 query-local-address={source}\n\
+                 allow-from=0.0.0.0/0\n\
+                 dont-query=\n\
+                 hint-file={hints}\n\
+                 dnssec=off\n\
+                 security-poll-suffix=\n\
+                 serve-rfc1918=no\n\
+                 socket-dir=/run\n\
+                 threads=1\n\
+                 disable-syslog=yes\n",
+                listed(",")
+            ),
+            format!("pdns_recursor --daemon=no --config-dir={directory}"),
+        ),
+    };
+    let command = command.split(' ').map(str::to_owned).collect();
+    Configuration { file, text, command }
+}
+
+/// The file that makes programs at a host ask the resolver at `address`.
+pub fn resolv_conf(address: Ipv4Addr) -> String {
+    let mut text = String::new();
+    // One attempt of ten seconds: what a client waits for is the resolver's affair, and each query is then counted once.
+    let _ = writeln!(text, "nameserver {address}\noptions timeout:10 attempts:1");
+    text
+}
