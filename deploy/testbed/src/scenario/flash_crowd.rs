@@ -13,7 +13,7 @@ use coral::outcome::Outcome;
 use coral::report::{Report, Row, Times, ms, percent, rounded};
 use serde_json::json;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::chance::Chance;
 use super::stage::{Findings, Stage, described};
@@ -40,7 +40,7 @@ struct Plan {
     /// The first instant.
     start: Instant,
     length: Duration,
-    /// Between two requests of one client, after the first instant.
+    /// Between two requests of one client, in the mean, after the first instant.
     pause: Duration,
     seed: u64,
 }
@@ -53,7 +53,7 @@ pub(super) fn run(stage: &Stage) -> anyhow::Result<Findings> {
     let plan = Plan {
         objects: Arc::new(client::objects(&run, FILES)),
         start: Instant::now() + GATHER,
-        length: Duration::from_secs(if stage.options.short { 40 } else { 180 }),
+        length: Duration::from_secs(if stage.options.short { 30 } else { 60 }),
         pause: PAUSE.max(Duration::from_secs_f64(nodes.len() as f64 / MOST_PER_SECOND)),
         seed: stage.options.seed,
     };
@@ -90,17 +90,17 @@ async fn visit(node: IpAddr, number: u64, plan: Plan, interrupt: Interrupt) -> V
     for index in order {
         ask(&mut requests, index, true);
     }
-    // Clients are not to be in step.
-    let mut ticks = interval_at(plan.start + plan.pause.mul_f64(chance.share()), plan.pause);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = plan.start;
     while plan.start.elapsed() < plan.length && !interrupt.is_set() {
         tokio::select! {
             Some(sample) = requests.join_next() => samples.extend(sample),
-            _ = ticks.tick() => {
+            () = sleep_until(next) => {
                 // Who waits for so many answers asks for no more.
                 if requests.len() < MOST_AT_ONCE {
                     ask(&mut requests, chance.popular(plan.objects.len()), false);
                 }
+                // As people come, independently of each other.
+                next += plan.pause.mul_f64(-(1.0 - chance.share()).ln());
             }
         }
     }
@@ -199,7 +199,7 @@ const SOURCES: [Outcome; 5] = [Outcome::Local, Outcome::Peer(2), Outcome::Peer(1
 const PAPER: u64 = 15;
 /// Until all clients stand ready.
 const GATHER: Duration = Duration::from_secs(1);
-/// Between two requests of a client, at least.
+/// Between two requests of a client, in the mean, at least.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Requests of all clients in a second, at most, after the first instant.
 const MOST_PER_SECOND: f64 = 80.0;
