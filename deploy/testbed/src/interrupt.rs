@@ -48,6 +48,13 @@ impl Interrupt {
         Ok(())
     }
 
+    /// Waits until it is: for work that is done in a runtime.
+    pub async fn told(&self) {
+        while !self.is_set() {
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
     /// Asks again and again until there is an answer.
     ///
     /// For what nobody tells: the state of another process. `what` is said if the time is over, with the last reason for waiting.

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use coral::http;
 
 use crate::formation::Formation;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{INTERRUPTED, Interrupt};
 use crate::map::{Map, Site};
 use crate::netns;
 use crate::nodes::{ADMIN, NodeStatus};
@@ -110,7 +110,7 @@ impl Lab {
     ///
     /// # Errors
     ///
-    /// If the namespace cannot be entered.
+    /// If the namespace cannot be entered, or an interrupt comes: then the future is dropped.
     pub fn at<T: Send, F: Future<Output = T>>(
         &self,
         site: &Site,
@@ -118,7 +118,12 @@ impl Lab {
     ) -> anyhow::Result<T> {
         netns::inside(&self.namespace(site)?, || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            Ok(runtime.context("cannot start a runtime")?.block_on(work()))
+            runtime.context("cannot start a runtime")?.block_on(async {
+                tokio::select! {
+                    done = work() => Ok(done),
+                    () = self.interrupt.told() => bail!(INTERRUPTED),
+                }
+            })
         })?
     }
 

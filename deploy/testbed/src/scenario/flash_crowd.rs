@@ -18,7 +18,6 @@ use tokio::time::{Instant, sleep_until};
 use super::chance::Chance;
 use super::stage::{Findings, Stage, described};
 use crate::client::{self, Answer, Object};
-use crate::interrupt::Interrupt;
 use crate::lab::Lab;
 use crate::map::Site;
 use crate::origin::FILES;
@@ -59,7 +58,6 @@ pub(super) fn run(stage: &Stage) -> anyhow::Result<Findings> {
     };
     stage.say(&format!("{} clients ask for {FILES} files", nodes.len()));
     let samples = crowd(&lab, &nodes, &plan)?;
-    stage.interrupt.check()?;
     let asked = lab.origin_requests()?;
     let asked: Vec<u64> = plan.objects.iter().map(|object| asked.get(&object.target).copied().unwrap_or(0)).collect();
     Ok(findings(&described(&lab), &plan, &samples, &asked))
@@ -67,13 +65,13 @@ pub(super) fn run(stage: &Stage) -> anyhow::Result<Findings> {
 
 /// Lets all clients ask, and waits until each has had its last answer.
 fn crowd(lab: &Lab, nodes: &[&Site], plan: &Plan) -> anyhow::Result<Vec<Sample>> {
-    let work = |site: &Site| visit(site.ipv4.into(), u64::from(site.number), plan.clone(), lab.interrupt().clone());
+    let work = |site: &Site| visit(site.ipv4.into(), u64::from(site.number), plan.clone());
     let samples: Vec<Vec<Sample>> = lab.at_each(nodes, work).into_iter().collect::<anyhow::Result<_>>()?;
     Ok(samples.into_iter().flatten().collect())
 }
 
 /// One client.
-async fn visit(node: IpAddr, number: u64, plan: Plan, interrupt: Interrupt) -> Vec<Sample> {
+async fn visit(node: IpAddr, number: u64, plan: Plan) -> Vec<Sample> {
     let mut chance = Chance::new(plan.seed, number);
     let mut order: Vec<usize> = (0..plan.objects.len()).collect();
     chance.shuffle(&mut order);
@@ -91,7 +89,7 @@ async fn visit(node: IpAddr, number: u64, plan: Plan, interrupt: Interrupt) -> V
         ask(&mut requests, index, true);
     }
     let mut next = plan.start;
-    while plan.start.elapsed() < plan.length && !interrupt.is_set() {
+    while plan.start.elapsed() < plan.length {
         tokio::select! {
             Some(sample) = requests.join_next() => samples.extend(sample),
             () = sleep_until(next) => {
@@ -104,11 +102,7 @@ async fn visit(node: IpAddr, number: u64, plan: Plan, interrupt: Interrupt) -> V
             }
         }
     }
-    if !interrupt.is_set() {
-        while let Some(sample) = requests.join_next().await {
-            samples.extend(sample);
-        }
-    }
+    samples.extend(requests.join_all().await);
     samples
 }
 

@@ -62,7 +62,6 @@ pub(super) fn run(stage: &Stage) -> anyhow::Result<Findings> {
         let visits = visits(stage.options.seed, lab.map().nodes().count(), objects);
         stage.say(&format!("{}: {} requests", case.name, visits.len()));
         let answers = measure(&lab, &all, &visits)?;
-        stage.interrupt.check()?;
         let failed: Vec<String> =
             answers.iter().filter_map(|(_, answer)| Some(format!("{:#}", answer.as_ref().err()?))).collect();
         broken.extend(failed.iter().take(TOLD).map(|e| format!("{}: {e}", case.name)));
@@ -148,7 +147,7 @@ fn measure(
     let start = Instant::now() + GATHER;
     let answers = lab.at_each(&nodes, |site| {
         let own = visits.iter().copied().filter(|visit| nodes[visit.node].number == site.number);
-        client(site.ipv4.into(), start, own.collect(), Arc::clone(objects), lab)
+        client(site.ipv4.into(), start, own.collect(), Arc::clone(objects))
     });
     Ok(answers.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
@@ -158,14 +157,10 @@ async fn client(
     start: Instant,
     visits: Vec<Visit>,
     objects: Arc<Vec<Object>>,
-    lab: &Lab,
 ) -> Vec<(Visit, anyhow::Result<Answer>)> {
     let mut requests = JoinSet::new();
     for visit in visits {
         sleep_until(start + visit.due).await;
-        if lab.interrupt().is_set() {
-            return Vec::new();
-        }
         let objects = Arc::clone(&objects);
         requests.spawn(async move { (visit, client::fetch(node, &objects[visit.object]).await) });
     }
