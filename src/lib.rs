@@ -5,6 +5,7 @@
 //! how nodes find copies and each other. [`node::Node`] is the assembly; start reading there.
 
 pub mod admin;
+pub mod chart;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -13,5 +14,7 @@ pub mod http;
 mod join;
 pub mod logging;
 pub mod node;
+pub mod outcome;
+pub mod report;
 pub mod sim;
 mod tables;

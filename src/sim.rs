@@ -12,7 +12,6 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
 mod attack;
-mod chart;
 mod clusters;
 mod failures;
 mod flash;
@@ -22,7 +21,6 @@ mod lab;
 mod latency;
 mod memory;
 mod promise;
-mod report;
 
 use lab::Lab;
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::crowd::{Outcome, Tally};
+use super::crowd::Tally;
 use super::names::Answer;
 use super::network::Network;
 use super::site::{HOST, Object};
 use super::suffixes;
+use crate::outcome::Outcome;
 use crate::tables::{brief, table, titled};
 
 pub(super) fn network(network: &Network) -> String {

@@ -14,10 +14,10 @@ use coral_dsht::sim::{Intruder, Simulation, check};
 use coral_dsht::{Config, Distance, Instant, Level, Peer, Value, wire};
 use serde_json::json;
 
-use super::chart::{Axis, Chart, Series};
 use super::hops::figure;
 use super::lab::Lab;
-use super::report::{Report, Row, Times, ms, percent};
+use crate::chart::{Axis, Chart, Series};
+use crate::report::{Report, Row, Times, ms, percent};
 
 /// What the adversaries do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,10 +10,10 @@ use coral_dsht::sim::latency::Map;
 use coral_dsht::{ClusterId, Config, Level};
 use serde_json::json;
 
-use super::chart::{Axis, Chart, Series};
 use super::hops::figure;
 use super::lab::Lab;
-use super::report::{Report, Row, rounded};
+use crate::chart::{Axis, Chart, Series};
+use crate::report::{Report, Row, rounded};
 
 pub(super) fn run(lab: &Lab) -> Report {
     let nodes = lab.nodes.unwrap_or(490);

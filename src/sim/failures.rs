@@ -9,9 +9,9 @@ use coral_dsht::sim::workload::key;
 use coral_dsht::{ClusterId, Config, Level, Levels};
 use serde_json::{Value as Json, json};
 
-use super::chart::{Axis, Chart, Series};
 use super::lab::{Got, Lab};
-use super::report::{Report, Row, Times, ms, rounded};
+use crate::chart::{Axis, Chart, Series};
+use crate::report::{Report, Row, Times, ms, rounded};
 
 pub(super) fn run(lab: &Lab) -> Report {
     let nodes = lab.nodes.unwrap_or(490);

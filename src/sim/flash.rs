@@ -9,10 +9,10 @@ use coral_dsht::sim::workload::{key, value};
 use coral_dsht::{Claimed, Config, Level, Levels, Outcome};
 use serde_json::json;
 
-use super::chart::{Axis, Chart, Series};
 use super::hops::figure;
 use super::lab::Lab;
-use super::report::{Report, Row, Times, mean, ms, rounded};
+use crate::chart::{Axis, Chart, Series};
+use crate::report::{Report, Row, Times, mean, ms, rounded};
 
 pub(super) fn run(lab: &Lab) -> Report {
     let sizes = lab.sizes(&[166, 1000], &[10_000]);

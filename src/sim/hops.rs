@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::chart::{Axis, Chart, Series};
 use super::lab::{Lab, only_global};
-use super::report::{Report, Times, mean, ms, percent, rounded};
+use crate::chart::{Axis, Chart, Series};
+use crate::report::{Report, Times, mean, ms, percent, rounded};
 
 pub(super) fn run(lab: &Lab) -> Report {
     let sizes = lab.sizes(&[100, 1000, 10_000], &[100_000]);
@@ -56,7 +56,7 @@ fn aim(nodes: usize) -> f64 {
     rounded(0.5 * (nodes as f64).log2() + 1.0, 2)
 }
 
-pub(super) fn figure(row: &super::report::Row, name: &str) -> f64 {
+pub(super) fn figure(row: &crate::report::Row, name: &str) -> f64 {
     row.iter().find(|(other, _)| *other == name).and_then(|(_, value)| value.as_f64()).unwrap_or(f64::NAN)
 }
 

@@ -12,10 +12,10 @@ use coral_dsht::sim::workload::{Pace, all_put};
 use coral_dsht::{Config, Key, Level, Levels};
 use serde_json::json;
 
-use super::chart::{Axis, Chart, Series};
 use super::hops::figure;
 use super::lab::{Lab, bound, keys, only_global};
-use super::report::{Report, Row, mean, rounded};
+use crate::chart::{Axis, Chart, Series};
+use crate::report::{Report, Row, mean, rounded};
 
 pub(super) fn run(lab: &Lab) -> Report {
     let nodes = lab.nodes.unwrap_or(494);

@@ -11,9 +11,9 @@ use coral_dsht::sim::workload::Popularity;
 use coral_dsht::{Config, Levels, Outcome};
 use serde_json::json;
 
-use super::chart::{Axis, Chart, Series};
 use super::lab::{Lab, only_global, put};
-use super::report::{Report, Row, Times, mean, ms, percent, rounded};
+use crate::chart::{Axis, Chart, Series};
+use crate::report::{Report, Row, Times, mean, ms, percent, rounded};
 
 pub(super) fn run(lab: &Lab) -> Report {
     let nodes = lab.nodes.unwrap_or(490);

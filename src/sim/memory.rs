@@ -12,9 +12,9 @@ use coral_dsht::sim::workload::{key, value};
 use coral_dsht::{Config, Dsht, Level, Levels};
 use serde_json::json;
 
-use super::chart::{Axis, Chart, Series};
 use super::lab::{Lab, only_global};
-use super::report::{Report, Row, rounded};
+use crate::chart::{Axis, Chart, Series};
+use crate::report::{Report, Row, rounded};
 
 pub(super) fn run(lab: &Lab) -> anyhow::Result<Report> {
     let nodes = lab.nodes.unwrap_or(1000);

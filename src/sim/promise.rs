@@ -1,7 +1,7 @@
 //! What the index promises, as bounds on the figures that an experiment sums up.
 
 use super::Experiment;
-use super::report::Row;
+use crate::report::Row;
 
 /// The bound of one figure.
 enum Bound {

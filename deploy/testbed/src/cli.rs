@@ -27,9 +27,6 @@ pub enum Command {
     Status,
     /// Run a program of the tools' image at a site: `testbed exec frankfurt-1 traceroute dallas-2`.
     Exec(ExecArgs),
-    /// Run an experiment with the network that is up.
-    #[command(subcommand)]
-    Run(Scenario),
     /// Take the network down, whatever is left of it.
     Down(DownArgs),
     /// Read a map and list its sites and the distances between its regions.
@@ -37,6 +34,9 @@ pub enum Command {
     /// The wide area by itself: run it, ask it, change it, check that it keeps its promises.
     #[command(subcommand)]
     Wan(wan::command::Command),
+    /// Run an experiment with the network that is up, or with a network of node processes.
+    #[command(subcommand)]
+    Run(Scenario),
     /// Remove the network namespaces that a run which was killed has left.
     Sweep,
 }
@@ -102,10 +102,10 @@ pub fn run(cli: &Cli) -> anyhow::Result<bool> {
         Command::Up(args) => return commands::up(args),
         Command::Status => return commands::status(),
         Command::Exec(args) => return commands::exec(args),
-        Command::Run(scenario) => return commands::run(scenario),
         Command::Down(args) => return commands::down(args),
         Command::Map(args) => print!("{}", args.load()?.describe()),
         Command::Wan(command) => return command.run(),
+        Command::Run(scenario) => return scenario.run(),
         Command::Sweep => {
             for name in netns::sweep()? {
                 println!("removed the network namespace {name}");

@@ -10,7 +10,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::{DownArgs, ExecArgs, MapArgs};
 use crate::compose::{LABEL, pause_container};
 use crate::map::Map;
-use crate::scenario::Scenario;
 use crate::state::State;
 use crate::{images, nodes, preflight, router, scenario};
 
@@ -110,21 +109,28 @@ pub fn exec(args: &ExecArgs) -> anyhow::Result<bool> {
     Err(run.exec()).context("cannot run docker")
 }
 
-/// `run`: an experiment with the testbed that is up.
+/// `run resolvers`: what real resolvers make of the testbed that is up.
 ///
 /// # Errors
 ///
 /// If none is up, or the experiment cannot be made.
-pub fn run(scenario: &Scenario) -> anyhow::Result<bool> {
+pub fn resolvers() -> anyhow::Result<bool> {
     let state = State::of_this_machine();
     let map = state.map()?;
     preflight::rights()?;
-    block_on(async {
-        match scenario {
-            Scenario::Resolvers => scenario::resolvers::run(&map, &state.hosts()).await,
-            Scenario::Browser(options) => scenario::browser::run(&map, &state, options).await,
-        }
-    })
+    block_on(scenario::resolvers::run(&map, &state.hosts()))
+}
+
+/// `run browser`: what Chromium makes of the coralized site of the testbed that is up.
+///
+/// # Errors
+///
+/// If none is up, or the browser cannot be had.
+pub fn browser(options: &scenario::browser::Options) -> anyhow::Result<bool> {
+    let state = State::of_this_machine();
+    let map = state.map()?;
+    preflight::rights()?;
+    block_on(scenario::browser::run(&map, &state, options))
 }
 
 /// `down`: leaves nothing, but the images unless they are unwanted, too.

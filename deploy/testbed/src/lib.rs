@@ -14,6 +14,7 @@
 //! ```
 
 pub mod cli;
+pub mod client;
 pub mod command;
 pub mod commands;
 pub mod compose;
@@ -22,6 +23,8 @@ pub mod down;
 pub mod formation;
 pub mod hosts;
 pub mod images;
+pub mod interrupt;
+pub mod lab;
 pub mod map;
 pub mod netns;
 pub mod nodes;

@@ -6,12 +6,15 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context as _, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 /// Which namespace is meant.
@@ -182,7 +185,7 @@ pub fn prepare(namespace: &File) -> anyhow::Result<()> {
     })?
 }
 
-/// Removes all namespaces of ours, whoever left them, and says which there were.
+/// Removes all namespaces of ours, whoever left them, with the processes that still run in them, and says which there were.
 ///
 /// # Errors
 ///
@@ -190,9 +193,24 @@ pub fn prepare(namespace: &File) -> anyhow::Result<()> {
 pub fn sweep() -> anyhow::Result<Vec<String>> {
     let removed = leftovers()?;
     for name in &removed {
+        for process in processes(name)? {
+            // One that has ended meanwhile is what is wanted.
+            let _ = kill(process, Signal::SIGKILL);
+        }
         remove(name)?;
     }
     Ok(removed)
+}
+
+/// The processes in a namespace: those whose own namespace is the same file.
+fn processes(name: &str) -> anyhow::Result<Vec<Pid>> {
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    // A file that is no mount has nobody in it.
+    let wanted = identity(&path_of(name)).with_context(|| format!("cannot look at {name}"))?;
+    let entries = fs::read_dir("/proc").context("cannot list processes")?;
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_inside = |pid: &i32| identity(Path::new(&format!("/proc/{pid}/ns/net"))).is_ok_and(|own| own == wanted);
+    Ok(pids.filter(is_inside).map(Pid::from_raw).collect())
 }
 
 /// The names of all namespaces of ours that there are.

@@ -14,7 +14,7 @@ use crate::map::{Map, Site};
 use crate::netns::{self, Netns};
 
 /// Where a node's admin address listens by default.
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 4161);
+pub const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 4161);
 
 /// The processes that hold the network namespaces of the sites, by the sites' names.
 pub type Namespaces = BTreeMap<String, u32>;

@@ -32,6 +32,11 @@ pub fn file(number: usize) -> Vec<u8> {
     bytes
 }
 
+/// The number of the file with this path, from 0.
+pub fn number_of(path: &str) -> Option<usize> {
+    (0..FILES).find(|number| file_path(*number) == path)
+}
+
 /// Writes the site into `directory`, as nginx looks for it.
 ///
 /// # Errors

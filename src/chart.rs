@@ -1,57 +1,85 @@
-//! A chart of lines as SVG: axes, grid, legend, nothing else. Written by hand, as it is a few elements.
+//! A chart of lines or stacked areas as SVG: axes, grid, legend, nothing else. Written by hand, as it is a few elements.
 
 use std::fmt::Write as _;
 
-/// Lines over one pair of axes.
+/// Lines and areas over one pair of axes.
 #[derive(Debug, Default)]
-pub(super) struct Chart {
-    pub(super) title: String,
-    pub(super) x: Axis,
-    pub(super) y: Axis,
-    pub(super) series: Vec<Series>,
+pub struct Chart {
+    /// What is above it.
+    pub title: String,
+    /// What is along its lower side.
+    pub x: Axis,
+    /// What is along its left side.
+    pub y: Axis,
+    /// In the order in which they are drawn.
+    pub series: Vec<Series>,
 }
 
 /// What is along one side.
 #[derive(Debug, Default)]
-pub(super) struct Axis {
-    pub(super) label: &'static str,
+pub struct Axis {
+    /// What is measured, and its unit.
+    pub label: &'static str,
     /// Equal steps are equal factors; points at zero or below are then left out.
-    pub(super) is_log: bool,
+    pub is_log: bool,
 }
 
-/// One line.
+/// One line or area.
 #[derive(Debug)]
-pub(super) struct Series {
-    pub(super) name: String,
-    pub(super) points: Vec<(f64, f64)>,
+pub struct Series {
+    /// What the legend calls it.
+    pub name: String,
+    /// From left to right.
+    pub points: Vec<(f64, f64)>,
+    /// How it is drawn.
+    pub shape: Shape,
+}
+
+/// How a series is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A line.
+    Line,
     /// A bound or an aim, which nobody measured.
-    pub(super) is_dashed: bool,
+    Dashed,
+    /// An area that stands on the areas before it, point by point.
+    Area,
 }
 
 impl Series {
-    pub(super) fn new(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
-        Self { name: name.into(), points, is_dashed: false }
+    /// A line.
+    pub fn new(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.into(), points, shape: Shape::Line }
     }
 
-    pub(super) fn dashed(self) -> Self {
-        Self { is_dashed: true, ..self }
+    /// The same as a bound or an aim.
+    pub fn dashed(self) -> Self {
+        Self { shape: Shape::Dashed, ..self }
+    }
+
+    /// The same as an area. All areas of a chart have their points at the same places along the x axis.
+    pub fn area(self) -> Self {
+        Self { shape: Shape::Area, ..self }
     }
 }
 
 impl Axis {
-    pub(super) fn linear(label: &'static str) -> Self {
+    /// Equal steps are equal differences.
+    pub fn linear(label: &'static str) -> Self {
         Self { label, is_log: false }
     }
 
-    pub(super) fn log(label: &'static str) -> Self {
+    /// Equal steps are equal factors.
+    pub fn log(label: &'static str) -> Self {
         Self { label, is_log: true }
     }
 }
 
 impl Chart {
     /// The chart as a document of its own.
-    pub(super) fn svg(&self) -> String {
-        let all = || self.series.iter().flat_map(|series| &series.points);
+    pub fn svg(&self) -> String {
+        let stacked = self.stacked();
+        let all = || stacked.iter().flat_map(|(_, points)| points);
         let x = Scale::new(&self.x, all().map(|(x, _)| *x), LEFT, LEFT + PLOT_WIDTH);
         let y = Scale::new(&self.y, all().map(|(_, y)| *y), TOP + PLOT_HEIGHT, TOP);
         let mut out = format!(
@@ -79,30 +107,68 @@ impl Chart {
             TOP + PLOT_HEIGHT / 2.0,
             escaped(self.y.label)
         );
-        for (index, series) in self.series.iter().enumerate() {
+        for (index, (series, (floor, points))) in self.series.iter().zip(&stacked).enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
-            let dash = if series.is_dashed { " stroke-dasharray=\"6 4\"" } else { "" };
+            let dash = if series.shape == Shape::Dashed { " stroke-dasharray=\"6 4\"" } else { "" };
+            let place = |(a, b): &(f64, f64)| format!("{:.1},{:.1}", x.place(*a), y.place(*b));
             let can_be_drawn = |(a, b): &&(f64, f64)| x.has(*a) && y.has(*b);
-            let places: Vec<String> = (series.points.iter().filter(can_be_drawn))
-                .map(|(a, b)| format!("{:.1},{:.1}", x.place(*a), y.place(*b)))
-                .collect();
-            let _ = writeln!(
-                out,
-                "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/>",
-                places.join(" ")
-            );
-            if places.len() <= MARKED && !series.is_dashed {
-                for (cx, cy) in places.iter().filter_map(|place| place.split_once(',')) {
-                    let _ = writeln!(out, "<circle cx=\"{cx}\" cy=\"{cy}\" r=\"3\" fill=\"{colour}\"/>");
+            let places: Vec<String> = points.iter().filter(can_be_drawn).map(place).collect();
+            let (left, at) = (LEFT + PLOT_WIDTH + 16.0, TOP + 10.0 + 20.0 * self.row(index) as f64);
+            if series.shape == Shape::Area {
+                let back = floor.iter().rev().filter(can_be_drawn).map(place);
+                let outline: Vec<String> = places.iter().cloned().chain(back).collect();
+                let _ = writeln!(out, "<polygon points=\"{}\" fill=\"{colour}\"/>", outline.join(" "));
+                let top = at - 6.0;
+                let _ = writeln!(
+                    out,
+                    "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"22\" height=\"12\" fill=\"{colour}\"/>"
+                );
+            } else {
+                let _ = writeln!(
+                    out,
+                    "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/>",
+                    places.join(" ")
+                );
+                if places.len() <= MARKED && series.shape == Shape::Line {
+                    for (cx, cy) in places.iter().filter_map(|place| place.split_once(',')) {
+                        let _ = writeln!(out, "<circle cx=\"{cx}\" cy=\"{cy}\" r=\"3\" fill=\"{colour}\"/>");
+                    }
                 }
+                let _ =
+                    writeln!(out, "<path d=\"M{left:.1} {at:.1}h22\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/>");
             }
-            let (left, at) = (LEFT + PLOT_WIDTH + 16.0, TOP + 10.0 + 20.0 * index as f64);
-            let _ = writeln!(out, "<path d=\"M{left:.1} {at:.1}h22\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/>");
             text(&mut out, (left + 28.0, at + 4.0), "start", 12, &series.name);
         }
         out + "</svg>\n"
     }
+
+    /// What each series stands on, and where its points are on top of that.
+    fn stacked(&self) -> Vec<(Points, Points)> {
+        let mut floor: Option<Points> = None;
+        let all = self.series.iter().map(|series| {
+            if series.shape != Shape::Area {
+                return (Points::new(), series.points.clone());
+            }
+            let ground = floor.take().unwrap_or_else(|| series.points.iter().map(|(x, _)| (*x, 0.0)).collect());
+            debug_assert!(
+                ground.iter().map(|point| point.0).eq(series.points.iter().map(|point| point.0)),
+                "areas stand on one another point by point"
+            );
+            let top: Points = series.points.iter().zip(&ground).map(|((x, y), (_, under))| (*x, y + under)).collect();
+            floor = Some(top.clone());
+            (ground, top)
+        });
+        all.collect()
+    }
+
+    /// The line of the legend that is for the series with this number: those that stand on others are above them.
+    fn row(&self, index: usize) -> usize {
+        let all_areas = self.series.iter().all(|series| series.shape == Shape::Area);
+        if all_areas { self.series.len() - 1 - index } else { index }
+    }
 }
+
+type Points = Vec<(f64, f64)>;
 
 /// From figures to places along an axis.
 struct Scale {
@@ -223,5 +289,16 @@ mod tests {
         }
         assert_eq!(svg.matches("<circle").count(), 2);
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+    }
+
+    #[test]
+    fn areas_stand_on_one_another() {
+        let area = |name: &str, figures: [f64; 2]| Series::new(name, vec![(0.0, figures[0]), (1.0, figures[1])]).area();
+        let chart = Chart { series: vec![area("lower", [1.0, 2.0]), area("upper", [3.0, 0.0])], ..Chart::default() };
+        assert_eq!(chart.stacked()[1], (vec![(0.0, 1.0), (1.0, 2.0)], vec![(0.0, 4.0), (1.0, 2.0)]));
+        assert_eq!((chart.row(0), chart.row(1)), (1, 0));
+        // The axis reaches as far as the sum does.
+        let svg = chart.svg();
+        assert!(svg.contains(">4</text>") && svg.matches("<polygon").count() == 2, "{svg}");
     }
 }

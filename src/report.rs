@@ -1,30 +1,33 @@
-//! What an experiment has found: rows for people and programs, a summary, a chart.
+//! What an experiment has found: rows for people and programs, a summary, a chart. Those in the simulator and those in the testbed
+//! report alike.
 
 use std::time::Duration;
 
 use comfy_table::ContentArrangement;
 use serde_json::{Map, Value as Json, json};
 
-use super::chart::Chart;
+use crate::chart::Chart;
 use crate::tables::{table, titled};
 
 /// The figures of one experiment.
 #[derive(Debug)]
-pub(super) struct Report {
-    pub(super) title: String,
+pub struct Report {
+    /// What was done.
+    pub title: String,
     /// Each with the same columns.
-    pub(super) rows: Vec<Row>,
+    pub rows: Vec<Row>,
     /// The figures that count.
-    pub(super) summary: Row,
-    pub(super) chart: Chart,
+    pub summary: Row,
+    /// The picture of it.
+    pub chart: Chart,
 }
 
 /// Named figures in the order in which they are shown. What is no number, word or truth value is for programs only.
-pub(super) type Row = Vec<(&'static str, Json)>;
+pub type Row = Vec<(&'static str, Json)>;
 
 impl Report {
     /// As tables.
-    pub(super) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let mut text = String::new();
         for (title, rows) in [(self.title.as_str(), &self.rows[..]), ("in short", std::slice::from_ref(&self.summary))]
         {
@@ -58,7 +61,7 @@ impl Report {
     }
 
     /// As an object with `rows` and `summary`.
-    pub(super) fn json(&self) -> String {
+    pub fn json(&self) -> String {
         let object =
             |row: &Row| Json::Object(row.iter().cloned().map(|(name, value)| (name.to_owned(), value)).collect());
         let mut whole = Map::new();
@@ -87,23 +90,23 @@ fn shown(value: &Json) -> String {
 }
 
 /// Rounded to so many digits behind the point.
-pub(super) fn rounded(figure: f64, digits: i32) -> f64 {
+pub fn rounded(figure: f64, digits: i32) -> f64 {
     let scale = 10f64.powi(digits);
     (figure * scale).round() / scale
 }
 
 /// In milliseconds, to a tenth.
-pub(super) fn ms(span: Duration) -> f64 {
+pub fn ms(span: Duration) -> f64 {
     rounded(span.as_secs_f64() * 1000.0, 1)
 }
 
 /// In per cent, to a hundredth.
-pub(super) fn percent(part: usize, whole: usize) -> f64 {
+pub fn percent(part: usize, whole: usize) -> f64 {
     rounded(100.0 * part as f64 / whole.max(1) as f64, 2)
 }
 
 /// The mean, to a hundredth; 0 of nothing.
-pub(super) fn mean(figures: impl IntoIterator<Item = f64>) -> f64 {
+pub fn mean(figures: impl IntoIterator<Item = f64>) -> f64 {
     let (mut sum, mut count) = (0.0, 0);
     for figure in figures {
         sum += figure;
@@ -114,27 +117,34 @@ pub(super) fn mean(figures: impl IntoIterator<Item = f64>) -> f64 {
 
 /// Spans of time, to be asked for percentiles.
 #[derive(Debug, Default)]
-pub(super) struct Times(Vec<Duration>);
+pub struct Times(Vec<Duration>);
 
 impl Times {
-    pub(super) fn of(spans: impl IntoIterator<Item = Duration>) -> Self {
+    /// These.
+    pub fn of(spans: impl IntoIterator<Item = Duration>) -> Self {
         let mut spans: Vec<Duration> = spans.into_iter().collect();
         spans.sort();
         Self(spans)
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many.
+    pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The span within which so many per cent lie, by the nearest rank; zero of nothing.
-    pub(super) fn percentile(&self, percent: f64) -> Duration {
+    pub fn percentile(&self, percent: f64) -> Duration {
         let rank = (self.0.len() as f64 * percent / 100.0).ceil() as usize;
         self.0.get(rank.max(1) - 1).copied().unwrap_or_default()
     }
 
     /// Points of the cumulative distribution: milliseconds, and the share in per cent that is within them.
-    pub(super) fn distribution(&self) -> Vec<(f64, f64)> {
+    pub fn distribution(&self) -> Vec<(f64, f64)> {
         let steps = (1..=100).map(f64::from).chain([99.5, 99.9]);
         let mut points: Vec<(f64, f64)> = steps.map(|share| (ms(self.percentile(share)).max(0.1), share)).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
@@ -144,8 +154,8 @@ impl Times {
 
 #[cfg(test)]
 mod tests {
-    use super::super::chart::Chart;
     use super::*;
+    use crate::chart::Chart;
 
     #[test]
     fn a_percentile_is_a_time_that_was_measured() {

@@ -1,0 +1,91 @@
+//! A client at a site: one request for one object, each byte of the answer checked, and how long it took.
+//!
+//! It runs inside the site's namespace ([`Lab::at`](crate::lab::Lab::at)), and connects to a node by its address: asking a name
+//! server which node that should be is a resolver's work. It shares no code with the cache that it checks.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use coral::http::Connection;
+use coral::outcome::Outcome;
+use http_body_util::BodyExt as _;
+use hyper::StatusCode;
+use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
+
+use crate::dns::CORALIZED;
+use crate::origin;
+
+/// An object that the origin has, and by which it is recognised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Path and query.
+    pub target: String,
+    /// SHA-256 of its bytes.
+    pub digest: [u8; 32],
+    /// How many they are.
+    pub length: usize,
+}
+
+/// What came of a request that was answered as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Where the node had it from.
+    pub outcome: Outcome,
+    /// From the first step of connecting until the head of the answer was here.
+    pub first_byte: Duration,
+    /// The same until its last byte was.
+    pub last_byte: Duration,
+}
+
+/// `count` objects that nobody has asked for under this name of a run: files of the origin's, each under its own query.
+///
+/// A scenario can be run again and again on one network so, and each time all caches are empty.
+pub fn objects(run: &str, count: usize) -> Vec<Object> {
+    let digests: Vec<[u8; 32]> =
+        (0..count.min(origin::FILES)).map(|number| Sha256::digest(origin::file(number)).into()).collect();
+    let object = |number: usize| Object {
+        target: format!("{}?{run}-{number}", origin::file_path(number % origin::FILES)),
+        digest: digests[number % origin::FILES],
+        length: origin::FILE_BYTES,
+    };
+    (0..count).map(object).collect()
+}
+
+/// Asks the node at `node` for a coralized object, over a connection of its own, and reads the answer to its end.
+///
+/// # Errors
+///
+/// If there is no whole answer within [`PATIENCE`], or it is not the object.
+pub async fn fetch(node: IpAddr, object: &Object) -> anyhow::Result<Answer> {
+    match timeout(PATIENCE, fetch_whole(node, object)).await {
+        Ok(answer) => answer.with_context(|| format!("{} at {node}", object.target)),
+        Err(_) => bail!("{} at {node}: no whole answer within {PATIENCE:?}", object.target),
+    }
+}
+
+async fn fetch_whole(node: IpAddr, object: &Object) -> anyhow::Result<Answer> {
+    let begun = Instant::now();
+    let mut connection = Connection::open(SocketAddr::new(node, HTTP_PORT)).await.context("cannot connect")?;
+    let response = connection.get(CORALIZED, &object.target).await?;
+    let first_byte = begun.elapsed();
+    let outcome = Outcome::of(response.headers());
+    let status = response.status();
+    ensure!(status == StatusCode::OK, "the answer is {status}");
+    let mut body = response.into_body();
+    let (mut hasher, mut length) = (Sha256::new(), 0);
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            length += data.len();
+            hasher.update(&data);
+        }
+    }
+    ensure!(length == object.length, "{length} bytes came of {}", object.length);
+    ensure!(hasher.finalize()[..] == object.digest, "it was altered on its way");
+    Ok(Answer { outcome, first_byte, last_byte: begun.elapsed() })
+}
+
+/// How long an object may take: a node gives up on an origin after less.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const HTTP_PORT: u16 = 80;
