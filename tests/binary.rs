@@ -127,7 +127,7 @@ fn a_node_whose_seeds_are_silent_fails_its_health_check_and_says_why() {
     let seed = silent.local_addr().unwrap().to_string();
     let mut node = Running::start(&["--dns-listen", "off", "--admin-listen", "127.0.0.1:0", "--seed", &seed]);
     let started = node.line_with("started: ");
-    let admin = started.rsplit_once("admin ").unwrap().1.trim();
+    let admin = started.rsplit_once("admin ").unwrap().1.split_whitespace().next().unwrap();
     let health = run(&["health", "--admin", admin]);
     assert_eq!(health.status.code(), Some(1));
     assert!(stderr(&health).contains("is not healthy: not joined"), "{}", stderr(&health));
