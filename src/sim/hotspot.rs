@@ -2,7 +2,7 @@
 //!
 //! The keys are put side by side at a single level: what one key costs a node does not depend on another. What each rule is
 //! worth shows in a network of the paper's size; in a larger one only the promise is looked at, for a shorter time, as that
-//! takes ten minutes by itself.
+//! takes ten minutes for each load by itself.
 
 use std::time::Duration;
 
