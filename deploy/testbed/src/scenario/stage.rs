@@ -76,19 +76,20 @@ impl Stage {
     /// If there are no containers, or processes do not start or join.
     pub fn lab(&self, nodes: u16) -> anyhow::Result<Lab> {
         if self.options.processes || self.options.map.map.is_some() || self.options.nodes.is_some() {
-            return self.processes(nodes, &[]);
+            return Ok(self.processes(nodes, &[])?.0);
         }
         let lab = Lab::containers(&self.interrupt)?;
         self.settle(&lab)?;
         Ok(lab)
     }
 
-    /// A network of node processes, with these lines in the section `[dsht]` of each node's configuration.
+    /// A network of node processes, with these lines in the section `[dsht]` of each node's configuration, and after how long its
+    /// clusters had settled.
     ///
     /// # Errors
     ///
     /// If they do not start or join.
-    pub fn processes(&self, nodes: u16, dsht: &[&str]) -> anyhow::Result<Lab> {
+    pub fn processes(&self, nodes: u16, dsht: &[&str]) -> anyhow::Result<(Lab, Duration)> {
         let (map, map_name) = match (&self.options.map.map, self.options.nodes) {
             (Some(file), _) => {
                 let text = fs::read_to_string(file);
@@ -103,12 +104,12 @@ impl Stage {
         setup.dsht = dsht.iter().map(|line| (*line).to_owned()).collect();
         self.say("bringing the network up");
         let lab = Lab::processes(&setup, &self.interrupt)?;
-        self.settle(&lab)?;
-        Ok(lab)
+        let settled = self.settle(&lab)?;
+        Ok((lab, settled))
     }
 
     /// Waits until all nodes have joined and clusters have settled, and says how that went.
-    fn settle(&self, lab: &Lab) -> anyhow::Result<()> {
+    fn settle(&self, lab: &Lab) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         let map = lab.map();
         let nodes: Vec<&Site> = map.nodes().collect();
@@ -129,7 +130,7 @@ impl Stage {
                 at(1)
             );
         });
-        Ok(())
+        Ok(settled.took)
     }
 
     /// Says what is being done.
