@@ -13,6 +13,7 @@ use stage::{Findings, Stage};
 
 pub mod chance;
 pub mod flash_crowd;
+pub mod join;
 pub mod latency;
 pub mod resolvers;
 pub mod stage;
@@ -24,6 +25,8 @@ pub enum Scenario {
     FlashCrowd(Options),
     /// How long clients wait with a single level, with levels, and with levels and hints.
     Latency(Options),
+    /// How long it takes a node from its start to its first page for a client nearby.
+    Join(Options),
     /// All four resolvers at each client's site resolve a coralized name, and curl fetches pages through the answer.
     Resolvers,
 }
@@ -67,6 +70,7 @@ impl Scenario {
         let (name, options, work): (_, _, fn(&Stage) -> anyhow::Result<Findings>) = match self {
             Self::FlashCrowd(options) => ("flash-crowd", options, flash_crowd::run),
             Self::Latency(options) => ("latency", options, latency::run),
+            Self::Join(options) => ("join", options, join::run),
             Self::Resolvers => return commands::resolvers(),
         };
         Stage::run(name, options, work)
