@@ -103,7 +103,7 @@ pub struct CoralUrl {
     pub target: String,
     /// The name that stands for the origin in the canonical URL: its own, or that of the site.
     name: Origin,
-    /// The suffix the client used; `None` for a site and for a plain URL.
+    /// The suffix the client used; `None` for a site by its own name and for a plain URL.
     pub suffix: Option<Suffix>,
     /// Whether the configuration names the origin, so that it may be private.
     pub site: bool,
@@ -119,13 +119,13 @@ impl CoralUrl {
         }
         let host = canonical_host(without_port(authority)?)?;
         if let Some(site) = names.site(&host) {
-            return Self::of_site(site, target);
+            return Self::of_site(site, None, target);
         }
         let Some(suffix) = names.suffix_of(&host) else {
             return Err(UrlError::UnknownHost);
         };
         match strip_all(&host, names)? {
-            Stripped::Site(site) => Self::of_site(site, target),
+            Stripped::Site(site) => Self::of_site(site, Some(suffix.clone()), target),
             Stripped::Origin(origin) => Self::of(origin, Some(suffix.clone()), target),
         }
     }
@@ -153,15 +153,9 @@ impl CoralUrl {
         Ok(Self { target: canonical_target(&origin, target)?, name: origin.clone(), origin, suffix, site: false })
     }
 
-    fn of_site(site: &Site, target: &str) -> Result<Self, UrlError> {
+    fn of_site(site: &Site, suffix: Option<Suffix>, target: &str) -> Result<Self, UrlError> {
         let name = Origin { scheme: Scheme::Http, host: site.host.clone(), port: Scheme::Http.default_port() };
-        Ok(Self {
-            target: canonical_target(&name, target)?,
-            name,
-            origin: site.origin.clone(),
-            suffix: None,
-            site: true,
-        })
+        Ok(Self { target: canonical_target(&name, target)?, name, origin: site.origin.clone(), suffix, site: true })
     }
 
     /// The one spelling of this URL on all nodes: what is hashed into its key.

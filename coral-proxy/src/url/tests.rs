@@ -58,6 +58,14 @@ fn spelling_does_not_matter_nor_where_this_node_listens() {
     check("www.x.com.nyud.net:http", "/", expect!["BadPort"]);
 }
 
+/// Found with a browser on 2026-11-24: the redirect of a site that was asked for under the suffix led out of the network.
+#[test]
+fn a_site_is_coralized_for_those_who_came_by_the_suffix_and_no_others() {
+    let suffix = |host: &str| CoralUrl::parse(host, "/", &names()).unwrap().suffix.map(|suffix| suffix.to_string());
+    assert_eq!(suffix("cdn.example.org.nyud.net").as_deref(), Some("nyud.net"));
+    assert_eq!(suffix("cdn.example.org"), None);
+}
+
 #[test]
 fn nested_suffixes_collapse_and_the_innermost_counts() {
     check("www.x.com.nyud.net.nyud.net", "/", expect!["http://www.x.com/ from http://www.x.com"]);

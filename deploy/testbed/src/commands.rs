@@ -121,6 +121,18 @@ pub fn resolvers() -> anyhow::Result<bool> {
     block_on(scenario::resolvers::run(&map, &state.hosts()))
 }
 
+/// `run browser`: a browser in the testbed that is up.
+///
+/// # Errors
+///
+/// If none is up, or the experiment cannot be made.
+pub fn browser(options: &scenario::browser::Options) -> anyhow::Result<bool> {
+    let state = State::of_this_machine();
+    let map = state.map()?;
+    preflight::rights()?;
+    block_on(scenario::browser::run(&map, &state, options))
+}
+
 /// `down`: leaves nothing, but the images unless they are unwanted, too.
 ///
 /// # Errors

@@ -142,3 +142,26 @@ impl Compose {
         command::output(compose).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hosts::hosts;
+    use crate::map::Map;
+
+    #[test]
+    fn each_site_has_a_namespace_and_somebody_in_it() {
+        let map = Map::four_regions();
+        let images = Images { node: "node".to_owned(), tools: "tools".to_owned(), resolvers: "resolvers".to_owned() };
+        let file = file(&hosts(&map, &images), &images, Path::new("/state"));
+        assert_eq!(file["services"].as_object().unwrap().len(), 2 * map.sites().len());
+        for site in map.sites() {
+            let service = &file["services"][&site.name];
+            assert_eq!(service["network_mode"], format!("service:pause-{}", site.name));
+            assert_eq!(file["services"][format!("pause-{}", site.name)]["network_mode"], "none");
+        }
+        let node = &file["services"]["dallas-1"];
+        assert_eq!((&node["read_only"], &node["cap_drop"][0]), (&json!(true), &json!("ALL")));
+        assert!(node["volumes"].as_array().unwrap().contains(&json!("/state/dallas-1/state:/var/lib/coral:rw")));
+    }
+}

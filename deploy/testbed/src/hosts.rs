@@ -135,3 +135,49 @@ impl Host<'_> {
 pub fn coralized(path: &str) -> String {
     format!("http://{CORALIZED}{path}")
 }
+
+#[cfg(test)]
+mod tests {
+    use coral::config::Config;
+
+    use super::*;
+
+    fn images() -> Images {
+        Images { node: "node".to_owned(), tools: "tools".to_owned(), resolvers: "resolvers".to_owned() }
+    }
+
+    #[test]
+    fn a_node_is_told_its_address_and_other_nodes_to_join_by() {
+        let (map, images) = (Map::four_regions(), images());
+        for host in hosts(&map, &images).iter().filter(|host| host.site.kind == Kind::Node) {
+            let (_, text) = host.files.iter().find(|(name, _)| name == "coral.toml").unwrap();
+            let config = Config::from_text(text, "coral.toml", &[]).unwrap();
+            assert_eq!(config.dsht.node.address, Some(host.site.ipv4.into()));
+            let own = format!("{}:", host.site.ipv4);
+            assert!(!config.dsht.node.seeds.is_empty());
+            assert!(config.dsht.node.seeds.iter().all(|seed| !seed.as_str().starts_with(&own)));
+            assert_eq!(config.proxy.part.sites[0].host, ORIGIN);
+        }
+    }
+
+    #[test]
+    fn nodes_alone_find_the_origin_without_asking_anybody() {
+        let map = Map::four_regions();
+        let knows = |name: &str| hosts_file(&map, map.site(name).unwrap()).contains(&format!(" {ORIGIN}\n"));
+        assert!(knows("madrid-1"));
+        assert!(!knows("frankfurt-unbound") && !knows("origin"));
+    }
+
+    #[test]
+    fn files_and_directories_are_written_for_their_owner() {
+        let (map, images) = (Map::four_regions(), images());
+        let hosts = hosts(&map, &images);
+        let client = hosts.iter().find(|host| host.site.name == "dallas-bind").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        client.write(directory.path()).unwrap();
+        let read = |name: &str| fs::read_to_string(directory.path().join("files").join(name)).unwrap();
+        assert!(read("root.hints").contains(&map.root().ipv4.to_string()));
+        assert!(read("named.conf").contains(&format!("listen-on {{ 127.0.0.1; {}; }};", client.site.ipv4)));
+        assert!(read("resolv.conf").starts_with("nameserver 127.0.0.1\n"));
+    }
+}

@@ -47,7 +47,7 @@ enum Network {
 /// How clusters came about.
 #[derive(Debug)]
 pub struct Settled {
-    /// After how long nothing changed any more, or the time was over.
+    /// After how long the last change was seen.
     pub took: Duration,
     /// Who is together with whom then.
     pub formation: Formation,
@@ -287,7 +287,7 @@ impl Lab {
                 latest = (Instant::now(), formation.clusters().clone());
             }
             let is_done = formation.missing().is_empty() || latest.0.elapsed() > QUIET || begun.elapsed() > limit;
-            Ok(if is_done { Ok(Settled { took: begun.elapsed(), formation }) } else { Err(String::new()) })
+            Ok(if is_done { Ok(Settled { took: latest.0 - begun, formation }) } else { Err(String::new()) })
         })
     }
 

@@ -11,6 +11,7 @@ use crate::cli::MapArgs;
 use crate::commands;
 use stage::{Findings, Stage};
 
+pub mod browser;
 pub mod chance;
 pub mod flash_crowd;
 pub mod join;
@@ -29,6 +30,8 @@ pub enum Scenario {
     Join(Options),
     /// All four resolvers at each client's site resolve a coralized name, and curl fetches pages through the answer.
     Resolvers,
+    /// Chromium browses the coralized site: screenshots, and a waterfall of what came from where.
+    Browser(browser::Options),
 }
 
 /// What each experiment can be told.
@@ -72,6 +75,7 @@ impl Scenario {
             Self::Latency(options) => ("latency", options, latency::run),
             Self::Join(options) => ("join", options, join::run),
             Self::Resolvers => return commands::resolvers(),
+            Self::Browser(options) => return commands::browser(options),
         };
         Stage::run(name, options, work)
     }

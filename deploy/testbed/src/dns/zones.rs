@@ -103,3 +103,57 @@ pub fn file(zone: &str) -> String {
         name => format!("{name}.zone"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn the_suffix_zone_is_delegated_to_nodes_of_different_regions() {
+        let map = Map::four_regions();
+        let names: Vec<&str> = registered(&map).iter().map(|site| site.name.as_str()).collect();
+        assert_eq!(names, ["frankfurt-1", "madrid-1", "virginia-1"]);
+        let one_region = Map::parse(
+            "[[region]]\nname = \"here\"\nnodes = 2\nwithin = \"5ms\"\n[origin]\nregion = \"here\"\n[root]\nregion = \"here\"\n",
+            "map.toml",
+        );
+        let one_region = one_region.unwrap();
+        let names: Vec<&str> = registered(&one_region).iter().map(|site| site.name.as_str()).collect();
+        assert_eq!(names, ["here-1", "here-2"]);
+    }
+
+    #[test]
+    fn net_has_the_delegation_with_its_addresses() {
+        let zones = zones(&Map::four_regions());
+        let (_, net) = zones.iter().find(|(name, _)| *name == "net").unwrap();
+        expect![[r#"
+            $TTL 86400
+            net. SOA a.gtld-servers.net. hostmaster.a.gtld-servers.net. 1 1800 900 604800 60
+            net. NS a.gtld-servers.net.
+
+            a.gtld-servers.net.   A  198.18.14.1
+            a.root-servers.net.   A  198.18.14.1
+
+            ; The suffix zone, as its owner has registered it. The names are those that the nodes themselves give; the time is
+            ; short, since no resolver asks here again before it is over, though all three be gone.
+            nyud.net. 300 NS ip4-198-18-1-1.ns.nyud.net.
+            ip4-198-18-1-1.ns.nyud.net. 300 A 198.18.1.1
+            nyud.net. 300 NS ip4-198-18-4-1.ns.nyud.net.
+            ip4-198-18-4-1.ns.nyud.net. 300 A 198.18.4.1
+            nyud.net. 300 NS ip4-198-18-7-1.ns.nyud.net.
+            ip4-198-18-7-1.ns.nyud.net. 300 A 198.18.7.1
+        "#]]
+        .assert_eq(net);
+    }
+
+    #[test]
+    fn the_server_has_each_zone() {
+        let map = Map::four_regions();
+        let server = server(&map, "/etc/testbed");
+        for (name, _) in zones(&map) {
+            assert!(server.contains(&format!("zonefile: \"{}\"", file(name))), "{server}");
+        }
+    }
+}

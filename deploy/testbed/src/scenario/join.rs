@@ -5,6 +5,9 @@
 //! again; at a site beside it, the nearest one with a client, a nameserver nearby is asked for a coralized name until it
 //! names the newcomer, and then a page is fetched there, one that others nearby have. So the newcomer has been found by those that
 //! browsers and resolvers ask, and has itself found what the network holds. Nobody tells it who is near.
+//!
+//! Where the page comes from is told, and not judged: if by chance the newcomer is the node nearest to the page's key, it is the one to
+//! know who has it, and does not before the reference is put again; so one first page in as many as there are nodes is the origin's.
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
@@ -77,7 +80,7 @@ pub(super) fn run(stage: &Stage) -> anyhow::Result<Findings> {
             let newcomers = newcomers(&map, round)?;
             setup.seeds = 1;
             setup.later = newcomers.iter().map(|site| site.name.clone()).collect();
-            let lab = stage.bring_up(&setup)?;
+            let (lab, _) = stage.bring_up(&setup)?;
             network = described(&lab);
             for newcomer in newcomers {
                 say(newcomer);
@@ -252,11 +255,6 @@ fn findings(network: &str, joins: &[Join]) -> Findings {
             }
         }
     }
-    for join in joins {
-        if join.source == Some(Outcome::Origin) {
-            broken.push(format!("{} asked the origin for a page that its neighbour has", join.newcomer));
-        }
-    }
     let of_all = |name: &'static str, percent: f64| -> Row {
         let times = STEPS.iter().zip(&all).map(|(step, times)| (step.column, json!(ms(times.percentile(percent)))));
         [("newcomer", json!(name)), ("region", json!("all"))]
@@ -272,6 +270,7 @@ fn findings(network: &str, joins: &[Join]) -> Findings {
         ("joins", json!(joins.len())),
         ("to_first_page_median_ms", json!(ms(served.percentile(50.0)))),
         ("to_first_page_worst_ms", json!(ms(served.percentile(100.0)))),
+        ("pages_from_the_origin", json!(joins.iter().filter(|join| join.source == Some(Outcome::Origin)).count())),
         ("network", json!(network)),
     ];
     let chart = Chart {
@@ -351,8 +350,5 @@ mod tests {
         late.steps[4] = late.steps[3].clone();
         late.source = None;
         assert_eq!(findings("test", &[late]).broken, ["c: it is not named"]);
-        let mut far = took("d", [100; STEPS.len()]);
-        far.source = Some(Outcome::Origin);
-        assert_eq!(findings("test", &[far]).broken.len(), 1);
     }
 }

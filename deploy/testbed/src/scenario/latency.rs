@@ -45,7 +45,7 @@ struct Visit {
 }
 
 pub(super) fn run(stage: &Stage) -> anyhow::Result<Findings> {
-    let (nodes, objects) = if stage.options.short { (32, 24) } else { (64, 60) };
+    let (nodes, objects) = if stage.options.short { (32, 24) } else { (64, 40) };
     let mut rows = Vec::new();
     let mut series = Vec::new();
     let mut medians = Vec::new();
@@ -53,7 +53,7 @@ pub(super) fn run(stage: &Stage) -> anyhow::Result<Findings> {
     let mut network = String::new();
     for (number, case) in CASES.iter().enumerate() {
         eprintln!("{} of {}: {}", number + 1, CASES.len(), case.name);
-        let lab = stage.processes(nodes, case.dsht)?;
+        let (lab, settled) = stage.processes(nodes, case.dsht)?;
         network = described(&lab);
         // The origin is not what is measured.
         let free = AccessChange { up: Some(Limit::Unlimited), down: Some(Limit::Unlimited), queue: None };
@@ -71,7 +71,7 @@ pub(super) fn run(stage: &Stage) -> anyhow::Result<Findings> {
         let times = Times::of(measured.iter().map(|answer| answer.last_byte));
         medians.push(times.percentile(50.0));
         series.push(Series::new(case.name, times.distribution()));
-        rows.push(row(case, &measured, &times, failed.len()));
+        rows.push(row(case, settled, &measured, &times, failed.len()));
     }
     if medians[1] >= medians[0] {
         broken.push(format!(
@@ -95,11 +95,12 @@ pub(super) fn run(stage: &Stage) -> anyhow::Result<Findings> {
     Ok(Findings { report: Report { title, rows, summary, chart }, broken })
 }
 
-fn row(case: &Case, answers: &[Answer], times: &Times, failed: usize) -> Row {
+fn row(case: &Case, settled: Duration, answers: &[Answer], times: &Times, failed: usize) -> Row {
     let share = |source| percent(answers.iter().filter(|answer| answer.outcome == source).count(), answers.len());
     let first = Times::of(answers.iter().map(|answer| answer.first_byte));
     vec![
         ("network", json!(case.name)),
+        ("clusters_settled_after_s", json!(rounded(settled.as_secs_f64(), 1))),
         ("requests", json!(answers.len())),
         ("failed", json!(failed)),
         ("median_ms", json!(ms(times.percentile(50.0)))),

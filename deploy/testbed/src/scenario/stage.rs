@@ -75,7 +75,7 @@ impl Stage {
     ///
     /// If there are no containers, or processes do not start or join.
     pub fn lab(&self, nodes: u16) -> anyhow::Result<Lab> {
-        if self.makes_processes() { self.processes(nodes, &[]) } else { self.containers() }
+        if self.makes_processes() { Ok(self.processes(nodes, &[])?.0) } else { self.containers() }
     }
 
     /// Whether a network of processes is wanted, and not the containers.
@@ -94,12 +94,13 @@ impl Stage {
         Ok(lab)
     }
 
-    /// A network of node processes, with these lines in the section `[dsht]` of each node's configuration.
+    /// A network of node processes, with these lines in the section `[dsht]` of each node's configuration, and after how long its
+    /// clusters had settled.
     ///
     /// # Errors
     ///
     /// If they do not start or join.
-    pub fn processes(&self, nodes: u16, dsht: &[&str]) -> anyhow::Result<Lab> {
+    pub fn processes(&self, nodes: u16, dsht: &[&str]) -> anyhow::Result<(Lab, Duration)> {
         let mut setup = self.setup(|| (planetlab(nodes, self.options.seed), PLANETLAB))?;
         setup.dsht = dsht.iter().map(|line| (*line).to_owned()).collect();
         self.bring_up(&setup)
@@ -131,20 +132,20 @@ impl Stage {
         Ok(setup)
     }
 
-    /// A network of node processes; all but those that come later have joined, and clusters have settled.
+    /// A network of node processes; all but those that come later have joined, and clusters have settled: after how long, is the second.
     ///
     /// # Errors
     ///
     /// If they do not start or join.
-    pub fn bring_up(&self, setup: &Setup) -> anyhow::Result<Lab> {
+    pub fn bring_up(&self, setup: &Setup) -> anyhow::Result<(Lab, Duration)> {
         self.say("bringing the network up");
         let lab = Lab::processes(setup, &self.interrupt)?;
-        self.settle(&lab)?;
-        Ok(lab)
+        let settled = self.settle(&lab)?;
+        Ok((lab, settled))
     }
 
     /// Waits until all nodes that run have joined and clusters have settled, and says how that went.
-    fn settle(&self, lab: &Lab) -> anyhow::Result<()> {
+    fn settle(&self, lab: &Lab) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         let map = lab.map();
         let mut nodes = Vec::new();
@@ -170,7 +171,7 @@ impl Stage {
                 at(1)
             );
         });
-        Ok(())
+        Ok(settled.took)
     }
 
     /// Says what is being done.
