@@ -44,6 +44,10 @@ pub enum Shape {
     Dashed,
     /// An area that stands on the areas before it, point by point.
     Area,
+    /// Each point by itself.
+    Dots,
+    /// An event: an upright line at each point's place along the x axis, with the name beside it instead of in the legend.
+    Event,
 }
 
 impl Series {
@@ -60,6 +64,17 @@ impl Series {
     /// The same as an area. All areas of a chart have their points at the same places along the x axis.
     pub fn area(self) -> Self {
         Self { shape: Shape::Area, ..self }
+    }
+
+    /// The same as single points.
+    pub fn dots(self) -> Self {
+        Self { shape: Shape::Dots, ..self }
+    }
+
+    /// Something that happened at `x`. Events come after all other series.
+    pub fn event(name: impl Into<String>, x: f64) -> Self {
+        // The height is none: it is as high as the chart.
+        Self { name: name.into(), points: vec![(x, f64::NAN)], shape: Shape::Event }
     }
 }
 
@@ -108,6 +123,12 @@ impl Chart {
             escaped(self.y.label)
         );
         for (index, (series, (floor, points))) in self.series.iter().zip(&stacked).enumerate() {
+            if series.shape == Shape::Event {
+                for (at, _) in points.iter().filter(|(at, _)| x.has(*at)) {
+                    event(&mut out, x.place(*at), &series.name);
+                }
+                continue;
+            }
             let colour = COLOURS[index % COLOURS.len()];
             let dash = if series.shape == Shape::Dashed { " stroke-dasharray=\"6 4\"" } else { "" };
             let place = |(a, b): &(f64, f64)| format!("{:.1},{:.1}", x.place(*a), y.place(*b));
@@ -124,18 +145,27 @@ impl Chart {
                     "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"22\" height=\"12\" fill=\"{colour}\"/>"
                 );
             } else {
+                let stroke = if series.shape == Shape::Dots { "none" } else { colour };
                 let _ = writeln!(
                     out,
-                    "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/>",
+                    "<polyline points=\"{}\" fill=\"none\" stroke=\"{stroke}\" stroke-width=\"2\"{dash}/>",
                     places.join(" ")
                 );
-                if places.len() <= MARKED && series.shape == Shape::Line {
+                let is_marked = places.len() <= MARKED && series.shape == Shape::Line;
+                if is_marked || series.shape == Shape::Dots {
                     for (cx, cy) in places.iter().filter_map(|place| place.split_once(',')) {
                         let _ = writeln!(out, "<circle cx=\"{cx}\" cy=\"{cy}\" r=\"3\" fill=\"{colour}\"/>");
                     }
                 }
-                let _ =
-                    writeln!(out, "<path d=\"M{left:.1} {at:.1}h22\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/>");
+                if series.shape == Shape::Dots {
+                    let middle = left + 11.0;
+                    let _ = writeln!(out, "<circle cx=\"{middle:.1}\" cy=\"{at:.1}\" r=\"3\" fill=\"{colour}\"/>");
+                } else {
+                    let _ = writeln!(
+                        out,
+                        "<path d=\"M{left:.1} {at:.1}h22\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/>"
+                    );
+                }
             }
             text(&mut out, (left + 28.0, at + 4.0), "start", 12, &series.name);
         }
@@ -244,6 +274,17 @@ fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, size: u32, words: &s
         writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\">{words}</text>");
 }
 
+/// An upright line with its name along it.
+fn event(out: &mut String, x: f64, words: &str) {
+    let (bottom, beside, words) = (TOP + PLOT_HEIGHT, x - 4.0, escaped(words));
+    let _ = writeln!(
+        out,
+        "<path d=\"M{x:.1} {TOP:.1}V{bottom:.1}\" stroke=\"#666\" stroke-dasharray=\"2 3\"/>\n\
+         <text transform=\"translate({beside:.1} {TOP:.1}) rotate(-90)\" text-anchor=\"end\" font-size=\"11\" \
+         fill=\"#666\">{words}</text>"
+    );
+}
+
 fn escaped(words: &str) -> String {
     words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -289,6 +330,16 @@ mod tests {
         }
         assert_eq!(svg.matches("<circle").count(), 2);
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+    }
+
+    #[test]
+    fn events_are_lines_with_names_and_dots_are_not_joined() {
+        let series = vec![Series::new("errors", vec![(1.0, 5.0), (9.0, 7.0)]).dots(), Series::event("cut <off>", 4.0)];
+        let svg = Chart { series, ..Chart::default() }.svg();
+        // Two in the plot, one in the legend.
+        assert_eq!(svg.matches("<circle").count(), 3);
+        assert!(svg.contains("stroke=\"none\"") && svg.contains("rotate(-90)\" text-anchor=\"end\""), "{svg}");
+        assert!(svg.contains(">cut &lt;off&gt;<") && !svg.contains("NaN"), "{svg}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
-use crate::map::{Map, MapError};
+use crate::map::{FOUR_REGIONS, Map, MapError};
 use crate::scenario::Scenario;
 use crate::{commands, netns, wan};
 
@@ -114,5 +114,3 @@ pub fn run(cli: &Cli) -> anyhow::Result<bool> {
     }
     Ok(true)
 }
-
-const FOUR_REGIONS: &str = include_str!("../maps/four-regions.toml");

@@ -3,10 +3,11 @@
 //! It runs inside the site's namespace ([`Lab::at`](crate::lab::Lab::at)), and connects to a node by its address: asking a name
 //! server which node that should be is a resolver's work. It shares no code with the cache that it checks.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::Context as _;
 use coral::http::Connection;
 use coral::outcome::Outcome;
 use http_body_util::BodyExt as _;
@@ -53,36 +54,65 @@ pub fn objects(run: &str, count: usize) -> Vec<Object> {
     (0..count).map(object).collect()
 }
 
+/// Why a client has not got an object.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There is no connection: nobody listens there, or nobody is there.
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    /// The answer has another status than 200.
+    #[error("the answer is {0}")]
+    Status(StatusCode),
+    /// The connection ended before the answer did.
+    #[error("it broke off: {0}")]
+    BrokenOff(String),
+    /// What came is not the object.
+    #[error("it was altered on its way")]
+    Altered,
+    /// It took too long.
+    #[error("no whole answer within {PATIENCE:?}")]
+    Late,
+}
+
 /// Asks the node at `node` for a coralized object, over a connection of its own, and reads the answer to its end.
 ///
 /// # Errors
 ///
 /// If there is no whole answer within [`PATIENCE`], or it is not the object.
 pub async fn fetch(node: IpAddr, object: &Object) -> anyhow::Result<Answer> {
-    match timeout(PATIENCE, fetch_whole(node, object)).await {
-        Ok(answer) => answer.with_context(|| format!("{} at {node}", object.target)),
-        Err(_) => bail!("{} at {node}: no whole answer within {PATIENCE:?}", object.target),
-    }
+    try_fetch(node, object).await.with_context(|| format!("{} at {node}", object.target))
 }
 
-async fn fetch_whole(node: IpAddr, object: &Object) -> anyhow::Result<Answer> {
+/// The same for those who count failures by kind.
+///
+/// # Errors
+///
+/// As [`fetch`].
+pub async fn try_fetch(node: IpAddr, object: &Object) -> Result<Answer, Failure> {
+    timeout(PATIENCE, fetch_whole(node, object)).await.unwrap_or(Err(Failure::Late))
+}
+
+async fn fetch_whole(node: IpAddr, object: &Object) -> Result<Answer, Failure> {
     let begun = Instant::now();
-    let mut connection = Connection::open(SocketAddr::new(node, HTTP_PORT)).await.context("cannot connect")?;
-    let response = connection.get(CORALIZED, &object.target).await?;
+    let mut connection = Connection::open(SocketAddr::new(node, HTTP_PORT)).await.map_err(Failure::Connect)?;
+    let broken_off = |e: &dyn std::fmt::Display| Failure::BrokenOff(format!("{e:#}"));
+    let response = connection.get(CORALIZED, &object.target).await.map_err(|e| broken_off(&e))?;
     let first_byte = begun.elapsed();
     let outcome = Outcome::of(response.headers());
-    let status = response.status();
-    ensure!(status == StatusCode::OK, "the answer is {status}");
+    if response.status() != StatusCode::OK {
+        return Err(Failure::Status(response.status()));
+    }
     let mut body = response.into_body();
     let (mut hasher, mut length) = (Sha256::new(), 0);
     while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
+        if let Ok(data) = frame.map_err(|e| broken_off(&e))?.into_data() {
             length += data.len();
             hasher.update(&data);
         }
     }
-    ensure!(length == object.length, "{length} bytes came of {}", object.length);
-    ensure!(hasher.finalize()[..] == object.digest, "it was altered on its way");
+    if length != object.length || hasher.finalize()[..] != object.digest {
+        return Err(Failure::Altered);
+    }
     Ok(Answer { outcome, first_byte, last_byte: begun.elapsed() })
 }
 

@@ -77,7 +77,7 @@ mod tests {
         let diameters = [None, Some(Duration::from_millis(60)), Some(Duration::from_millis(20))];
         let clusters = (0..).zip(ids).zip(diameters);
         let clusters = clusters.map(|((level, id), diameter)| Cluster { level, diameter, id: id.to_owned(), size: 1 });
-        Ok(NodeStatus { joined: true, clusters: clusters.collect(), cache: Traffic::default() })
+        Ok(NodeStatus { joined: true, clusters: clusters.collect(), neighbours: Vec::new(), cache: Traffic::default() })
     }
 
     #[test]

@@ -8,27 +8,45 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use nix::sys::signal::{SigSet, Signal};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Whether this process was told to end. Clones are the same flag.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// From here on the signals do not end this process, but set the flag. To be called before any thread is started.
+    /// From here on the signals do not end this process, but set the flag.
+    ///
+    /// They are handled rather than blocked: what is blocked stays so in the processes that this one starts, and a node would not end
+    /// when it is told to.
     ///
     /// # Errors
     ///
-    /// If the signals cannot be blocked.
+    /// If the signals cannot be handled.
     pub fn watch() -> anyhow::Result<Self> {
-        let mask: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-        mask.thread_block().context("cannot block signals")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("cannot start a runtime")?;
+        let listen = || {
+            let _inside = runtime.enter();
+            let of = |kind| signal(kind).context("cannot handle signals");
+            Ok::<_, anyhow::Error>((
+                of(SignalKind::interrupt())?,
+                of(SignalKind::terminate())?,
+                of(SignalKind::hangup())?,
+            ))
+        };
+        let (mut interrupt, mut terminate, mut hangup) = listen()?;
         let this = Self::default();
         let set = Arc::clone(&this.0);
         thread::spawn(move || {
-            if mask.wait().is_ok() {
-                set.store(true, Ordering::Relaxed);
-            }
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
+                }
+            });
+            set.store(true, Ordering::Relaxed);
         });
         Ok(this)
     }
@@ -84,3 +102,28 @@ impl Interrupt {
 pub const INTERRUPTED: &str = "interrupted; what there was has been taken down";
 /// How long until something is asked again.
 const AGAIN: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn what_is_started_afterwards_still_ends_when_it_is_told_to() {
+        let interrupt = Interrupt::watch().unwrap();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        let ended = interrupt.until("sleep is to end", Duration::from_secs(10), || {
+            Ok(if child.try_wait()?.is_some() { Ok(()) } else { Err("it sleeps".to_owned()) })
+        });
+        // Whatever came of it, nothing is to stay.
+        let _ = child.kill();
+        child.wait().unwrap();
+        ended.unwrap();
+        assert!(!interrupt.is_set());
+    }
+}

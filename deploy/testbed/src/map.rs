@@ -406,7 +406,8 @@ impl Builder {
 
 /// No round trip on Earth takes longer, and none that does is worth an experiment.
 const LONGEST: Duration = Duration::from_secs(10);
-const FOUR_REGIONS: &str = include_str!("../maps/four-regions.toml");
+/// The text of [`Map::four_regions`].
+pub const FOUR_REGIONS: &str = include_str!("../maps/four-regions.toml");
 /// Regions side by side that still fit a screen.
 const WIDEST_TABLE: usize = 12;
 

@@ -49,6 +49,9 @@ pub struct NodeStatus {
     pub joined: bool,
     /// Its clusters, from level 0 up.
     pub clusters: Vec<Cluster>,
+    /// The members of its clusters that have answered it lately.
+    #[serde(default)]
+    pub neighbours: Vec<Neighbour>,
     /// Its cache, and the traffic there.
     pub cache: Traffic,
 }
@@ -58,6 +61,19 @@ impl NodeStatus {
     pub fn cluster(&self, level: u8) -> Option<&Cluster> {
         self.clusters.iter().find(|cluster| cluster.level == level)
     }
+
+    /// Whether it has heard from a member of its cluster at this level.
+    pub fn has_company(&self, level: u8) -> bool {
+        // Who shares the cluster of a level shares those of the wider ones, too.
+        self.neighbours.iter().any(|neighbour| neighbour.level >= level)
+    }
+}
+
+/// A node that another one has heard from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Neighbour {
+    /// The nearest level at which the two share a cluster.
+    pub level: u8,
 }
 
 /// What a node's cache has done.

@@ -14,7 +14,9 @@ use stage::{Findings, Stage};
 pub mod browser;
 pub mod chance;
 pub mod flash_crowd;
+pub mod join;
 pub mod latency;
+pub mod loss;
 pub mod resolvers;
 pub mod stage;
 
@@ -25,6 +27,10 @@ pub enum Scenario {
     FlashCrowd(Options),
     /// How long clients wait with a single level, with levels, and with levels and hints.
     Latency(Options),
+    /// What clients see while a third of the nodes is killed, a region is cut off, and all nodes are restarted one by one.
+    Loss(Options),
+    /// How long it takes a node from its start to its first page for a client nearby.
+    Join(Options),
     /// All four resolvers at each client's site resolve a coralized name, and curl fetches pages through the answer.
     Resolvers,
     /// Chromium browses the coralized site: screenshots, and a waterfall of what came from where.
@@ -70,6 +76,8 @@ impl Scenario {
         let (name, options, work): (_, _, fn(&Stage) -> anyhow::Result<Findings>) = match self {
             Self::FlashCrowd(options) => ("flash-crowd", options, flash_crowd::run),
             Self::Latency(options) => ("latency", options, latency::run),
+            Self::Loss(options) => ("loss", options, loss::run),
+            Self::Join(options) => ("join", options, join::run),
             Self::Resolvers => return commands::resolvers(),
             Self::Browser(options) => return commands::browser(options),
         };

@@ -35,8 +35,10 @@ pub struct Setup {
     pub coral: Option<PathBuf>,
     /// Lines for the section `[dsht]` of each node's configuration, such as `diameters = []`.
     pub dsht: Vec<String>,
-    /// How many of the first nodes the others join by.
+    /// How many of the first nodes the others join by, of those that are started.
     pub seeds: usize,
+    /// Names of the nodes that are not started with the others, but by [`Lab::start`](super::Lab::start).
+    pub later: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -59,7 +61,7 @@ struct Node(Option<Child>);
 impl Setup {
     /// A network of this map, of nodes as they are by default.
     pub fn new(map: String, map_name: String) -> Self {
-        Self { map, map_name, coral: None, dsht: Vec::new(), seeds: 2 }
+        Self { map, map_name, coral: None, dsht: Vec::new(), seeds: 2, later: Vec::new() }
     }
 
     fn program(&self) -> anyhow::Result<PathBuf> {
@@ -75,9 +77,14 @@ impl Setup {
         program.canonicalize().with_context(|| format!("cannot find {}", program.display()))
     }
 
+    fn is_later(&self, site: &Site) -> bool {
+        self.later.contains(&site.name)
+    }
+
     /// A node's configuration: what differs from the defaults.
     fn node(&self, map: &Map, site: &Site) -> String {
-        let seeds = map.nodes().take(self.seeds.max(1)).filter(|seed| seed.number != site.number);
+        let first = map.nodes().filter(|seed| !self.is_later(seed)).take(self.seeds.max(1));
+        let seeds = first.filter(|seed| seed.number != site.number);
         let seeds: Vec<String> = seeds.map(|seed| format!("\"{}:{DSHT_PORT}\"", seed.ipv4)).collect();
         let dsht = self.dsht.iter().map(|line| format!("{line}\n")).collect::<String>();
         format!(
@@ -123,7 +130,7 @@ impl Processes {
         }
         let nodes = map.nodes().map(|site| (site.number, Mutex::default())).collect();
         let network = Self { nodes, origin, router, hosts, directory, coral };
-        for site in map.nodes() {
+        for site in map.nodes().filter(|site| !setup.is_later(site)) {
             interrupt.check()?;
             network.start_node(site)?;
         }
@@ -245,6 +252,20 @@ const ENDS: Duration = Duration::from_millis(20);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_comes_later_is_nobodys_seed() {
+        let map = Map::four_regions();
+        let mut setup = Setup::new(String::new(), String::new());
+        let names: Vec<String> = map.nodes().map(|site| site.name.clone()).collect();
+        setup.later = vec![names[0].clone()];
+        setup.seeds = 1;
+        let first = map.site(&names[1]).unwrap();
+        for site in map.nodes().filter(|site| site.number != first.number) {
+            assert!(setup.node(&map, site).contains(&format!("seeds = [\"{}:", first.ipv4)), "{}", site.name);
+        }
+        assert!(setup.node(&map, first).contains("seeds = []"));
+    }
 
     #[test]
     fn nodes_are_configured_as_a_node_reads_it() {

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::Options;
 use crate::interrupt::Interrupt;
 use crate::lab::{Lab, Setup};
-use crate::map::Site;
+use crate::map::FOUR_REGIONS;
 
 /// Where an experiment runs.
 #[derive(Debug)]
@@ -75,9 +75,20 @@ impl Stage {
     ///
     /// If there are no containers, or processes do not start or join.
     pub fn lab(&self, nodes: u16) -> anyhow::Result<Lab> {
-        if self.options.processes || self.options.map.map.is_some() || self.options.nodes.is_some() {
-            return Ok(self.processes(nodes, &[])?.0);
-        }
+        if self.makes_processes() { Ok(self.processes(nodes, &[])?.0) } else { self.containers() }
+    }
+
+    /// Whether a network of processes is wanted, and not the containers.
+    pub fn makes_processes(&self) -> bool {
+        self.options.processes || self.options.map.map.is_some() || self.options.nodes.is_some()
+    }
+
+    /// The containers that are up.
+    ///
+    /// # Errors
+    ///
+    /// If there are none.
+    pub fn containers(&self) -> anyhow::Result<Lab> {
         let lab = Lab::containers(&self.interrupt)?;
         self.settle(&lab)?;
         Ok(lab)
@@ -90,29 +101,59 @@ impl Stage {
     ///
     /// If they do not start or join.
     pub fn processes(&self, nodes: u16, dsht: &[&str]) -> anyhow::Result<(Lab, Duration)> {
+        let mut setup = self.setup(|| (planetlab(nodes, self.options.seed), PLANETLAB))?;
+        setup.dsht = dsht.iter().map(|line| (*line).to_owned()).collect();
+        self.bring_up(&setup)
+    }
+
+    /// What a network of processes is to be made of: the map that was asked for, or else the one of four regions.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn regions(&self) -> anyhow::Result<Setup> {
+        self.setup(|| (FOUR_REGIONS.to_owned(), "the map of four regions"))
+    }
+
+    fn setup(&self, default: impl FnOnce() -> (String, &'static str)) -> anyhow::Result<Setup> {
         let (map, map_name) = match (&self.options.map.map, self.options.nodes) {
             (Some(file), _) => {
                 let text = fs::read_to_string(file);
                 (text.with_context(|| format!("cannot read the map {}", file.display()))?, file.display().to_string())
             }
-            (None, chosen) => {
-                (planetlab(chosen.unwrap_or(nodes), self.options.seed), "the map of PlanetLab".to_owned())
+            (None, Some(nodes)) => (planetlab(nodes, self.options.seed), PLANETLAB.to_owned()),
+            (None, None) => {
+                let (map, map_name) = default();
+                (map, map_name.to_owned())
             }
         };
         let mut setup = Setup::new(map, map_name);
         setup.coral.clone_from(&self.options.coral);
-        setup.dsht = dsht.iter().map(|line| (*line).to_owned()).collect();
+        Ok(setup)
+    }
+
+    /// A network of node processes; all but those that come later have joined, and clusters have settled: after how long, is the second.
+    ///
+    /// # Errors
+    ///
+    /// If they do not start or join.
+    pub fn bring_up(&self, setup: &Setup) -> anyhow::Result<(Lab, Duration)> {
         self.say("bringing the network up");
-        let lab = Lab::processes(&setup, &self.interrupt)?;
+        let lab = Lab::processes(setup, &self.interrupt)?;
         let settled = self.settle(&lab)?;
         Ok((lab, settled))
     }
 
-    /// Waits until all nodes have joined and clusters have settled, and says how that went.
+    /// Waits until all nodes that run have joined and clusters have settled, and says how that went.
     fn settle(&self, lab: &Lab) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         let map = lab.map();
-        let nodes: Vec<&Site> = map.nodes().collect();
+        let mut nodes = Vec::new();
+        for site in map.nodes() {
+            if lab.is_running(site)? {
+                nodes.push(site);
+            }
+        }
         self.say(&format!("{} nodes join", nodes.len()));
         lab.wait_joined(&nodes, JOIN)?;
         let joined = begun.elapsed();
@@ -213,6 +254,8 @@ impl Leaf {
     }
 }
 
+/// What messages call such a map.
+const PLANETLAB: &str = "the map of PlanetLab";
 /// How long nodes may take to join, once they run.
 const JOIN: Duration = Duration::from_secs(90);
 /// How long clusters are waited for.
