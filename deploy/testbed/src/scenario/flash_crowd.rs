@@ -89,7 +89,7 @@ async fn visit(node: IpAddr, number: u64, plan: Plan) -> Vec<Sample> {
         ask(&mut requests, index, true);
     }
     let mut next = plan.start;
-    while plan.start.elapsed() < plan.length {
+    while next < plan.start + plan.length {
         tokio::select! {
             Some(sample) = requests.join_next() => samples.extend(sample),
             () = sleep_until(next) => {
