@@ -1,7 +1,7 @@
 //! Whether a browser shows a coralized site whole, and what of it came from where.
 //!
 //! Headless Chromium, with an empty profile for each page, asks the resolver of the first client of the map. Its screenshot is for people to
-//! look at; its own log of the network ([`netlog`]) says whether everything that the page needs came, and all of it from nodes.
+//! look at; its own log of the network (`netlog`) says whether everything that the page needs came, and all of it from nodes.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

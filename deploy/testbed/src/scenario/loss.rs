@@ -1,14 +1,14 @@
 //! Nodes are lost, come back, are cut off and restarted, while clients ask: what they see of it, and whether all is found again.
 //!
-//! A steady load of clients, at each node's site ([`load`]), and three acts, each with an undisturbed stretch before and after:
+//! A steady load of clients, at each node's site (`load`), and three acts, each with an undisturbed stretch before and after:
 //!
 //! 1. A third of the nodes is killed (SIGKILL), and started again later.
 //! 2. A region is cut off from all others, and the cut is healed.
 //! 3. All nodes are restarted one by one (SIGTERM, drain, start), the next when the one before is healthy.
 //!
 //! What the design promises, and this checks: a client whose node and origin live and can reach each other sees no error; what a
-//! live node holds is found there, without asking the origin, from [`FOUND`] after a disturbance on; clusters are as whole as before
-//! within [`WHOLE`]; and at the end every node finds everything that another one holds.
+//! live node holds is found there, without asking the origin, from `FOUND` after a disturbance on; clusters are as whole as before
+//! within `WHOLE`; and at the end every node finds everything that another one holds.
 
 use std::sync::Arc;
 use std::thread;
