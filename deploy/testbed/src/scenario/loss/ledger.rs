@@ -151,8 +151,10 @@ impl Ledger {
     }
 }
 
-/// For so long a node does not ask the origin again for what it failed to get: `proxy.origin.negative_ttl`.
-const FAILED: Duration = Duration::from_secs(5);
+/// For so long after a cut a node may answer that the origin fails. A request that was lost in the cut is waited for up to
+/// `proxy.origin.first_byte_timeout` (20 s), as TCP repeats it ever more seldom, and may so outlast the cut; and what it failed
+/// to get is not asked for again for `proxy.origin.negative_ttl` (5 s).
+const FAILED: Duration = Duration::from_secs(20 + 5);
 
 #[cfg(test)]
 mod tests {
