@@ -289,7 +289,7 @@ pub struct Hints {
     pub put: bool,
     /// Networks remembered, at most. Default 4096; the one longest without a client gives way.
     ///
-    /// More costs about 200 bytes each, and as many hints in the index while clients keep coming from all of them.
+    /// More costs as many hints in the index, while clients keep coming from all of them.
     pub prefixes: NonZeroUsize,
     /// Connections on which a request was answered before a network gets its hint, and again before each renewal. Default 2.
     pub connections: NonZeroU32,
