@@ -3,10 +3,11 @@
 //!
 //! One measurement stands for a prefix (/24, /48), is used for [`ProbeConfig::ttl`], and is taken once at a time. Their
 //! number under way and the number remembered are bounded, since anybody can make up source addresses. How to measure is
-//! [`echo`]'s; [`trace`] finds the routers on the way.
+//! [`echo`]'s; [`trace`] finds the routers on the way, and [`way`] says which of them are near the client.
 
 pub mod echo;
 pub mod trace;
+pub mod way;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
