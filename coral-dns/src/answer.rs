@@ -591,6 +591,7 @@ mod tests {
             level: Level::new(number).unwrap(),
             diameter: (number > 0).then(|| Duration::from_millis(if number == 1 { 60 } else { 20 })),
             proxies: ips(proxies),
+            nameservers: Vec::new(),
         }
     }
 
@@ -606,20 +607,42 @@ mod tests {
         }
     }
 
+    /// A client at this level, whom nobody refers.
+    struct At(u8);
+
+    impl Asker for At {
+        fn client(&mut self) -> View {
+            let level = Level::new(self.0).unwrap();
+            View { address: "198.51.100.1".parse().unwrap(), level, near: None, distant: None }
+        }
+
+        fn resolver(&mut self) -> View {
+            self.client()
+        }
+
+        fn course(&mut self, _: &[u8]) -> Course {
+            Course::Answer
+        }
+    }
+
     fn ask(table: &Table, name: &str, kind: Kind, near: u8, seed: u64) -> Answer {
         let config = Config::default();
         let suffixes = ["nyud.net".parse().unwrap()];
-        let soas = [Soa::new(&suffixes[0], NODE.parse().unwrap(), &config)];
-        let context = Context { config: &config, suffixes: &suffixes, soas: &soas, table };
+        let soas = [Soa::new(NODE.parse().unwrap(), &config)];
+        let me = NODE.parse().unwrap();
+        let records = Records::default();
+        let context = Context { config: &config, suffixes: &suffixes, soas: &soas, records: &records, table, me };
         let labels: Vec<&[u8]> = name.split('.').map(str::as_bytes).collect();
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        answer(context, &labels, kind, || Level::new(near).unwrap(), &mut random)
+        let mut out = Answer::default();
+        answer(&mut out, context, &labels, kind, &mut At(near), &mut ChaCha8Rng::seed_from_u64(seed));
+        out
     }
 
     /// The answer as lines of a zone file, the sections set apart by their indent.
     fn show(table: &Table, name: &str, kind: Kind, near: u8) -> String {
         let answer = ask(table, name, kind, near, 1);
         let suffix: Suffix = "nyud.net".parse().unwrap();
+        let cut = || name.strip_suffix(".nyud.net").unwrap().rsplit('.').next().unwrap().to_owned() + ".nyud.net";
         let level = answer.level.map_or("no level".to_owned(), |level| level.to_string());
         let mut out = format!("{:?}, {level}\n", answer.rcode);
         for (indent, section) in [(0, &answer.answers), (2, &answer.authority), (4, &answer.additional)] {
@@ -627,12 +650,17 @@ mod tests {
                 let owner = match record.owner {
                     Owner::Question => name.to_owned(),
                     Owner::Apex => suffix.to_string(),
+                    Owner::Cut => cut(),
                     Owner::Nameserver(ip) => nameserver_name(ip, &suffix),
+                    Owner::CutNameserver(ip) => format!("ns--{ip}.{}", cut()),
                 };
                 let data = match record.data {
                     Data::Address(ip) => format!("{} {ip}", if ip.is_ipv4() { "A" } else { "AAAA" }),
                     Data::Nameserver(ip) => format!("NS {}", nameserver_name(ip, &suffix)),
+                    Data::CutNameserver(ip) => format!("NS ns--{ip}.{}", cut()),
                     Data::Soa => "SOA".to_owned(),
+                    Data::Https => "HTTPS".to_owned(),
+                    Data::Added(number) => format!("added {number}"),
                 };
                 out.push_str(&format!("{:indent$}{owner} {} {data}\n", "", record.ttl));
             }

@@ -38,6 +38,11 @@ impl Suffix {
         &self.0
     }
 
+    /// How many labels it has.
+    pub(crate) fn labels_count(&self) -> usize {
+        self.labels().count()
+    }
+
     /// Its labels from the left.
     fn labels(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.0.split('.').map(str::as_bytes)
@@ -584,7 +589,12 @@ mod tests {
             let suffix: Suffix = "nyud.net".parse().unwrap();
             let name = nameserver_name(ip, &suffix);
             let labels: Vec<&[u8]> = name.split('.').map(str::as_bytes).collect();
-            prop_assert_eq!(place(&labels, &[suffix], false), Some((0, Place::Nameserver(ip.to_canonical()))));
+            let found = place(&labels, std::slice::from_ref(&suffix), false).unwrap();
+            prop_assert_eq!((found.place, found.is_cut), (Place::Nameserver(ip.to_canonical()), false));
+            let name = format!("ns--{}.com.{suffix}", NameserverLabel::new(ip));
+            let labels: Vec<&[u8]> = name.split('.').map(str::as_bytes).collect();
+            let found = place(&labels, &[suffix], false).unwrap();
+            prop_assert_eq!((found.place, found.is_cut), (Place::Nameserver(ip.to_canonical()), true));
         }
     }
 }

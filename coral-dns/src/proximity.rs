@@ -63,6 +63,11 @@ impl Client {
         PrefixKey(family << 63 | u64::from(self.prefix.prefix()) << 48 | network)
     }
 
+    /// A client of which its network is all that is known, cut to /24 or /48.
+    pub fn of(network: IpNetwork) -> Self {
+        Self { prefix: prefix(network.ip(), network.prefix()), address: network.ip(), by_subnet: false }
+    }
+
     /// The client behind a query that came from `source` with `subnet`.
     ///
     /// A subnet without bits says nothing on purpose (RFC 7871 §7.1.2). One in private or loopback space means nothing to

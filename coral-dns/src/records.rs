@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use hickory_server::proto::rr::{Name, RData, RecordType};
 use hickory_server::proto::serialize::binary::{BinEncodable, BinEncoder, NameEncoding};
-use hickory_server::proto::serialize::txt::RDataParser;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DnsError;
