@@ -212,6 +212,7 @@ impl Handler {
             from: from.ip(),
             query: &query,
             table: self.candidates.look(now, seen),
+            resolver: None,
             is_worth_waiting: None,
             hold: None,
         };
@@ -343,6 +344,8 @@ struct Asking<'a> {
     from: IpAddr,
     query: &'a Query<'a>,
     table: &'a Table,
+    /// The resolver, once it was looked up.
+    resolver: Option<View>,
     /// A client that is being measured, and on whom the answer hangs.
     is_worth_waiting: Option<Client>,
     /// How long the answer is to be held back.
@@ -383,7 +386,7 @@ impl Asking<'_> {
         }
         let client = Client::new(request.client, None);
         let view = self.view(&client);
-        let known = prober.clients().look_up(self.now, client.key());
+        let known = prober.clients().peek(self.now, client.key());
         let is_near = view.level != Level::GLOBAL;
         if let Some(Promise { seconds, distant }) = request.duty.filter(|_| is_near) {
             let until = self.now + Duration::from_secs(seconds.into());
@@ -404,30 +407,32 @@ impl Asking<'_> {
 impl Asker for Asking<'_> {
     fn client(&mut self) -> View {
         let client = self.subnet_client();
-        self.view(&client)
+        if client.by_subnet { self.view(&client) } else { self.resolver() }
     }
 
     fn resolver(&mut self) -> View {
-        let client = Client::new(self.from, None);
-        self.view(&client)
+        if let Some(resolver) = &self.resolver {
+            return resolver.clone();
+        }
+        let resolver = self.view(&Client::new(self.from, None));
+        self.resolver.insert(resolver).clone()
     }
 
     fn course(&mut self, cut: &[u8]) -> Course {
         let Some(prober) = &self.handler.prober else {
             return Course::Answer;
         };
-        let client = Client::new(self.from, None);
-        let resolver = self.view(&client);
-        prober.clients().asked(self.now, client.key());
+        let resolver = self.resolver();
         let Some(near) = resolver.near.clone() else {
             return Course::Answer;
         };
+        let client = Client::new(self.from, None);
         let referred = &self.handler.referred;
         let was_referred = referred.was(self.now, self.from, cut);
         match referral::decide(&resolver, resolver.distant.is_some(), was_referred) {
             Decision::Answer => Course::Answer,
             Decision::LastResort => {
-                let rtt = prober.clients().look_up(self.now, client.key()).rtt;
+                let rtt = prober.clients().peek(self.now, client.key()).rtt;
                 self.hold = Some(referral::hold(self.handler.config.last_resort, rtt));
                 Course::Answer
             }

@@ -193,7 +193,7 @@ impl<M: Measure> Task<M> {
             self.clients.set_near(key, None);
             return;
         }
-        let known = self.clients.look_up(now, key);
+        let known = self.clients.peek(now, key);
         count(&self.metrics, "search");
         searching.spawn(async move {
             let address = sought.client.address;
