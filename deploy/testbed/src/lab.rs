@@ -23,11 +23,13 @@ use crate::nodes::{ADMIN, NodeStatus};
 use crate::wan::control::Client;
 
 mod containers;
+mod guests;
 mod processes;
 mod web;
 
 use containers::Containers;
 use processes::Processes;
+pub use guests::{Guest, Tree};
 pub use processes::Setup;
 
 /// A network with nodes, until it is dropped.

@@ -17,6 +17,7 @@ pub mod flash_crowd;
 pub mod join;
 pub mod latency;
 pub mod loss;
+pub mod redirection;
 pub mod resolvers;
 pub mod stage;
 
@@ -31,6 +32,8 @@ pub enum Scenario {
     Loss(Options),
     /// How long it takes a node from its start to its first page for a client nearby.
     Join(Options),
+    /// Whether resolvers that are sent to nodes near them ask those and no others, while these die, return, and new ones come.
+    Redirection(redirection::Options),
     /// All four resolvers at each client's site resolve a coralized name, and curl fetches pages through the answer.
     Resolvers,
     /// Chromium browses the coralized site: screenshots, and a waterfall of what came from where.
@@ -78,6 +81,9 @@ impl Scenario {
             Self::Latency(options) => ("latency", options, latency::run),
             Self::Loss(options) => ("loss", options, loss::run),
             Self::Join(options) => ("join", options, join::run),
+            Self::Redirection(redirection::Options { common, release }) => {
+                return Stage::run("redirection", common, |stage| redirection::run(stage, *release));
+            }
             Self::Resolvers => return commands::resolvers(),
             Self::Browser(options) => return commands::browser(options),
         };
