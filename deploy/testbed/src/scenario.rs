@@ -17,6 +17,7 @@ pub mod flash_crowd;
 pub mod join;
 pub mod latency;
 pub mod loss;
+pub mod nearest;
 pub mod redirection;
 pub mod resolvers;
 pub mod stage;
@@ -34,6 +35,8 @@ pub enum Scenario {
     Join(Options),
     /// Whether resolvers that are sent to nodes near them ask those and no others, while these die, return, and new ones come.
     Redirection(redirection::Options),
+    /// Which client is sent to which nodes, by its own resolver, by a distant one, by none that can be measured; against the map.
+    Nearest(Options),
     /// All four resolvers at each client's site resolve a coralized name, and curl fetches pages through the answer.
     Resolvers,
     /// Chromium browses the coralized site: screenshots, and a waterfall of what came from where.
@@ -80,6 +83,7 @@ impl Scenario {
             Self::FlashCrowd(options) => ("flash-crowd", options, flash_crowd::run),
             Self::Latency(options) => ("latency", options, latency::run),
             Self::Loss(options) => ("loss", options, loss::run),
+            Self::Nearest(options) => ("nearest", options, nearest::run),
             Self::Join(options) => ("join", options, join::run),
             Self::Redirection(redirection::Options { common, release }) => {
                 return Stage::run("redirection", common, |stage| redirection::run(stage, *release));
