@@ -37,8 +37,7 @@ const RESOLVERS: Recipe =
     Recipe { name: "coral-testbed-resolvers", dockerfile: include_str!("../images/resolvers.Dockerfile") };
 const TRIXIE_RESOLVERS: Recipe =
     Recipe { name: "coral-testbed-resolvers-trixie", dockerfile: include_str!("../images/resolvers.Dockerfile") };
-const JUDGES: Recipe =
-    Recipe { name: "coral-testbed-judges", dockerfile: include_str!("../images/judges.Dockerfile") };
+const JUDGES: Recipe = Recipe { name: "coral-testbed-judges", dockerfile: include_str!("../images/judges.Dockerfile") };
 const BROWSER: Recipe =
     Recipe { name: "coral-testbed-browser", dockerfile: include_str!("../images/browser.Dockerfile") };
 
@@ -112,16 +111,8 @@ pub async fn browser() -> anyhow::Result<String> {
 /// If Docker does not answer, or a container still uses one.
 pub async fn remove() -> anyhow::Result<()> {
     // What is built on another goes before it.
-    for name in [
-        BROWSER.name,
-        JUDGES.name,
-        RESOLVERS.name,
-        TOOLS.name,
-        BASE,
-        TRIXIE_RESOLVERS.name,
-        TRIXIE_BASE,
-        NODE,
-    ] {
+    for name in [BROWSER.name, JUDGES.name, RESOLVERS.name, TOOLS.name, BASE, TRIXIE_RESOLVERS.name, TRIXIE_BASE, NODE]
+    {
         remove_but(name, None).await?;
     }
     Ok(())

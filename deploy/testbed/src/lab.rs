@@ -28,8 +28,8 @@ mod processes;
 mod web;
 
 use containers::Containers;
-use processes::Processes;
 pub use guests::{Guest, Tree};
+use processes::Processes;
 pub use processes::Setup;
 
 /// A network with nodes, until it is dropped.

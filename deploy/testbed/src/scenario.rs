@@ -13,6 +13,7 @@ use stage::{Findings, Stage};
 
 pub mod browser;
 pub mod chance;
+pub mod conformance;
 pub mod flash_crowd;
 pub mod join;
 pub mod latency;
@@ -37,6 +38,8 @@ pub enum Scenario {
     Redirection(redirection::Options),
     /// Which client is sent to which nodes, by its own resolver, by a distant one, by none that can be measured; against the map.
     Nearest(Options),
+    /// Whether the suffix zone is one by the standards: single queries with dig, and Zonemaster's judgement.
+    Conformance(Options),
     /// All four resolvers at each client's site resolve a coralized name, and curl fetches pages through the answer.
     Resolvers,
     /// Chromium browses the coralized site: screenshots, and a waterfall of what came from where.
@@ -84,6 +87,7 @@ impl Scenario {
             Self::Latency(options) => ("latency", options, latency::run),
             Self::Loss(options) => ("loss", options, loss::run),
             Self::Nearest(options) => ("nearest", options, nearest::run),
+            Self::Conformance(options) => ("conformance", options, conformance::run),
             Self::Join(options) => ("join", options, join::run),
             Self::Redirection(redirection::Options { common, release }) => {
                 return Stage::run("redirection", common, |stage| redirection::run(stage, *release));

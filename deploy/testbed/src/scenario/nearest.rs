@@ -136,7 +136,8 @@ fn measure(stage: &Stage, lab: &Lab, internet: &Internet) -> anyhow::Result<(Nam
         resolver.wait(lab, site)?;
     }
     let (mut named, mut failures) = (Named::new(), Vec::new());
-    let sites: Vec<&Site> = clients.iter().map(|(site, _)| *site).filter(|site| site.number != distant.number).collect();
+    let sites: Vec<&Site> =
+        clients.iter().map(|(site, _)| *site).filter(|site| site.number != distant.number).collect();
     let count = if stage.options.short { 10 } else { 40 };
     let ask = |count: usize, of: Option<&Site>| -> anyhow::Result<Vec<Vec<Asked>>> {
         let millis = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -310,8 +311,13 @@ fn judge(map: &Map, case: &str, is_bound: bool, named: &Named, rows: &mut Vec<Ro
                 let is_near = |ip: &&IpAddr| near.iter().any(|node| IpAddr::V4(node.ipv4) == **ip);
                 let share = addresses.iter().filter(is_near).count() as f64 / addresses.len().max(1) as f64;
                 if share < 0.9 {
-                    let names: Vec<&str> =
-                        addresses.iter().rev().take(3).filter_map(|ip| map.site_at(*ip)).map(|s| s.name.as_str()).collect();
+                    let names: Vec<&str> = addresses
+                        .iter()
+                        .rev()
+                        .take(3)
+                        .filter_map(|ip| map.site_at(*ip))
+                        .map(|s| s.name.as_str())
+                        .collect();
                     astray.push(format!("{} {:.0} % ({})", client.name, share * 100.0, names.join(" ")));
                 }
                 shares.push(share * 100.0);

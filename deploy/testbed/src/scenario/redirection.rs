@@ -227,7 +227,8 @@ fn colony(map: &Map) -> anyhow::Result<usize> {
     let all = 0..map.regions().len();
     let eligible = all.filter(|region| *region != home && nodes_in(map, *region) > 0 && has_clients(map, *region));
     // Where all eight resolvers can be, if there is such a one.
-    let most = eligible.filter(own).max_by_key(|region| map.clients().filter(|(site, _)| site.region == *region).count());
+    let most =
+        eligible.filter(own).max_by_key(|region| map.clients().filter(|(site, _)| site.region == *region).count());
     most.context("the map has no second region with clients and nodes")
 }
 

@@ -12,9 +12,9 @@ use tempfile::TempDir;
 
 use super::Release;
 use crate::dns::{self, ROOT_HINTS, configuration, trixie_configuration};
+use crate::images;
 use crate::lab::{Guest, Lab, Tree};
 use crate::map::{Resolver, Site};
-use crate::images;
 
 /// A root and trees of programs. What was started by it ends before it does, or is of no use any more.
 #[derive(Debug)]

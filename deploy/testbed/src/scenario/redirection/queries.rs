@@ -108,7 +108,9 @@ fn query(packet: &[u8], own: Ipv4Addr) -> Option<(Ipv4Addr, String)> {
             );
             Some((to, what))
         }
-        TransportSlice::Tcp(tcp) if tcp.destination_port() == DNS && tcp.syn() => Some((to, "TCP connection".to_owned())),
+        TransportSlice::Tcp(tcp) if tcp.destination_port() == DNS && tcp.syn() => {
+            Some((to, "TCP connection".to_owned()))
+        }
         _ => None,
     }
 }
