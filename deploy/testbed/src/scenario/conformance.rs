@@ -118,7 +118,9 @@ fn ask(lab: &Lab, tree: &Tree, cast: &Cast<'_>, case: &Case) -> anyhow::Result<O
 }
 
 fn wrong(case: &Case, said: &str) -> Option<String> {
-    // Between a name and its TTL there are as many tabs as make a column.
+    // dig repeats its command line. Between a name and its TTL there are as many tabs as make a column.
+    let said: String =
+        said.lines().filter(|line| !line.starts_with("; <<>>")).map(|line| format!("{line}\n")).collect();
     let said = said.replace("\t\t", "\t").replace("\t\t", "\t");
     let missing = case.has.iter().find(|text| !said.contains(**text)).map(|text| format!("no `{}`", text.trim()));
     let surplus = || case.lacks.iter().find(|text| said.contains(**text)).map(|text| format!("`{}`", text.trim()));
@@ -138,7 +140,8 @@ fn zonemaster(lab: &Lab, tree: &Tree, cast: &Cast<'_>) -> anyhow::Result<Vec<Str
 }
 
 /// Findings that are as they must be here, and why.
-const EXCUSED: &[(&str, &str)] = &[];
+const EXCUSED: &[(&str, &str)] =
+    &[("NAMESERVER_IP_PRIVATE_NETWORK", "a laboratory's addresses are those set aside for laboratories")];
 const NEAR: Duration = Duration::from_millis(20);
 const FAR: Duration = Duration::from_millis(60);
 /// How often a query is put until its answer must be right.
@@ -160,7 +163,7 @@ mod tests {
     fn an_answer_is_wrong_if_it_lacks_something_or_has_too_much() {
         let case =
             Case { source: "", what: "", query: "dig @far a A", has: &["NOERROR", "a.\t30"], lacks: &["SERVFAIL"] };
-        assert_eq!(wrong(&case, ";; status: NOERROR, id\na.\t\t\t30\tIN A"), None);
+        assert_eq!(wrong(&case, "; <<>> dig SERVFAIL\n;; status: NOERROR, id\na.\t\t\t30\tIN A"), None);
         assert!(wrong(&case, ";; status: REFUSED, id\n").unwrap().contains("REFUSED"));
         assert!(wrong(&case, ";; status: NOERROR, id\na.\t30 SERVFAIL").is_some());
     }
