@@ -14,7 +14,7 @@ use coral_dsht::{ClusterId, DshtHandle, Peer, Services, Snapshot, Stopped};
 use coral_proxy::Proxy;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin;
@@ -29,6 +29,9 @@ use sockets::Sockets;
 
 /// Beyond its own times for draining and withdrawing, a part gets so long to end.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Round-trip times of clients on their way from the cache to the nameserver; more are dropped.
+const OBSERVATIONS: usize = 256;
 
 /// How often [`together`] looks.
 const LOOK: Duration = Duration::from_millis(25);
@@ -105,6 +108,7 @@ impl Node {
         });
 
         // A refusal from here on leaves nothing behind: a part that is dropped ends.
+        let (observe, observations) = mpsc::channel(OBSERVATIONS);
         let mut proxy = None;
         let mut parts = Vec::new();
         if let Some(listener) = sockets.proxy {
@@ -115,6 +119,8 @@ impl Node {
             let metrics = coral_proxy::Metrics::register(&mut registry);
             let cache = Proxy::new(part, suffixes, SocketAddr::new(ip, port), dsht.clone(), metrics)
                 .context("cannot start the cache ([proxy])")?;
+            // The cache's half of what it sees of clients; the nameserver below is to take the other end.
+            cache.watch_clients(observe);
             proxy = Some(cache.clone());
             parts.push(Part::start("cache", patience, &failed, |stop| async move {
                 cache.run(listener, stop).await.map_err(|e| describe(&e))
@@ -125,6 +131,8 @@ impl Node {
             let metrics = coral_dns::Metrics::register(&mut registry);
             let part = Arc::new(config.dns.part.clone());
             let server = coral_dns::Server::new(part, suffixes, me, dsht.clone(), metrics);
+            // OBSERVATIONS: the nameserver takes `observations` here. Until then the cache's sends fail, and cost nothing.
+            drop(observations);
             parts.push(Part::start("nameserver", GRACE, &failed, |stop| async move {
                 server.run(sockets, stop).await.map_err(|e| describe(&e))
             }));

@@ -5,6 +5,7 @@
 //! become too old is not read any more: the node then knows only itself.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -34,17 +35,29 @@ pub struct LevelTable {
     pub level: Level,
     /// The round-trip time within which its members are; `None` for the global one.
     pub diameter: Option<Duration>,
-    /// Addresses of proxies, each once.
+    /// Addresses of proxies, each once, sorted.
     pub proxies: Vec<IpAddr>,
+    /// Addresses of nameservers, likewise.
+    pub nameservers: Vec<IpAddr>,
 }
 
 impl Table {
     /// What a node knows that knows only itself.
     pub fn alone(me: Peer) -> Self {
         Self {
-            levels: vec![LevelTable { level: Level::GLOBAL, diameter: None, proxies: with_myself(me, PROXY, []) }],
+            levels: vec![LevelTable {
+                level: Level::GLOBAL,
+                diameter: None,
+                proxies: with_myself(me, PROXY, []),
+                nameservers: with_myself(me, NAMESERVER, []),
+            }],
             nameservers: with_myself(me, NAMESERVER, []),
         }
+    }
+
+    /// What is known of one level; `None` for one that this node has no cluster at.
+    pub fn level(&self, level: Level) -> Option<&LevelTable> {
+        self.levels.iter().find(|table| table.level == level)
     }
 }
 
@@ -54,14 +67,40 @@ pub struct Candidates {
     me: Peer,
     max_age: Duration,
     alone: Arc<Table>,
+    /// Readers look at a number first, and copy the pointer only when it has changed.
+    version: Arc<AtomicU64>,
     latest: Arc<RwLock<(Instant, Arc<Table>)>>,
+}
+
+/// A table as one reader has seen it last.
+#[derive(Debug)]
+pub struct Seen {
+    version: Option<u64>,
+    at: Instant,
+    table: Arc<Table>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { version: None, at: Instant::now(), table: Arc::default() }
+    }
 }
 
 impl Candidates {
     /// Those of the node `me`, which knows nobody else yet.
     pub fn new(me: Peer, max_age: Duration, now: Instant) -> Self {
         let alone = Arc::new(Table::alone(me));
-        Self { me, max_age, latest: Arc::new(RwLock::new((now, Arc::clone(&alone)))), alone }
+        Self { me, max_age, version: Arc::default(), latest: Arc::new(RwLock::new((now, Arc::clone(&alone)))), alone }
+    }
+
+    /// Brings `seen` up to date and returns the table to answer from at `now`: for who asks very often.
+    pub fn look<'s>(&'s self, now: Instant, seen: &'s mut Seen) -> &'s Table {
+        let version = self.version.load(Ordering::Acquire);
+        if seen.version != Some(version) {
+            let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
+            *seen = Seen { version: Some(version), at: latest.0, table: Arc::clone(&latest.1) };
+        }
+        if now.saturating_duration_since(seen.at) <= self.max_age { &seen.table } else { &self.alone }
     }
 
     /// The table to answer from at `now`.
@@ -77,6 +116,7 @@ impl Candidates {
 
     pub(crate) fn set(&self, now: Instant, table: Table) {
         *self.latest.write().unwrap_or_else(PoisonError::into_inner) = (now, Arc::new(table));
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// Asks the index once, for at most as long as an old table may be used.
@@ -117,19 +157,17 @@ async fn ask(me: Peer, dsht: &DshtHandle) -> Result<Table, Stopped> {
     let members = |level, services| dsht.nodes(NodesQuery { level, count: MEMBERS, target: None, services });
     let mut levels = Vec::new();
     for cluster in dsht.snapshot().await?.clusters {
-        let proxies = members(cluster.level, PROXY).await?;
-        levels.push(LevelTable {
-            level: cluster.level,
-            diameter: cluster.diameter,
-            proxies: with_myself(me, PROXY, proxies.iter().map(|neighbour| neighbour.peer.addr.ip())),
-        });
+        let mut addresses = [Vec::new(), Vec::new()];
+        for (addresses, service) in addresses.iter_mut().zip([PROXY, NAMESERVER]) {
+            let members = members(cluster.level, service).await?;
+            *addresses = with_myself(me, service, members.iter().map(|neighbour| neighbour.peer.addr.ip()));
+        }
+        let [proxies, nameservers] = addresses;
+        levels.push(LevelTable { level: cluster.level, diameter: cluster.diameter, proxies, nameservers });
     }
     levels.sort_by_key(|level| std::cmp::Reverse(level.level));
-    let nameservers = members(Level::GLOBAL, NAMESERVER).await?;
-    Ok(Table {
-        levels,
-        nameservers: with_myself(me, NAMESERVER, nameservers.iter().map(|neighbour| neighbour.peer.addr.ip())),
-    })
+    let nameservers = levels.last().map(|global| global.nameservers.clone()).unwrap_or_default();
+    Ok(Table { levels, nameservers })
 }
 
 /// The addresses at which `service` is found, this node's among them if it offers it: each once, and none that nobody

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::records::RecordConfig;
+
 /// How this node answers for the suffix zones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -36,6 +38,21 @@ pub struct Config {
     /// The paper has an hour; a resolver that holds only dead ones is lost for that long, hence less here.
     #[serde(with = "humantime_serde")]
     pub nameserver_ttl: Duration,
+    /// How long a resolver that is referred asks the nameservers of level 1 near it, before it asks a distant one again.
+    /// Default 60s.
+    ///
+    /// Longer saves distant queries, one for each label below the suffix; shorter lets a resolver find nearer nodes sooner.
+    #[serde(with = "humantime_serde")]
+    pub referral_ttl: Duration,
+    /// The same for nameservers of level 2. Default 120s.
+    #[serde(with = "humantime_serde")]
+    pub near_referral_ttl: Duration,
+    /// How slowly this node answers, as the last resort, resolvers that it has referred to others. Default 200ms, from the
+    /// query's departure to the answer's arrival; 0s answers at once.
+    ///
+    /// Resolvers prefer nameservers by their speed. A node that is slow to those who have nearer ones is asked less.
+    #[serde(with = "humantime_serde")]
+    pub last_resort: Duration,
     /// How long a resolver may remember that something is not there: the SOA's MINIMUM (RFC 2308 §4). Default 30s.
     ///
     /// It holds, for instance, for IPv6 addresses while no live proxy has one.
@@ -59,6 +76,24 @@ pub struct Config {
     ///
     /// More risks fragments, which are lost or forged; less sends resolvers to TCP.
     pub udp_payload: u16,
+    /// Answers over UDP to one network (/24, /56) in a second, from those that have not proved their address by a cookie
+    /// (RFC 7873). Default 1000; 0 has no limit.
+    ///
+    /// Beyond it every second query gets an empty answer that sends a resolver to TCP, and the others none. It bounds
+    /// what forged source addresses can make this node send to somebody.
+    pub rate: u32,
+    /// The name of this server for who asks by NSID (RFC 5001) or for `id.server` (RFC 4892). Default: none, and it says
+    /// nothing.
+    pub nsid: Option<String>,
+    /// The version to tell who asks for `version.bind` or `version.server` (RFC 4892). Default: none, and they are refused.
+    pub version: Option<String>,
+    /// What the proxies speak over TLS, by ALPN, such as `["h2", "http/1.1"]`: hosts below `s` get HTTPS records that say so
+    /// (RFC 9460). Default: none, and no such records.
+    ///
+    /// Browsers never use plain HTTP with a host that has one.
+    pub https: Vec<String>,
+    /// Records to add to the zones, such as MX and CAA. Default: none.
+    pub records: Vec<RecordConfig>,
     /// TCP connections open at once; a further one takes the place of the oldest. Default 256.
     ///
     /// Each costs a file descriptor and at most about 8 KiB.
@@ -81,11 +116,19 @@ impl Default for Config {
             near_ttl: Duration::from_secs(60),
             nameservers: const { NonZeroUsize::new(4).unwrap() },
             nameserver_ttl: Duration::from_secs(300),
+            referral_ttl: Duration::from_secs(60),
+            near_referral_ttl: Duration::from_secs(120),
+            last_resort: Duration::from_millis(200),
             negative_ttl: Duration::from_secs(30),
             refresh: Duration::from_secs(1),
             max_age: Duration::from_secs(10),
             ip_literals: false,
             udp_payload: 1232,
+            rate: 1_000,
+            nsid: None,
+            version: None,
+            https: Vec::new(),
+            records: Vec::new(),
             tcp_connections: const { NonZeroUsize::new(256).unwrap() },
             tcp_idle: Duration::from_secs(10),
             probe: Some(ProbeConfig::default()),
@@ -111,6 +154,17 @@ pub struct ProbeConfig {
     pub ttl: Duration,
     /// Prefixes remembered, at most; the oldest give way. Default 65536, at about 100 bytes each.
     pub capacity: NonZeroUsize,
+    /// Whether nodes near a client that is not near this one are looked for, and clients are sent there. Default true.
+    ///
+    /// It takes a traceroute to the client, a search of the index, and questions to a few nodes, again while it asks.
+    pub search: bool,
+    /// Searches under way at once. Default 16: some ten a second.
+    pub searches: NonZeroUsize,
+    /// How often nodes near a client that goes on asking are looked for again. Default 30s.
+    ///
+    /// Resolvers are referred to dead ones for that long at most, and do not hear of new ones.
+    #[serde(with = "humantime_serde")]
+    pub search_interval: Duration,
     /// Measurements under way at once; further clients wait for their next query. Default 64.
     ///
     /// It bounds what forged source addresses can make this node send: one packet for each of them a `timeout` to where
@@ -125,6 +179,9 @@ impl Default for ProbeConfig {
             timeout: Duration::from_secs(1),
             ttl: Duration::from_secs(600),
             capacity: const { NonZeroUsize::new(65_536).unwrap() },
+            search: true,
+            searches: const { NonZeroUsize::new(16).unwrap() },
+            search_interval: Duration::from_secs(30),
             at_once: const { NonZeroUsize::new(64).unwrap() },
         }
     }

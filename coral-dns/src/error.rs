@@ -20,6 +20,16 @@ pub enum DnsError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A record that the operator wants to add is none.
+    #[error("the record {name} {kind} cannot be added (`dns.records`): {why}")]
+    Record {
+        /// Its name, as configured.
+        name: String,
+        /// Its type, as configured.
+        kind: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The operating system gave no randomness at start.
     #[error("no randomness from the operating system")]
     NoEntropy,

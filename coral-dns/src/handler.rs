@@ -1,37 +1,42 @@
-//! Messages: the one file that speaks hickory. Bytes of a query in, bytes of its answer out.
+//! Messages: bytes of a query in, bytes of its answer out.
 //!
-//! In this order: refuse what cannot be answered safely, decode, find how near the client is, answer ([`crate::answer`]),
-//! encode, count. Nothing here waits, and nothing is allocated for a count that a header merely claims. The question goes
-//! back as the bytes that it came in, since resolvers hide entropy in its upper and lower case.
+//! In this order: refuse what cannot be answered safely, read, limit, find what is known of the client, answer
+//! ([`crate::answer`]), write, count. Nothing here waits, takes a lock that is held for long, or allocates for a query that is
+//! like the one before. The question goes back as the bytes that it came in, since resolvers hide entropy in its upper and
+//! lower case.
 
 mod check;
+mod encode;
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::num::NonZeroU32;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use coral_dsht::{Level, Peer};
-use hickory_server::net::xfer::Protocol;
-use hickory_server::proto::op::{Edns, Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::opt::{ClientSubnet, EdnsCode, EdnsOption};
-use hickory_server::proto::rr::rdata::{A, AAAA, NS, SOA};
-use hickory_server::proto::rr::{DNSClass, Name, RData, Record as WireRecord, RecordType};
-use hickory_server::proto::serialize::binary::BinEncoder;
-use hickory_server::server::Request;
-use hickory_server::zone_handler::{MessageRequest, MessageResponseBuilder};
+use coral_dsht::{Level, Peer, Services};
+use prometheus_client::metrics::counter::Counter;
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng};
 use tokio::time::Instant;
 
-use crate::answer::{Answer, Context, Data, Kind, Owner, Rcode, Record, answer};
-use crate::candidates::Candidates;
+use crate::answer::{Answer, Asker, Context, Course, Kind, Rcode, View, answer};
+use crate::appraisal::{self, MAX_FELLOWS, Promise};
+use crate::candidates::{Candidates, Seen, Table};
+use crate::clients::Duty;
 use crate::config::Config;
+use crate::cookie::{self, Secret};
+use crate::error::DnsError;
 use crate::metrics::{LevelLabels, Metrics, QueryLabels, ReasonLabels};
-use crate::name::{Suffix, nameserver_name};
+use crate::name::Suffix;
 use crate::probe::Prober;
-use crate::proximity::{self, Client, MalformedSubnet, Subnet};
+use crate::proximity::{self, Client, network};
+use crate::rate::{self, Limiter};
+use crate::records::Records;
+use crate::referral::{self, Decision, Referred};
+use crate::wire::query::{LowerName, Query, Rejection};
+use crate::wire::{classes, types};
 use crate::zone::Soa;
 
 #[doc(hidden)]
@@ -40,14 +45,8 @@ pub use check::check_query;
 /// The longest query read: the longest name, EDNS and a signature need a tenth of it.
 pub(crate) const MAX_QUERY_BYTES: usize = 4096;
 
-/// Bytes of a message's header (RFC 1035 §4.1.1).
-const HEADER_BYTES: usize = 12;
-
-/// Bytes of the longest name, its lengths and the root's zero included (RFC 1035 §2.3.4).
-const MAX_NAME_BYTES: usize = 255;
-
-/// What an answer over UDP may have when the query names no size (RFC 1035 §4.2.1), and the least size there is with one.
-const PLAIN_UDP_BYTES: u16 = 512;
+/// Referrals remembered, at about 50 bytes each.
+const MAX_REFERRED: usize = 1 << 16;
 
 /// How a message came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,21 +64,67 @@ impl Transport {
     }
 }
 
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It gets no answer, which is counted.
+    Nothing,
+    /// It gets the answer that was written.
+    Send,
+    /// It gets the answer that was written, after this time.
+    SendAfter(Duration),
+    /// A measurement of this client is under way: it gets a better answer soon. Nothing was written.
+    Wait(Client),
+}
+
+/// What one reader of messages keeps between them, so that nothing is shared, locked or allocated for each.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    name: LowerName,
+    answer: Answer,
+    seen: Seen,
+    random: ChaCha8Rng,
+}
+
+impl Scratch {
+    /// A seed for another one.
+    pub(crate) fn seed(&mut self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.random.fill_bytes(&mut seed);
+        seed
+    }
+}
+
 /// Answers messages. Shared by all sockets.
 #[derive(Debug)]
 pub(crate) struct Handler {
     config: Arc<Config>,
     suffixes: Vec<Suffix>,
     soas: Vec<Soa>,
+    records: Records,
+    me: Peer,
     candidates: Candidates,
     prober: Option<Prober>,
+    referred: Referred,
+    limiter: Option<Limiter>,
+    secret: Secret,
     metrics: Metrics,
-    /// Seeds a generator for each query, told apart by `queries`: no lock, and no query learns of another's numbers.
-    seed: [u8; 32],
-    queries: AtomicU64,
+    counters: Counters,
 }
 
+/// The counters of what is counted for each query, looked up once.
+#[derive(Debug, Default)]
+struct Counters {
+    queries: [[[OnceLock<Counter>; 2]; RCODES.len()]; KINDS.len()],
+    answers: [OnceLock<Counter>; 3],
+}
+
+const KINDS: [&str; 12] =
+    ["none", "A", "AAAA", "NS", "SOA", "DS", "HTTPS", "ANY", "transfer", "meta", "other", "chaos"];
+const RCODES: [&str; 8] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "BADVERS", "BADCOOKIE"];
+
 impl Handler {
+    /// An error says which of the operator's records is none.
     pub(crate) fn new(
         config: Arc<Config>,
         suffixes: Vec<Suffix>,
@@ -87,39 +132,183 @@ impl Handler {
         candidates: Candidates,
         prober: Option<Prober>,
         metrics: Metrics,
-        seed: [u8; 32],
-    ) -> Self {
-        let soas = suffixes.iter().map(|suffix| Soa::new(suffix, me.addr.ip(), &config)).collect();
-        Self { config, suffixes, soas, candidates, prober, metrics, seed, queries: AtomicU64::new(0) }
+        secret: [u8; 16],
+    ) -> Result<Self, DnsError> {
+        let soas = suffixes.iter().map(|_| Soa::new(me.addr.ip(), &config)).collect();
+        Ok(Self {
+            records: Records::new(&config.records)?,
+            limiter: NonZeroU32::new(config.rate).map(|rate| Limiter::new(rate, Instant::now())),
+            referred: Referred::new(MAX_REFERRED),
+            secret: Secret::new(secret),
+            counters: Counters::default(),
+            config,
+            suffixes,
+            soas,
+            me,
+            candidates,
+            prober,
+            metrics,
+        })
     }
 
-    /// The answer to the message `bytes` from `from`; `None` if it gets none, which is then counted.
+    /// For one reader; `seed` decides what it draws.
+    pub(crate) fn scratch(&self, seed: [u8; 32]) -> Scratch {
+        Scratch {
+            name: LowerName::default(),
+            answer: Answer::default(),
+            seen: Seen::default(),
+            random: ChaCha8Rng::from_seed(seed),
+        }
+    }
+
+    /// Writes the answer to the message `bytes` from `from` behind what `out` has. `may_wait` allows [`Outcome::Wait`].
     pub(crate) fn respond(
         &self,
+        scratch: &mut Scratch,
         now: Instant,
         from: SocketAddr,
         transport: Transport,
         bytes: &[u8],
-    ) -> Option<Vec<u8>> {
-        match self.decode(from, transport, bytes) {
-            Ok(query) => {
-                let answer = self.answer(now, &query);
-                self.count(kind_name(query.kind), answer.rcode, transport);
-                if let Some(level) = answer.level {
-                    let level = u32::from(level.number());
-                    self.metrics.answers.get_or_create(&LevelLabels { level }).inc();
-                }
-                Some(self.encode(&query, &answer, transport))
-            }
-            Err(Rejection::Drop(reason)) => {
-                self.dropped(reason);
-                None
-            }
+        may_wait: bool,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        // No answer to where nobody listens.
+        if from.port() == 0 || !proximity::is_unicast(from.ip().to_canonical()) {
+            return self.nothing("source");
+        }
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let Scratch { name, answer, seen, random } = scratch;
+        let query = match Query::read(bytes, name) {
+            Ok(query) => query,
+            Err(Rejection::Drop(reason)) => return self.nothing(reason),
             Err(Rejection::Error(rcode)) => {
+                // What is no query is limited like one.
+                if transport == Transport::Udp && self.limit(now, from.ip()) != rate::Verdict::Send {
+                    return self.nothing("rate");
+                }
                 self.count("none", rcode, transport);
-                Some(error_message(bytes, rcode))
+                encode::error(bytes, rcode, out);
+                return Outcome::Send;
+            }
+        };
+        let cookie = query.edns.and_then(|edns| edns.cookie);
+        let cookie = cookie.map(|cookie| self.secret.judge(cookie, from.ip(), unix_time()));
+        let is_proven = transport == Transport::Tcp || matches!(cookie, Some(cookie::Verdict::Proven { .. }));
+        if !is_proven {
+            match self.limit(now, from.ip()) {
+                rate::Verdict::Send => {}
+                rate::Verdict::Drop => return self.nothing("rate"),
+                rate::Verdict::Slip => {
+                    self.metrics.truncated.inc();
+                    encode::truncated(bytes, query.question, out);
+                    return Outcome::Send;
+                }
             }
         }
+        let kind = kind_of(query.kind);
+        let mut asking = Asking {
+            handler: self,
+            now,
+            from: from.ip(),
+            query: &query,
+            table: self.candidates.look(now, seen),
+            is_worth_waiting: None,
+            hold: None,
+        };
+        let mut reply = None;
+        if let Some(rcode) = self.refusal(&query, cookie) {
+            answer.reset(rcode, None);
+        } else if let Some(request) = query.edns.and_then(|edns| edns.appraisal).filter(|_| is_proven) {
+            reply = asking.appraise(request);
+            self.answer(answer, &query, kind, &mut asking, random);
+        } else if query.class == classes::CH {
+            return self.chaos(&query, cookie, from.ip(), transport, out);
+        } else {
+            self.answer(answer, &query, kind, &mut asking, random);
+        }
+        if let Some(client) = asking.is_worth_waiting.filter(|_| may_wait) {
+            return Outcome::Wait(client);
+        }
+        let hold = asking.hold;
+        self.count(kind_name(kind), answer.rcode, transport);
+        if let Some(level) = answer.level {
+            if answer.is_referral() {
+                let level = u32::from(level.number());
+                self.metrics.referrals.get_or_create(&LevelLabels { level }).inc();
+            } else {
+                let number = level.index();
+                let level = u32::from(level.number());
+                let make = || self.metrics.answers.get_or_create_owned(&LevelLabels { level });
+                self.counters.answers[number].get_or_init(make).inc();
+            }
+        }
+        self.encode(&query, answer, reply.as_ref(), cookie, from.ip(), transport, out);
+        match hold {
+            Some(hold) if !hold.is_zero() && may_wait => Outcome::SendAfter(hold),
+            _ => Outcome::Send,
+        }
+    }
+
+    /// Why a query that can be read gets no answer of the zone.
+    fn refusal(&self, query: &Query<'_>, cookie: Option<cookie::Verdict>) -> Option<Rcode> {
+        let edns = query.edns.unwrap_or_default();
+        if edns.version > 0 {
+            return Some(Rcode::BadVers);
+        }
+        if edns.subnet.is_some_and(|(_, subnet)| subnet.is_err()) || cookie == Some(cookie::Verdict::Malformed) {
+            // With an OPT record, lest the resolver think that it is EDNS as such that we do not know (RFC 6891 §7).
+            return Some(Rcode::FormErr);
+        }
+        (query.class != classes::IN && query.class != classes::CH).then_some(Rcode::Refused)
+    }
+
+    fn answer(
+        &self,
+        out: &mut Answer,
+        query: &Query<'_>,
+        kind: Kind,
+        asking: &mut Asking<'_>,
+        random: &mut ChaCha8Rng,
+    ) {
+        let context = Context {
+            config: &self.config,
+            suffixes: &self.suffixes,
+            soas: &self.soas,
+            records: &self.records,
+            table: asking.table,
+            me: self.me.addr.ip().to_canonical(),
+        };
+        answer(out, context, &query.name.labels(), kind, asking, random);
+    }
+
+    /// What servers tell of themselves (RFC 4892), if they are to.
+    fn chaos(
+        &self,
+        query: &Query<'_>,
+        cookie: Option<cookie::Verdict>,
+        from: IpAddr,
+        transport: Transport,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        let text = match query.name.as_wire() {
+            b"\x07version\x04bind\0" | b"\x07version\x06server\0" => self.config.version.as_deref(),
+            b"\x08hostname\x04bind\0" | b"\x02id\x06server\0" => self.config.nsid.as_deref(),
+            _ => None,
+        };
+        let text = text.filter(|_| matches!(query.kind, types::TXT | types::ANY));
+        let rcode = if text.is_some() { Rcode::NoError } else { Rcode::Refused };
+        self.count("chaos", rcode, transport);
+        self.encode_chaos(query, text, rcode, cookie, from, out);
+        Outcome::Send
+    }
+
+    fn limit(&self, now: Instant, from: IpAddr) -> rate::Verdict {
+        self.limiter.as_ref().map_or(rate::Verdict::Send, |limiter| limiter.take(now, from))
+    }
+
+    fn nothing(&self, reason: &'static str) -> Outcome {
+        self.dropped(reason);
+        Outcome::Nothing
     }
 
     /// Counts what got no answer.
@@ -128,255 +317,148 @@ impl Handler {
     }
 
     fn count(&self, kind: &'static str, rcode: Rcode, transport: Transport) {
-        let labels = QueryLabels { kind, rcode: rcode_name(rcode), transport: transport.name() };
-        self.metrics.queries.get_or_create(&labels).inc();
+        let kind_number = KINDS.iter().position(|name| *name == kind).unwrap_or(0);
+        let rcode_name = RCODES[rcode as usize];
+        let counter = &self.counters.queries[kind_number][rcode as usize][transport as usize];
+        let labels = || QueryLabels { kind, rcode: rcode_name, transport: transport.name() };
+        counter.get_or_init(|| self.metrics.queries.get_or_create_owned(&labels())).inc();
     }
 
-    fn decode(&self, from: SocketAddr, transport: Transport, bytes: &[u8]) -> Result<Query, Rejection> {
-        check_source(from)?;
-        check_header(bytes)?;
-        let protocol = match transport {
-            Transport::Udp => Protocol::Udp,
-            Transport::Tcp => Protocol::Tcp,
+    /// Waits until `client` is measured, for as long as that can matter: who has not answered within the diameter of level 1
+    /// is at level 0 [C04 §3.1].
+    pub(crate) async fn measured(&self, client: &Client) {
+        let Some(prober) = &self.prober else {
+            return;
         };
-        let request =
-            Request::from_bytes(bytes.to_vec(), from, protocol).map_err(|_| Rejection::Error(Rcode::FormErr))?;
-        let question = request.queries.queries().first().ok_or(Rejection::Error(Rcode::FormErr))?;
-        let (kind, class) = (kind_of(question.query_type()), question.query_class());
-        let subnet = subnet_of(&request);
-        Ok(Query {
-            client: Client::new(from.ip(), subnet.unwrap_or_default()),
-            has_bad_subnet: subnet.is_err(),
-            kind,
-            is_internet: class == DNSClass::IN,
-            request,
+        let table = self.candidates.table(Instant::now());
+        let widest = table.levels.iter().filter_map(|level| level.diameter).max().unwrap_or_default();
+        let _ = tokio::time::timeout(widest, prober.clients().measured(client.key())).await;
+    }
+}
+
+/// Who asks, as [`answer`] wants to know it.
+struct Asking<'a> {
+    handler: &'a Handler,
+    now: Instant,
+    from: IpAddr,
+    query: &'a Query<'a>,
+    table: &'a Table,
+    /// A client that is being measured, and on whom the answer hangs.
+    is_worth_waiting: Option<Client>,
+    /// How long the answer is to be held back.
+    hold: Option<Duration>,
+}
+
+impl Asking<'_> {
+    fn view(&mut self, client: &Client) -> View {
+        let far = View { address: client.address, level: Level::GLOBAL, near: None, distant: None };
+        // With the global level alone there is nothing to choose between, so nothing to measure.
+        let Some(prober) = self.handler.prober.as_ref().filter(|_| self.table.levels.len() > 1) else {
+            return far;
+        };
+        let (known, comes) = prober.look_up(self.now, client);
+        if comes {
+            self.is_worth_waiting = Some(*client);
+        }
+        let levels = self.table.levels.iter().map(|level| (level.level, level.diameter));
+        let me = self.handler.me.addr.ip().to_canonical();
+        // One on our own network that keeps silent is near all the same.
+        let is_neighbour = known.rtt.is_none() && known.is_measured && network(client.address) == network(me);
+        let rtt = if is_neighbour { Some(Duration::ZERO) } else { known.rtt };
+        let distant = known.duty.map(|duty| duty.distant);
+        View { level: proximity::level(rtt, levels), near: known.near, distant, ..far }
+    }
+
+    fn subnet_client(&self) -> Client {
+        let subnet = self.query.edns.and_then(|edns| edns.subnet).and_then(|(_, subnet)| subnet.ok());
+        Client::new(self.from, subnet)
+    }
+
+    /// Another node's question, which a cookie has shown to be its own: what this node knows of the client, and a promise.
+    fn appraise(&mut self, request: &[u8]) -> Option<appraisal::Reply> {
+        let request = appraisal::Request::decode(request)?;
+        let prober = self.handler.prober.as_ref()?;
+        if !proximity::is_unicast(request.client) {
+            return None;
+        }
+        let client = Client::new(request.client, None);
+        let view = self.view(&client);
+        let known = prober.clients().look_up(self.now, client.key());
+        let is_near = view.level != Level::GLOBAL;
+        if let Some(Promise { seconds, distant }) = request.duty.filter(|_| is_near) {
+            let until = self.now + Duration::from_secs(seconds.into());
+            prober.clients().promise(client.key(), Duty { until, distant });
+        }
+        let me = self.handler.me.addr.ip().to_canonical();
+        let fellows = self.table.level(view.level).filter(|_| is_near).map_or(&[][..], |level| &level.nameservers);
+        Some(appraisal::Reply {
+            level: view.level,
+            rtt: known.rtt,
+            services: Services::from_bits(self.handler.me.services.bits()),
+            has_promised: is_near && request.duty.is_some(),
+            fellows: fellows.iter().copied().filter(|ip| *ip != me).take(MAX_FELLOWS).collect(),
         })
     }
+}
 
-    fn answer(&self, now: Instant, query: &Query) -> Answer {
-        if query.request.version() > 0 {
-            return Answer::new(Rcode::BadVers, None);
-        }
-        if query.has_bad_subnet {
-            // With an OPT record, lest the resolver think that it is EDNS as such that we do not know (RFC 6891 §7).
-            return Answer::new(Rcode::FormErr, None);
-        }
-        if !query.is_internet {
-            return Answer::new(Rcode::Refused, None);
-        }
-        let table = self.candidates.table(now);
-        let near = || match &self.prober {
-            Some(prober) if table.levels.len() > 1 => {
-                let levels = table.levels.iter().map(|level| (level.level, level.diameter));
-                proximity::level(prober.rtt(now, &query.client), levels)
+impl Asker for Asking<'_> {
+    fn client(&mut self) -> View {
+        let client = self.subnet_client();
+        self.view(&client)
+    }
+
+    fn resolver(&mut self) -> View {
+        let client = Client::new(self.from, None);
+        self.view(&client)
+    }
+
+    fn course(&mut self, cut: &[u8]) -> Course {
+        let Some(prober) = &self.handler.prober else {
+            return Course::Answer;
+        };
+        let client = Client::new(self.from, None);
+        let resolver = self.view(&client);
+        prober.clients().asked(self.now, client.key());
+        let Some(near) = resolver.near.clone() else {
+            return Course::Answer;
+        };
+        let referred = &self.handler.referred;
+        let was_referred = referred.was(self.now, self.from, cut);
+        match referral::decide(&resolver, resolver.distant.is_some(), was_referred) {
+            Decision::Answer => Course::Answer,
+            Decision::LastResort => {
+                let rtt = prober.clients().look_up(self.now, client.key()).rtt;
+                self.hold = Some(referral::hold(self.handler.config.last_resort, rtt));
+                Course::Answer
             }
-            // With the global level alone there is nothing to choose between, so nothing to measure.
-            _ => Level::GLOBAL,
-        };
-        let name = query.request.queries.queries()[0].name();
-        let labels: Vec<&[u8]> = name.iter().collect();
-        let context = Context { config: &self.config, suffixes: &self.suffixes, soas: &self.soas, table: &table };
-        let mut random = ChaCha8Rng::from_seed(self.seed);
-        random.set_stream(self.queries.fetch_add(1, Ordering::Relaxed));
-        answer(context, &labels, query.kind, near, &mut random)
-    }
-
-    /// The message that says `answer`: whole if it fits, else without the additional section, else as an empty one that
-    /// sends the resolver to TCP (RFC 2181 §9).
-    fn encode(&self, query: &Query, answer: &Answer, transport: Transport) -> Vec<u8> {
-        let edns = query.request.edns.as_ref().map(|asked| self.edns(query, answer, asked));
-        let limit = match (transport, &edns) {
-            (Transport::Tcp, _) => u16::MAX,
-            (Transport::Udp, None) => PLAIN_UDP_BYTES,
-            (Transport::Udp, Some(edns)) => query.request.max_payload().min(edns.max_payload()),
-        };
-        let name = query.request.queries.queries()[0].original().name();
-        let wire = |records: &[Record]| -> Vec<WireRecord> {
-            let zone = answer.zone.unwrap_or_default();
-            records.iter().map(|record| self.wire_record(name, zone, record)).collect()
-        };
-        let (answers, authority, additional) =
-            (wire(&answer.answers), wire(&answer.authority), wire(&answer.additional));
-
-        let mut metadata = Metadata::response_from_request(&query.request.metadata);
-        metadata.response_code = wire_rcode(answer.rcode);
-        metadata.authoritative = answer.zone.is_some();
-        let message = Message { request: &query.request, edns: edns.as_ref(), limit };
-        if let Some(bytes) = message.encode(metadata, &answers, &authority, &additional) {
-            return bytes;
-        }
-        if let Some(bytes) = message.encode(metadata, &answers, &authority, &[]) {
-            return bytes;
-        }
-        self.metrics.truncated.inc();
-        metadata.truncation = true;
-        message
-            .encode(metadata, &[], &[], &[])
-            .unwrap_or_else(|| error_message(query.request.as_slice(), Rcode::ServFail))
-    }
-
-    /// The OPT record of the answer: ours as to version and size, and the client subnet if there was one.
-    fn edns(&self, query: &Query, answer: &Answer, asked: &Edns) -> Edns {
-        let mut edns = Edns::new();
-        // `Edns` raises what is under 512 to that.
-        edns.set_max_payload(self.config.udp_payload);
-        // RFC 3225 §3: copied, though there is nothing signed to send.
-        edns.set_dnssec_ok(asked.flags().dnssec_ok);
-        if let Some(EdnsOption::Subnet(subnet)) = asked.option(EdnsCode::Subnet) {
-            // RFC 7871 §7.2.1: as asked, with the scope for which the answer holds; zero is everywhere.
-            let by_subnet = answer.by_client && query.client.by_subnet && self.prober.is_some();
-            let scope = if by_subnet { query.client.prefix.prefix() } else { 0 };
-            let echo = ClientSubnet::new(subnet.addr(), subnet.source_prefix(), scope);
-            edns.options_mut().insert(EdnsOption::Subnet(echo));
-        }
-        edns
-    }
-
-    fn wire_record(&self, question: &Name, zone: usize, record: &Record) -> WireRecord {
-        let suffix = &self.suffixes[zone];
-        let owner = match record.owner {
-            Owner::Question => question.clone(),
-            Owner::Apex => wire_name(suffix.as_str()),
-            Owner::Nameserver(ip) => wire_name(&nameserver_name(ip, suffix)),
-        };
-        let data = match record.data {
-            Data::Address(IpAddr::V4(ip)) => RData::A(A(ip)),
-            Data::Address(IpAddr::V6(ip)) => RData::AAAA(AAAA(ip)),
-            Data::Nameserver(ip) => RData::NS(NS(wire_name(&nameserver_name(ip, suffix)))),
-            Data::Soa => RData::SOA(wire_soa(&self.soas[zone])),
-        };
-        WireRecord::from_rdata(owner, record.ttl, data)
-    }
-}
-
-/// A query that can be answered.
-struct Query {
-    request: Request,
-    kind: Kind,
-    is_internet: bool,
-    client: Client,
-    has_bad_subnet: bool,
-}
-
-/// A message that is no such query.
-enum Rejection {
-    /// It gets no answer, for this reason.
-    Drop(&'static str),
-    /// It gets this response code.
-    Error(Rcode),
-}
-
-/// What of an answer stays the same however much of it fits.
-struct Message<'a> {
-    request: &'a MessageRequest,
-    edns: Option<&'a Edns>,
-    limit: u16,
-}
-
-impl Message<'_> {
-    /// The bytes; `None` if they are more than the limit.
-    fn encode(
-        &self,
-        metadata: Metadata,
-        answers: &[WireRecord],
-        authority: &[WireRecord],
-        additional: &[WireRecord],
-    ) -> Option<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(usize::from(PLAIN_UDP_BYTES));
-        let mut encoder = BinEncoder::new(&mut bytes);
-        encoder.set_max_size(self.limit);
-        let is_cut_on_purpose = metadata.truncation;
-        let written = MessageResponseBuilder::new(&self.request.queries, self.edns)
-            .build(metadata, answers, authority, [], additional)
-            .destructive_emit(&mut encoder)
-            .ok()?;
-        (written.truncation == is_cut_on_purpose).then_some(bytes)
-    }
-}
-
-/// No answer to where nobody listens.
-fn check_source(from: SocketAddr) -> Result<(), Rejection> {
-    if from.port() == 0 || !proximity::is_unicast(from.ip().to_canonical()) {
-        return Err(Rejection::Drop("source"));
-    }
-    Ok(())
-}
-
-/// Looks at a message as far as its question, without any decoder: what would be costly or dangerous ends here.
-fn check_header(bytes: &[u8]) -> Result<(), Rejection> {
-    let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else {
-        return Err(Rejection::Drop("short"));
-    };
-    // Answering an answer could go on for ever between two servers.
-    if header[2] & 0x80 != 0 {
-        return Err(Rejection::Drop("response"));
-    }
-    if header[2] & 0x78 != 0 {
-        return Err(Rejection::Error(Rcode::NotImp));
-    }
-    let count = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    // One question; nothing in front of the EDNS but the SOA that an IXFR has; and EDNS with a signature at most.
-    if count(4) != 1 || count(6) > 0 || count(8) > 1 || count(10) > 2 {
-        return Err(Rejection::Error(Rcode::FormErr));
-    }
-    question_bytes(body).map(|_| ()).ok_or(Rejection::Error(Rcode::FormErr))
-}
-
-/// The bytes of the first question. A compressed name is none, as there is nothing in front of it to point at, nor is one
-/// longer than [`MAX_NAME_BYTES`].
-fn question_bytes(body: &[u8]) -> Option<&[u8]> {
-    let mut at = 0;
-    loop {
-        match *body.get(at)? {
-            0 => break,
-            length @ 1..=63 => at += usize::from(length) + 1,
-            _ => return None,
+            Decision::Refer => {
+                let config = &self.handler.config;
+                let ttl = if near.level.number() >= 2 { config.near_referral_ttl } else { config.referral_ttl };
+                referred.note(self.now, self.from, cut, ttl);
+                Course::Refer(near)
+            }
         }
     }
-    if at >= MAX_NAME_BYTES {
-        return None;
-    }
-    body.get(..at + 5)
 }
 
-/// A message without records for a query that is past decoding. The question comes back if there is one to be seen.
-fn error_message(query: &[u8], rcode: Rcode) -> Vec<u8> {
-    let (header, body) = query.split_at(HEADER_BYTES);
-    let question = question_bytes(body).filter(|_| header[4..6] == [0, 1]);
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + question.map_or(0, <[u8]>::len));
-    bytes.extend_from_slice(&header[..2]);
-    // QR is set; the operation code and RD are the query's.
-    bytes.push(0x80 | (header[2] & 0x79));
-    bytes.push(wire_rcode(rcode).low());
-    bytes.extend_from_slice(&[0, u8::from(question.is_some()), 0, 0, 0, 0, 0, 0]);
-    bytes.extend_from_slice(question.unwrap_or_default());
-    bytes
+/// Seconds since 1970 modulo 2^32, as cookies have it (RFC 9018 §4.3).
+fn unix_time() -> u32 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as u32
 }
 
-/// The client subnet that a query carries (RFC 7871), if any.
-fn subnet_of(request: &MessageRequest) -> Result<Option<Subnet>, MalformedSubnet> {
-    let option = request.edns.as_ref().and_then(|edns| edns.option(EdnsCode::Subnet));
-    match option {
-        Some(EdnsOption::Subnet(subnet)) => {
-            Subnet::new(subnet.addr(), subnet.source_prefix(), subnet.scope_prefix()).map(Some)
-        }
-        _ => Ok(None),
-    }
-}
-
-fn kind_of(kind: RecordType) -> Kind {
+fn kind_of(kind: u16) -> Kind {
     match kind {
-        RecordType::A => Kind::A,
-        RecordType::AAAA => Kind::Aaaa,
-        RecordType::NS => Kind::Ns,
-        RecordType::SOA => Kind::Soa,
-        RecordType::ANY => Kind::Any,
-        RecordType::AXFR | RecordType::IXFR => Kind::Transfer,
+        types::A => Kind::A,
+        types::AAAA => Kind::Aaaa,
+        types::NS => Kind::Ns,
+        types::SOA => Kind::Soa,
+        types::DS => Kind::Ds,
+        types::HTTPS => Kind::Https,
+        types::ANY => Kind::Any,
+        types::AXFR | types::IXFR => Kind::Transfer,
         // RFC 6895 §3.1: OPT, and the range of those that are asked for but never stored.
-        other => match u16::from(other) {
-            41 | 128..=255 => Kind::Meta,
-            _ => Kind::Other,
-        },
+        types::OPT | 128..=255 => Kind::Meta,
+        other => Kind::Other(other),
     }
 }
 
@@ -386,53 +468,26 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::Aaaa => "AAAA",
         Kind::Ns => "NS",
         Kind::Soa => "SOA",
+        Kind::Ds => "DS",
+        Kind::Https => "HTTPS",
         Kind::Any => "ANY",
         Kind::Transfer => "transfer",
         Kind::Meta => "meta",
-        Kind::Other => "other",
+        Kind::Other(_) => "other",
     }
 }
 
-fn rcode_name(rcode: Rcode) -> &'static str {
+/// The response code as the header and EDNS have it (RFC 6895 §2.3).
+fn wire_rcode(rcode: Rcode) -> u16 {
     match rcode {
-        Rcode::NoError => "NOERROR",
-        Rcode::FormErr => "FORMERR",
-        Rcode::ServFail => "SERVFAIL",
-        Rcode::NxDomain => "NXDOMAIN",
-        Rcode::NotImp => "NOTIMP",
-        Rcode::Refused => "REFUSED",
-        Rcode::BadVers => "BADVERS",
+        Rcode::NoError => 0,
+        Rcode::FormErr => 1,
+        Rcode::ServFail => 2,
+        Rcode::NxDomain => 3,
+        Rcode::NotImp => 4,
+        Rcode::Refused => 5,
+        Rcode::BadVers => 16,
+        Rcode::BadCookie => 23,
     }
 }
 
-fn wire_rcode(rcode: Rcode) -> ResponseCode {
-    match rcode {
-        Rcode::NoError => ResponseCode::NoError,
-        Rcode::FormErr => ResponseCode::FormErr,
-        Rcode::ServFail => ResponseCode::ServFail,
-        Rcode::NxDomain => ResponseCode::NXDomain,
-        Rcode::NotImp => ResponseCode::NotImp,
-        Rcode::Refused => ResponseCode::Refused,
-        Rcode::BadVers => ResponseCode::BADVERS,
-    }
-}
-
-fn wire_soa(soa: &Soa) -> SOA {
-    // Our constants, all far below 2^31.
-    let timer = |seconds: u32| i32::try_from(seconds).unwrap_or(i32::MAX);
-    SOA::new(
-        wire_name(&soa.mname),
-        wire_name(&soa.rname),
-        soa.serial,
-        timer(soa.refresh),
-        timer(soa.retry),
-        timer(soa.expire),
-        soa.minimum,
-    )
-}
-
-fn wire_name(name: &str) -> Name {
-    let mut wire = Name::from_ascii(name).expect("a suffix leaves room for what is put in front of it");
-    wire.set_fqdn(true);
-    wire
-}

@@ -32,15 +32,23 @@
 //! is the index's to say (`coral_dsht`).
 
 pub mod answer;
+pub mod appraisal;
 pub mod candidates;
+pub mod clients;
 pub mod config;
+pub mod cookie;
 pub mod error;
 mod handler;
 pub mod metrics;
 pub mod name;
+pub mod near;
 pub mod probe;
 pub mod proximity;
+pub mod rate;
+pub mod records;
+pub mod referral;
 pub mod server;
+pub mod wire;
 pub mod zone;
 
 use coral_dsht::Services;

@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 pub struct Metrics {
     pub(crate) queries: Family<QueryLabels, Counter>,
     pub(crate) answers: Family<LevelLabels, Counter>,
+    pub(crate) referrals: Family<LevelLabels, Counter>,
     pub(crate) dropped: Family<ReasonLabels, Counter>,
     pub(crate) truncated: Counter,
     pub(crate) seconds: Histogram,
@@ -55,6 +56,7 @@ impl Metrics {
         let metrics = Self {
             queries: Family::default(),
             answers: Family::default(),
+            referrals: Family::default(),
             dropped: Family::default(),
             truncated: Counter::default(),
             // 2 µs to 65 ms: an answer is worked out, never waited for.
@@ -69,6 +71,11 @@ impl Metrics {
             "answers",
             "Answers with addresses of proxies, by the level they were taken from",
             metrics.answers.clone(),
+        );
+        registry.register(
+            "referrals",
+            "Resolvers sent to nameservers near them, by the level of those",
+            metrics.referrals.clone(),
         );
         registry.register("dropped", "Messages and connections that got no answer, by reason", metrics.dropped.clone());
         registry.register(

@@ -7,12 +7,17 @@
 //! | `www-x-com.s` | the same in one label: a dot is `-`, a hyphen `--` |
 //! | `192.0.2.1`, `192.0.2.1.8080` | a host only where the configuration allows it |
 //! | `ip4-192-0-2-1.ns` | [`Place::Nameserver`]: computed from the address, so that any node knows the name of any other |
+//! | `ns--ip4-192-0-2-1.com` | the same within the cut `com`, for what a referral names |
 //! | `com`, `8080`, `com.8080`, `ns`, `s` | [`Place::NonTerminal`]: no records, but names beneath |
 //! | `www.x.com.nyud.net`, and so on | nested suffixes count once |
 //! | all else: `_dmarc`, `-x.com`, `65536`, `x.ns` | [`Place::Missing`] |
 //!
 //! Whatever has an existing name beneath it exists (RFC 8020): were `com.nyud.net` missing, a resolver that minimises its
 //! questions (RFC 9156) would stop there. Whether a nameserver is alive, and what records a place has, is not said here.
+//!
+//! The label below the suffix, if names of hosts end in it, is a *cut*: a zone of its own, so that near nameservers can be
+//! named for it (`referral.rs`). A host that looks like a nameserver of a cut cannot be registered: labels with hyphens in
+//! the third and fourth place are reserved (RFC 5891 §4.2.3.1).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,6 +36,11 @@ impl Suffix {
     /// The name, lower-case, without a trailing dot.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// How many labels it has.
+    pub(crate) fn labels_count(&self) -> usize {
+        self.labels().count()
     }
 
     /// Its labels from the left.
@@ -137,14 +147,34 @@ pub enum Place {
     Missing,
 }
 
-/// Finds the zone of a name, as an index into `suffixes`, and what the name stands for there.
+/// Where a name is, and what it stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The suffix, as an index.
+    pub zone: usize,
+    /// What the name stands for there.
+    pub place: Place,
+    /// The number of labels in front of the suffix.
+    pub depth: usize,
+    /// Whether the label in front of the suffix is a cut. At a `depth` of 1 the name is the cut itself.
+    pub is_cut: bool,
+}
+
+/// Finds the zone of a name, and what the name stands for there.
 ///
 /// `labels` are the name's, from the left, in lower case, without the root; `None` means a name in no zone of ours. Of
 /// suffixes within each other the longest wins.
-pub fn place(labels: &[&[u8]], suffixes: &[Suffix], ip_literals: bool) -> Option<(usize, Place)> {
+pub fn place(labels: &[&[u8]], suffixes: &[Suffix], ip_literals: bool) -> Option<Found> {
     let (zone, inner) = innermost(labels, suffixes)?;
-    if inner.is_empty() {
-        return Some((zone, Place::Apex));
+    let Some((cut, front)) = inner.split_last() else {
+        return Some(Found { zone, place: Place::Apex, depth: 0, is_cut: false });
+    };
+    let is_cut = *cut != b"ns" && place_under(&[cut], ip_literals) == Place::NonTerminal;
+    let found = |place| Some(Found { zone, place, depth: inner.len(), is_cut });
+    if let ([label], true) = (front, is_cut)
+        && let Some(ip) = label.strip_prefix(CUT_NAMESERVER).and_then(nameserver_address)
+    {
+        return found(Place::Nameserver(ip));
     }
     let mut rest = inner;
     while let Some((_, within)) = innermost(rest, suffixes) {
@@ -156,7 +186,7 @@ pub fn place(labels: &[&[u8]], suffixes: &[Suffix], ip_literals: bool) -> Option
     } else {
         place_under(rest, ip_literals)
     };
-    Some((zone, place))
+    found(place)
 }
 
 /// The longest suffix that `labels` end in, and what stands in front of it.
@@ -232,20 +262,73 @@ fn unflatten(label: &[u8]) -> Option<Vec<u8>> {
     (!host.is_empty()).then_some(host)
 }
 
+/// How the label of a nameserver begins within a cut.
+pub(crate) const CUT_NAMESERVER: &[u8] = b"ns--";
+
 /// The name of the nameserver at `ip`, without a trailing dot: any node computes the same.
 ///
 /// IPv4 as `ip4-192-0-2-1.ns.nyud.net`, IPv6 with all its digits, as
 /// `ip6-2001-0db8-0000-0000-0000-0000-0000-0001.ns.nyud.net`, so that each address has one name.
 pub fn nameserver_name(ip: IpAddr, suffix: &Suffix) -> String {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            let [a, b, c, d] = ip.octets();
-            format!("ip4-{a}-{b}-{c}-{d}.ns.{suffix}")
+    format!("{}.ns.{suffix}", NameserverLabel::new(ip))
+}
+
+/// The label that an address makes in the name of its nameserver: at most 43 characters.
+#[derive(Clone, Copy)]
+pub struct NameserverLabel {
+    text: [u8; 43],
+    length: usize,
+}
+
+impl NameserverLabel {
+    /// That of `ip`. An IPv4 address may be written as an IPv6 one.
+    pub fn new(ip: IpAddr) -> Self {
+        let mut label = Self { text: [0; 43], length: 0 };
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => {
+                label.push(b"ip4");
+                for octet in ip.octets() {
+                    label.push(b"-");
+                    for (unit, digit) in [(100, octet / 100), (10, octet / 10 % 10), (1, octet % 10)] {
+                        if octet >= unit || unit == 1 {
+                            label.push(&[b'0' + digit]);
+                        }
+                    }
+                }
+            }
+            IpAddr::V6(ip) => {
+                label.push(b"ip6");
+                for segment in ip.segments() {
+                    label.push(b"-");
+                    for shift in [12, 8, 4, 0] {
+                        label.push(&[b"0123456789abcdef"[usize::from(segment >> shift & 0xf)]]);
+                    }
+                }
+            }
         }
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, e, f, g, h] = ip.segments();
-            format!("ip6-{a:04x}-{b:04x}-{c:04x}-{d:04x}-{e:04x}-{f:04x}-{g:04x}-{h:04x}.ns.{suffix}")
-        }
+        label
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.text[self.length..self.length + bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.length]
+    }
+}
+
+impl fmt::Display for NameserverLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_bytes().iter().try_for_each(|byte| write!(f, "{}", char::from(*byte)))
+    }
+}
+
+impl fmt::Debug for NameserverLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -309,17 +392,18 @@ pub fn check_name(bytes: &[u8]) {
     for ip_literals in [false, true] {
         let mut with_suffix = labels.clone();
         with_suffix.extend([b"nyud".as_slice(), b"net"]);
-        let (zone, found) = place(&with_suffix, &suffixes, ip_literals).expect("the name ends in a suffix");
-        match found {
-            Place::Nameserver(ip) => {
-                let name = nameserver_name(ip, &suffixes[zone]);
+        let found = place(&with_suffix, &suffixes, ip_literals).expect("the name ends in a suffix");
+        match found.place {
+            Place::Nameserver(ip) if !found.is_cut => {
+                let name = nameserver_name(ip, &suffixes[found.zone]);
                 let again: Vec<&[u8]> = name.split('.').map(str::as_bytes).collect();
-                assert_eq!(place(&again, &suffixes, ip_literals), Some((zone, found)));
+                assert_eq!(place(&again, &suffixes, ip_literals), Some(found));
             }
             // RFC 8020: what lies above an existing name exists.
-            Place::Host | Place::NonTerminal => {
-                let (_, above) = place(&with_suffix[1..], &suffixes, ip_literals).expect("still within the zone");
-                assert_ne!(above, Place::Missing, "{}", lower.escape_ascii());
+            Place::Host | Place::NonTerminal | Place::Nameserver(_) => {
+                let above = place(&with_suffix[1..], &suffixes, ip_literals).expect("still within the zone");
+                assert_ne!(above.place, Place::Missing, "{}", lower.escape_ascii());
+                assert!(above.is_cut == found.is_cut || above.depth == 0);
             }
             Place::Apex | Place::Missing => {}
         }
@@ -344,7 +428,10 @@ mod tests {
             let bare = name.trim_start_matches('!');
             let labels: Vec<&[u8]> = bare.split('.').map(str::as_bytes).collect();
             let found = match place(&labels, &suffixes, name.starts_with('!')) {
-                Some((zone, place)) => format!("{place:?} in {}", suffixes[zone]),
+                Some(found) => {
+                    let cut = if found.is_cut { "a cut of " } else { "" };
+                    format!("{:?} in {cut}{}", found.place, suffixes[found.zone])
+                }
                 None => "not ours".to_owned(),
             };
             out.push_str(&format!("{name}: {found}\n"));
@@ -502,7 +589,12 @@ mod tests {
             let suffix: Suffix = "nyud.net".parse().unwrap();
             let name = nameserver_name(ip, &suffix);
             let labels: Vec<&[u8]> = name.split('.').map(str::as_bytes).collect();
-            prop_assert_eq!(place(&labels, &[suffix], false), Some((0, Place::Nameserver(ip.to_canonical()))));
+            let found = place(&labels, std::slice::from_ref(&suffix), false).unwrap();
+            prop_assert_eq!((found.place, found.is_cut), (Place::Nameserver(ip.to_canonical()), false));
+            let name = format!("ns--{}.com.{suffix}", NameserverLabel::new(ip));
+            let labels: Vec<&[u8]> = name.split('.').map(str::as_bytes).collect();
+            let found = place(&labels, &[suffix], false).unwrap();
+            prop_assert_eq!((found.place, found.is_cut), (Place::Nameserver(ip.to_canonical()), true));
         }
     }
 }

@@ -1,27 +1,32 @@
-//! Measuring clients, apart from answering them [C04 §3.1]: a query asks for the round-trip time to its client, gets what
-//! is known at once, and what is found later serves the next query.
+//! Measuring clients, apart from answering them [C04 §3.1]: a query asks what is known of its client, and what is found
+//! later serves it, if it waits for that, and the next one.
 //!
-//! One measurement stands for a prefix (/24, /48), is used for [`ProbeConfig::ttl`], and is taken once at a time. Their
-//! number under way and the number remembered are bounded, since anybody can make up source addresses. How to measure is
-//! [`echo`]'s; [`trace`] finds the routers on the way.
+//! One measurement stands for a prefix (/24, /48), is used for [`ProbeConfig::ttl`], and is taken once at a time. First an
+//! echo tells how far the client is; if it is not near, the routers in front of it are traced, which also bounds how far a
+//! silent one is, and nodes near it are looked for, again and again while it goes on asking. How many of each are under way
+//! is bounded, since anybody can make up source addresses. How to measure is [`echo`]'s and [`way`]'s, how to
+//! search `near.rs`'s, what is known is in `clients.rs`.
 
 pub mod echo;
 pub mod trace;
+pub mod way;
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ipnetwork::IpNetwork;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
+use crate::clients::{Clients, Known};
 use crate::config::ProbeConfig;
 use crate::metrics::{Metrics, OutcomeLabels};
-use crate::proximity::Client;
+use crate::near::{Near, Searcher};
+use crate::proximity::{Client, PrefixKey};
 
 /// A way to measure the round-trip time to an address.
 pub trait Measure: Send + Sync + 'static {
@@ -29,74 +34,20 @@ pub trait Measure: Send + Sync + 'static {
     fn rtt(&self, address: IpAddr) -> impl Future<Output = Option<Duration>> + Send;
 }
 
-/// What is known of prefixes: at most a fixed number of them, the oldest giving way. Knows no clock.
-#[derive(Debug)]
-pub struct Measurements {
-    ttl: Duration,
-    capacity: usize,
-    entries: HashMap<IpNetwork, Entry>,
-    /// The keys of `entries`, each once, in the order in which they came.
-    order: VecDeque<IpNetwork>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    rtt: Option<Duration>,
-    /// When the last measurement ended, or began if it has not.
-    at: Instant,
-    under_way: bool,
-}
-
-impl Measurements {
-    /// None yet.
-    pub fn new(ttl: Duration, capacity: usize) -> Self {
-        Self { ttl, capacity: capacity.max(1), entries: HashMap::new(), order: VecDeque::new() }
-    }
-
-    /// The round-trip time last measured, and whether it is time to measure (again).
-    pub fn look_up(&self, now: Instant, prefix: &IpNetwork) -> (Option<Duration>, bool) {
-        match self.entries.get(prefix) {
-            Some(entry) => (entry.rtt, !entry.under_way && self.is_old(now, entry)),
-            None => (None, true),
+/// Where there is no way to measure, nobody answers.
+impl<M: Measure> Measure for Option<M> {
+    async fn rtt(&self, address: IpAddr) -> Option<Duration> {
+        match self {
+            Some(measure) => measure.rtt(address).await,
+            None => None,
         }
-    }
-
-    /// Notes that a measurement begins. False, and nothing is noted, if one is under way or the last is still good.
-    pub fn begin(&mut self, now: Instant, prefix: IpNetwork) -> bool {
-        if !self.look_up(now, &prefix).1 {
-            return false;
-        }
-        if let Some(entry) = self.entries.get_mut(&prefix) {
-            // What was known serves until it is known better.
-            entry.under_way = true;
-            return true;
-        }
-        if self.entries.len() >= self.capacity {
-            let oldest = self.order.pop_front().expect("what is in the map is in the order");
-            self.entries.remove(&oldest);
-        }
-        let entry = Entry { rtt: None, at: now, under_way: true };
-        self.entries.insert(prefix, entry);
-        self.order.push_back(prefix);
-        true
-    }
-
-    /// Notes how a measurement ended. Without effect if the prefix had to give way meanwhile.
-    pub fn end(&mut self, now: Instant, prefix: &IpNetwork, rtt: Option<Duration>) {
-        if let Some(entry) = self.entries.get_mut(prefix) {
-            *entry = Entry { rtt, at: now, under_way: false };
-        }
-    }
-
-    fn is_old(&self, now: Instant, entry: &Entry) -> bool {
-        now.saturating_duration_since(entry.at) >= self.ttl
     }
 }
 
 /// The side of the queries: looks up, and asks for a measurement where there is none.
 #[derive(Debug, Clone)]
 pub struct Prober {
-    shared: Arc<RwLock<Measurements>>,
+    clients: Arc<Clients>,
     wanted: mpsc::Sender<Client>,
     metrics: Metrics,
 }
@@ -104,67 +55,170 @@ pub struct Prober {
 /// The side that measures: to be [run](Task::run) as a task.
 #[derive(Debug)]
 pub struct Task<M> {
-    shared: Arc<RwLock<Measurements>>,
+    clients: Arc<Clients>,
     wanted: mpsc::Receiver<Client>,
-    at_once: usize,
+    config: ProbeConfig,
     measure: Arc<M>,
+    /// `None`: nobody is looked for.
+    searcher: Option<Searcher>,
+    /// The round-trip time within which a client is as near as can be: nobody nearer is looked for.
+    nearest: Duration,
     metrics: Metrics,
+    /// The searches to come, the soonest first, and those under way. Each prefix is here once at most.
+    due: BinaryHeap<Reverse<(Instant, PrefixKey)>>,
+    clients_due: HashMap<PrefixKey, Sought>,
+}
+
+/// A client for whom nodes are looked for.
+#[derive(Debug, Clone)]
+struct Sought {
+    client: Client,
+    /// The routers in front of it, once they are known.
+    routers: Option<Vec<IpAddr>>,
 }
 
 /// Both sides. The task ends when all clones of the prober are gone.
-pub fn new<M: Measure>(config: &ProbeConfig, measure: M, metrics: Metrics) -> (Prober, Task<M>) {
-    let shared = Arc::new(RwLock::new(Measurements::new(config.ttl, config.capacity.get())));
+pub fn new<M: Measure>(
+    config: &ProbeConfig,
+    clients: Arc<Clients>,
+    measure: M,
+    searcher: Option<Searcher>,
+    nearest: Duration,
+    metrics: Metrics,
+) -> (Prober, Task<M>) {
     let (sender, wanted) = mpsc::channel(config.at_once.get());
-    let prober = Prober { shared: Arc::clone(&shared), wanted: sender, metrics: metrics.clone() };
-    let task = Task { shared, wanted, at_once: config.at_once.get(), measure: Arc::new(measure), metrics };
+    let prober = Prober { clients: Arc::clone(&clients), wanted: sender, metrics: metrics.clone() };
+    let task = Task {
+        clients,
+        wanted,
+        config: config.clone(),
+        measure: Arc::new(measure),
+        searcher,
+        nearest,
+        metrics,
+        due: BinaryHeap::new(),
+        clients_due: HashMap::new(),
+    };
     (prober, task)
 }
 
 impl Prober {
-    /// The round-trip time to `client` as far as it is known. Never waits.
-    pub fn rtt(&self, now: Instant, client: &Client) -> Option<Duration> {
-        let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);
-        let (rtt, is_wanted) = shared.look_up(now, &client.prefix);
-        drop(shared);
-        if is_wanted && self.wanted.try_send(*client).is_err() {
+    /// What is known of `client`, and whether it is worth waiting for more. Never waits.
+    pub fn look_up(&self, now: Instant, client: &Client) -> (Known, bool) {
+        let key = client.key();
+        let known = self.clients.look_up(now, key);
+        let mut comes = !known.is_measured;
+        if known.is_wanted && self.wanted.try_send(*client).is_err() {
             count(&self.metrics, "skipped");
+            comes = false;
         }
-        rtt
+        (known, comes)
+    }
+
+    /// What is remembered of all clients.
+    pub(crate) fn clients(&self) -> &Arc<Clients> {
+        &self.clients
     }
 }
+
+/// What a search has found: the routers, a bound of the round-trip time where an echo found none, and the nodes.
+type Searched = (Sought, Option<Duration>, Option<Near>);
 
 impl<M: Measure> Task<M> {
     /// Measures what is asked for, a bounded number at once.
     pub async fn run(mut self) {
-        let mut under_way = JoinSet::new();
+        let mut measuring = JoinSet::new();
+        let mut searching: JoinSet<Searched> = JoinSet::new();
         loop {
+            let may_search = searching.len() < self.config.searches.get();
+            let next = self.due.peek().map(|Reverse((at, _))| *at);
             tokio::select! {
-                client = self.wanted.recv(), if under_way.len() < self.at_once => match client {
-                    Some(client) => self.begin(client, &mut under_way),
+                client = self.wanted.recv(), if measuring.len() < self.config.at_once.get() => match client {
+                    Some(client) => self.begin(client, &mut measuring),
                     None => return,
                 },
-                Some(ended) = under_way.join_next() => match ended {
-                    Ok((prefix, rtt)) => self.end(&prefix, rtt),
+                Some(ended) = measuring.join_next() => match ended {
+                    Ok((client, rtt)) => self.end(client, rtt),
                     Err(error) => tracing::error!(%error, "a measurement panicked: a bug"),
+                },
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && may_search => {
+                    self.search(&mut searching);
+                }
+                Some(ended) = searching.join_next() => match ended {
+                    Ok(found) => self.found(found),
+                    Err(error) => tracing::error!(%error, "a search panicked: a bug"),
                 },
             }
         }
     }
 
-    fn begin(&self, client: Client, under_way: &mut JoinSet<(IpNetwork, Option<Duration>)>) {
+    fn begin(&self, client: Client, measuring: &mut JoinSet<(Client, Option<Duration>)>) {
         // Several queries may have asked before the first measurement began.
-        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-        if shared.begin(Instant::now(), client.prefix) {
+        if self.clients.begin(Instant::now(), client.key()) {
             let measure = Arc::clone(&self.measure);
-            under_way.spawn(async move { (client.prefix, measure.rtt(client.address).await) });
+            measuring.spawn(async move { (client, measure.rtt(client.address).await) });
         }
     }
 
-    fn end(&self, prefix: &IpNetwork, rtt: Option<Duration>) {
+    fn end(&mut self, client: Client, rtt: Option<Duration>) {
         count(&self.metrics, if rtt.is_some() { "answered" } else { "silent" });
-        tracing::debug!(%prefix, ?rtt, "measured a client");
-        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-        shared.end(Instant::now(), prefix, rtt);
+        tracing::debug!(prefix = %client.prefix, ?rtt, "measured a client");
+        self.clients.end(Instant::now(), client.key(), rtt);
+        let is_near = rtt.is_some_and(|rtt| rtt < self.nearest);
+        if self.searcher.is_some() && !is_near && !self.clients_due.contains_key(&client.key()) {
+            self.put_down(Instant::now(), Sought { client, routers: None });
+        }
+    }
+
+    fn put_down(&mut self, at: Instant, sought: Sought) {
+        if self.due.len() < self.config.capacity.get() {
+            self.due.push(Reverse((at, sought.client.key())));
+            self.clients_due.insert(sought.client.key(), sought);
+        }
+    }
+
+    /// Begins the search that is due, unless its client has fallen silent.
+    fn search(&mut self, searching: &mut JoinSet<Searched>) {
+        let Some(Reverse((_, key))) = self.due.pop() else {
+            return;
+        };
+        let (Some(sought), Some(searcher)) = (self.clients_due.get(&key).cloned(), self.searcher.clone()) else {
+            return;
+        };
+        let now = Instant::now();
+        let patience = searcher.config.promise + 2 * self.config.search_interval;
+        let is_first = sought.routers.is_none();
+        if !is_first && !now.checked_sub(patience).is_none_or(|then| self.clients.has_asked_since(then, key)) {
+            self.clients_due.remove(&key);
+            self.clients.set_near(key, None);
+            return;
+        }
+        let known = self.clients.look_up(now, key);
+        count(&self.metrics, "search");
+        searching.spawn(async move {
+            let address = sought.client.address;
+            let (routers, bound) = match sought.routers {
+                Some(routers) => (routers, None),
+                None => {
+                    let way = way::last_routers(address).await;
+                    (way.routers, way.rtt_bound)
+                }
+            };
+            let rtt = known.rtt.or(bound);
+            let near = searcher.search(address, rtt, routers.clone(), known.near.as_deref()).await;
+            (Sought { client: sought.client, routers: Some(routers) }, bound.filter(|_| known.rtt.is_none()), near)
+        });
+    }
+
+    fn found(&mut self, (sought, bound, near): Searched) {
+        let (now, key) = (Instant::now(), sought.client.key());
+        count(&self.metrics, if near.is_some() { "found" } else { "nobody" });
+        tracing::debug!(prefix = %sought.client.prefix, routers = ?sought.routers, ?bound, ?near, "looked near a client");
+        if let Some(bound) = bound {
+            self.clients.observe(now, key, bound);
+        }
+        self.clients.set_near(key, near.map(Arc::new));
+        self.put_down(now + self.config.search_interval, sought);
     }
 }
 
@@ -182,43 +236,10 @@ mod tests {
 
     use super::*;
 
-    const TTL: Duration = Duration::from_secs(600);
     const RTT: Option<Duration> = Some(Duration::from_millis(7));
-
-    fn prefix(text: &str) -> IpNetwork {
-        text.parse().unwrap()
-    }
 
     fn client(address: &str) -> Client {
         Client::new(address.parse().unwrap(), None)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_prefix_is_measured_once_at_a_time_and_again_when_it_is_old() {
-        let (now, prefix) = (Instant::now(), prefix("192.0.2.0/24"));
-        let mut known = Measurements::new(TTL, 9);
-        assert!(known.begin(now, prefix));
-        assert!(!known.begin(now + 2 * TTL, prefix));
-        known.end(now, &prefix, RTT);
-        assert_eq!(known.look_up(now, &prefix), (RTT, false));
-        assert_eq!(known.look_up(now + TTL, &prefix), (RTT, true));
-        assert!(known.begin(now + TTL, prefix));
-        assert_eq!(known.look_up(now + TTL, &prefix), (RTT, false));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_oldest_prefix_gives_way() {
-        let now = Instant::now();
-        let mut known = Measurements::new(TTL, 2);
-        let prefixes = ["192.0.0.0/24", "192.0.1.0/24", "192.0.2.0/24"].map(prefix);
-        for prefix in prefixes {
-            assert!(known.begin(now, prefix));
-            known.end(now, &prefix, RTT);
-        }
-        assert_eq!(prefixes.map(|prefix| known.look_up(now, &prefix).0), [None, RTT, RTT]);
-        assert_eq!((known.entries.len(), known.order.len()), (2, 2));
-        known.end(now, &prefixes[0], RTT);
-        assert_eq!(known.entries.len(), 2);
     }
 
     /// Answers once for each permit, and writes down whom it was asked for.
@@ -240,20 +261,24 @@ mod tests {
         let script = Arc::new(Script { asked: Mutex::default(), permits: Semaphore::new(0) });
         let config = ProbeConfig { at_once: NonZeroUsize::new(1).unwrap(), ..ProbeConfig::default() };
         let metrics = Metrics::register(&mut Registry::default());
-        let (prober, task) = new(&config, Arc::clone(&script), metrics.clone());
+        let clients = Arc::new(Clients::new(config.ttl, config.capacity.get(), Instant::now()));
+        let nearest = Duration::from_millis(20);
+        let (prober, task) = new(&config, clients, Arc::clone(&script), None, nearest, metrics.clone());
         let (near, far) = (client("192.0.2.1"), client("198.51.100.1"));
         let task = tokio::spawn(task.run());
 
         // The first is under way, the second waits in line, the third finds no room.
-        for (client, asked) in [(&near, 1), (&far, 1), (&far, 1)] {
-            assert_eq!(prober.rtt(Instant::now(), client), None);
+        for (client, asked, comes) in [(&near, 1, true), (&far, 1, true), (&far, 1, false)] {
+            let (known, is_worth_waiting) = prober.look_up(Instant::now(), client);
+            assert_eq!((known.rtt, is_worth_waiting), (None, comes));
             until(|| script.asked.lock().unwrap().len() == asked).await;
         }
         let skipped = OutcomeLabels { outcome: "skipped" };
         assert_eq!(metrics.probes.get_or_create(&skipped).get(), 1);
 
         script.permits.add_permits(2);
-        until(|| prober.rtt(Instant::now(), &near) == RTT && prober.rtt(Instant::now(), &far) == RTT).await;
+        let knows = |client| prober.look_up(Instant::now(), client).0.rtt == RTT;
+        until(|| knows(&near) && knows(&far)).await;
         assert_eq!(*script.asked.lock().unwrap(), [near.address, far.address]);
         drop(prober);
         task.await.unwrap();

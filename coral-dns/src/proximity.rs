@@ -49,7 +49,25 @@ pub struct Client {
     pub by_subnet: bool,
 }
 
+/// A prefix as a number, to look up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PrefixKey(u64);
+
 impl Client {
+    /// The key of its prefix: family, length and the prefix itself, of 48 bits at most.
+    pub fn key(&self) -> PrefixKey {
+        let (family, network) = match self.prefix.network() {
+            IpAddr::V4(ip) => (0, u64::from(u32::from(ip)) >> (32 - PREFIX_BITS_V4)),
+            IpAddr::V6(ip) => (1, (u128::from(ip) >> (128 - PREFIX_BITS_V6)) as u64),
+        };
+        PrefixKey(family << 63 | u64::from(self.prefix.prefix()) << 48 | network)
+    }
+
+    /// A client of which its network is all that is known, cut to /24 or /48.
+    pub fn of(network: IpNetwork) -> Self {
+        Self { prefix: prefix(network.ip(), network.prefix()), address: network.ip(), by_subnet: false }
+    }
+
     /// The client behind a query that came from `source` with `subnet`.
     ///
     /// A subnet without bits says nothing on purpose (RFC 7871 §7.1.2). One in private or loopback space means nothing to
@@ -80,6 +98,14 @@ pub fn level(rtt: Option<Duration>, levels: impl IntoIterator<Item = (Level, Opt
     };
     let within = levels.into_iter().filter(|(_, diameter)| diameter.is_some_and(|diameter| rtt < diameter));
     within.map(|(level, _)| level).max().unwrap_or(Level::GLOBAL)
+}
+
+/// The network that an address is on, by its first address.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(ip) => IpAddr::V4((u32::from(ip) & u32::MAX << (32 - PREFIX_BITS_V4)).into()),
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & u128::MAX << (128 - PREFIX_BITS_V6)).into()),
+    }
 }
 
 /// The prefix of `address` by which it is measured, with at most `bits`.
@@ -185,6 +211,17 @@ mod tests {
             let client = Client::new(source, Subnet::new(address, bits, 0).ok());
             prop_assert!(client.prefix.contains(client.address));
             prop_assert_eq!(client.prefix.network(), client.prefix.ip());
+        }
+
+        #[test]
+        fn prefixes_are_one_if_their_keys_are(one: u16, other: u16, bits in 1_u8..17) {
+            let client = |number: u16| {
+                let address = IpAddr::V4(((u32::from(number) << 16) & u32::MAX << (32 - bits)).into());
+                Client::new(ip("192.0.2.1"), Subnet::new(address, bits, 0).ok())
+            };
+            let (one, other) = (client(one), client(other));
+            prop_assert_eq!(one.prefix == other.prefix, one.key() == other.key());
+            prop_assert_eq!(network(one.address), Client::new(one.address, None).prefix.ip());
         }
     }
 }

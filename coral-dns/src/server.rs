@@ -8,26 +8,31 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use coral_dsht::{DshtHandle, Peer};
+use ipnetwork::IpNetwork;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::appraisal::Appraiser;
 use crate::candidates::Candidates;
+use crate::clients::Clients;
 use crate::config::Config;
 use crate::error::DnsError;
-use crate::handler::{Handler, MAX_QUERY_BYTES, Transport};
+use crate::handler::{Handler, MAX_QUERY_BYTES, Outcome, Scratch, Transport};
 use crate::metrics::Metrics;
 use crate::name::Suffix;
 use crate::probe::echo::Echo;
+use crate::near::{NearConfig, Searcher};
 use crate::probe::{self, Prober};
+use crate::proximity::Client;
 
 /// How long connections may take, once the server is told to stop, to bring what they have begun to an end.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -53,6 +58,10 @@ pub struct Server {
     me: Peer,
     dsht: DshtHandle,
     metrics: Metrics,
+    /// What is known of clients from the start.
+    known: Vec<(IpNetwork, Duration)>,
+    observations: Option<mpsc::Receiver<(IpAddr, Duration)>>,
+    port: u16,
 }
 
 /// A task of the server has ended, for good or not.
@@ -61,13 +70,28 @@ type Ended = Result<Result<(), DnsError>, JoinError>;
 impl Server {
     /// A server for the zones `suffixes`, which names itself, `me.addr.ip()`, for what `me.services` has.
     pub fn new(config: Arc<Config>, suffixes: Vec<Suffix>, me: Peer, dsht: DshtHandle, metrics: Metrics) -> Self {
-        Self { config, suffixes, me, dsht, metrics }
+        Self { config, suffixes, me, dsht, metrics, known: Vec::new(), observations: None, port: 53 }
+    }
+
+    /// Begins with what is known of a client's network, as of the moment when the server is run.
+    pub fn remember(&mut self, prefix: IpNetwork, rtt: Duration) {
+        self.known.push((prefix, rtt));
+    }
+
+    /// Learns round-trip times of clients from whoever else sees them, such as this node's cache, while it runs.
+    pub fn observe(&mut self, observations: mpsc::Receiver<(IpAddr, Duration)>) {
+        self.observations = Some(observations);
+    }
+
+    /// The port of other nodes' nameservers. Default 53, where resolvers ask: another one is for tests.
+    pub fn set_port(&mut self, port: u16) {
+        self.port = port;
     }
 
     /// Answers until `shutdown` is done, then finishes what has arrived. Dropping the future stops it at once.
     ///
     /// An error means that it has stopped, and closed its sockets.
-    pub async fn run(self, sockets: Sockets, shutdown: impl Future<Output = ()> + Send) -> Result<(), DnsError> {
+    pub async fn run(mut self, sockets: Sockets, shutdown: impl Future<Output = ()> + Send) -> Result<(), DnsError> {
         if self.suffixes.is_empty() {
             return Err(DnsError::NoSuffix);
         }
@@ -77,7 +101,7 @@ impl Server {
         // Tasks of the background end with this future, whichever way it ends.
         let mut background = JoinSet::new();
         let candidates = self.start_candidates(&mut background).await;
-        let prober = self.start_prober(&mut background);
+        let prober = self.start_prober(&mut background)?;
         let handler = Arc::new(Handler::new(
             Arc::clone(&self.config),
             self.suffixes.clone(),
@@ -86,7 +110,7 @@ impl Server {
             prober,
             self.metrics.clone(),
             entropy()?,
-        ));
+        )?);
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -123,24 +147,61 @@ impl Server {
         candidates
     }
 
-    fn start_prober(&self, background: &mut JoinSet<()>) -> Option<Prober> {
-        let config = self.config.probe.as_ref()?;
-        match Echo::new(config) {
-            Ok(echo) => {
-                let (prober, task) = probe::new(config, echo, self.metrics.clone());
-                background.spawn(task.run());
-                Some(prober)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "clients cannot be measured, so all are taken for distant ones");
-                None
-            }
+    fn start_prober(&mut self, background: &mut JoinSet<()>) -> Result<Option<Prober>, DnsError> {
+        let Some(config) = self.config.probe.as_ref() else {
+            return Ok(None);
+        };
+        let clients = Arc::new(Clients::new(config.ttl, config.capacity.get(), Instant::now()));
+        for (prefix, rtt) in self.known.drain(..) {
+            clients.observe(Instant::now(), Client::of(prefix).key(), rtt);
+        }
+        if let Some(mut observations) = self.observations.take() {
+            let clients = Arc::clone(&clients);
+            background.spawn(async move {
+                while let Some((address, rtt)) = observations.recv().await {
+                    clients.observe(Instant::now(), Client::new(address, None).key(), rtt);
+                }
+            });
+        }
+        let echo = Echo::new(config);
+        if let Err(error) = &echo {
+            tracing::warn!(%error, "clients cannot be measured by echo; traces and this node's own clients remain");
+        }
+        let searcher = config.search.then(|| self.searcher());
+        let (prober, task) = probe::new(config, clients, echo.ok(), searcher, NEAREST, self.metrics.clone());
+        background.spawn(task.run());
+        Ok(Some(prober))
+    }
+
+    fn searcher(&self) -> Searcher {
+        let suffix = self.suffixes[0].clone();
+        Searcher {
+            me: self.me.addr.ip().to_canonical(),
+            dsht: self.dsht.clone(),
+            appraiser: Arc::new(Appraiser::new(suffix, self.port, PATIENCE)),
+            config: NearConfig {
+                nameservers: self.config.nameservers.get().saturating_sub(1).max(1),
+                promise: self.config.near_referral_ttl.max(self.config.referral_ttl) + PROMISE_MARGIN,
+                slack: SLACK,
+            },
         }
     }
 }
 
-fn entropy() -> Result<[u8; 32], DnsError> {
-    let mut seed = [0; 32];
+/// Who is nearer than this is near enough: the diameter of level 2.
+const NEAREST: Duration = Duration::from_millis(20);
+
+/// What the routes of the Internet may make of a triangle: the diameter of level 1.
+const SLACK: Duration = Duration::from_millis(60);
+
+/// How long another node's answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A promise outlasts what rests on it: a referral that is sent just before the next search, and its TTL.
+const PROMISE_MARGIN: Duration = Duration::from_secs(60);
+
+fn entropy<const N: usize>() -> Result<[u8; N], DnsError> {
+    let mut seed = [0; N];
     getrandom::fill(&mut seed).map_err(|_| DnsError::NoEntropy)?;
     Ok(seed)
 }
@@ -149,40 +210,103 @@ fn flatten(ended: Ended) -> Result<(), DnsError> {
     ended.unwrap_or(Err(DnsError::Panicked))
 }
 
+/// Answers that wait for a measurement, or are held back, at once. Further ones are sent as they are.
+const MAX_WAITING: usize = 1024;
+
+/// One UDP socket: what its reader keeps, and what those keep that wait.
+#[derive(Debug)]
+struct Udp {
+    socket: Arc<UdpSocket>,
+    handler: Arc<Handler>,
+    metrics: Metrics,
+    scratch: Scratch,
+    waiting: JoinSet<()>,
+    /// The answer under construction.
+    out: Vec<u8>,
+    /// Counts queries, as only some are timed.
+    queries: u64,
+}
+
+/// Of so many queries one is timed: a histogram has a lock.
+const TIMED: u64 = 16;
+
 async fn serve_udp(
     socket: UdpSocket,
     handler: Arc<Handler>,
     metrics: Metrics,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), DnsError> {
+    let scratch = handler.scratch(entropy()?);
+    let mut udp =
+        Udp { socket: Arc::new(socket), handler, metrics, scratch, waiting: JoinSet::new(), out: Vec::new(), queries: 0 };
     let mut buffer = vec![0; MAX_QUERY_BYTES];
+    let mut stop = std::pin::pin!(until(&mut stopped));
     loop {
-        let received = tokio::select! {
-            received = socket.recv_from(&mut buffer) => received,
-            () = until(&mut stopped) => break,
+        let readable = tokio::select! {
+            readable = udp.socket.readable() => readable,
+            () = &mut stop => break,
         };
-        match received {
-            Ok((length, from)) => {
-                if let Some(answer) = respond(&handler, &metrics, from, Transport::Udp, &buffer[..length]) {
-                    send(&socket, &handler, &answer, from).await;
-                }
-            }
-            Err(error) if is_passing(&error) || is_exhausted(&error) => handler.dropped("receive"),
-            Err(source) => {
-                return Err(DnsError::Socket { transport: "udp", source });
+        if let Err(source) = readable {
+            return Err(DnsError::Socket { transport: "udp", source });
+        }
+        // A bounded number, lest a flood keep this task from hearing of the stop.
+        for _ in 0..LAST_DATAGRAMS {
+            match udp.socket.try_recv_from(&mut buffer) {
+                Ok((length, from)) => udp.answer(&buffer[..length], from, true).await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if is_passing(&error) || is_exhausted(&error) => udp.handler.dropped("receive"),
+                Err(source) => return Err(DnsError::Socket { transport: "udp", source }),
             }
         }
+        while udp.waiting.try_join_next().is_some() {}
     }
     hear_of_arrivals().await;
     for _ in 0..LAST_DATAGRAMS {
-        let Ok((length, from)) = socket.try_recv_from(&mut buffer) else {
+        let Ok((length, from)) = udp.socket.try_recv_from(&mut buffer) else {
             break;
         };
-        if let Some(answer) = respond(&handler, &metrics, from, Transport::Udp, &buffer[..length]) {
-            send(&socket, &handler, &answer, from).await;
+        udp.answer(&buffer[..length], from, false).await;
+    }
+    // Those that wait do so for less than that.
+    let _ = timeout(DRAIN, async { while udp.waiting.join_next().await.is_some() {} }).await;
+    Ok(())
+}
+
+impl Udp {
+    async fn answer(&mut self, query: &[u8], from: SocketAddr, may_wait: bool) {
+        let may_wait = may_wait && self.waiting.len() < MAX_WAITING;
+        self.out.clear();
+        let start = Instant::now();
+        let (handler, scratch) = (&self.handler, &mut self.scratch);
+        let outcome = handler.respond(scratch, start, from, Transport::Udp, query, may_wait, &mut self.out);
+        self.queries += 1;
+        if self.queries % TIMED == 0 {
+            self.metrics.seconds.observe(start.elapsed().as_secs_f64());
+        }
+        match outcome {
+            Outcome::Nothing => {}
+            Outcome::Send => send(&self.socket, &self.handler, &self.out, from).await,
+            Outcome::SendAfter(hold) => {
+                let (socket, handler, answer) = (Arc::clone(&self.socket), Arc::clone(&self.handler), self.out.clone());
+                self.waiting.spawn(async move {
+                    sleep(hold).await;
+                    send(&socket, &handler, &answer, from).await;
+                });
+            }
+            Outcome::Wait(client) => {
+                let (socket, handler, query) = (Arc::clone(&self.socket), Arc::clone(&self.handler), query.to_vec());
+                let mut scratch = Box::new(handler.scratch(self.scratch.seed()));
+                self.waiting.spawn(async move {
+                    handler.measured(&client).await;
+                    let (mut out, now) = (Vec::new(), Instant::now());
+                    let outcome = handler.respond(&mut scratch, now, from, Transport::Udp, &query, false, &mut out);
+                    if outcome == Outcome::Send {
+                        send(&socket, &handler, &out, from).await;
+                    }
+                });
+            }
         }
     }
-    Ok(())
 }
 
 /// Waits for the stop, or for the end of who would say it.
@@ -200,19 +324,6 @@ async fn send(socket: &UdpSocket, handler: &Handler, answer: &[u8], to: SocketAd
     if socket.send_to(answer, to).await.is_err() {
         handler.dropped("send");
     }
-}
-
-fn respond(
-    handler: &Handler,
-    metrics: &Metrics,
-    from: SocketAddr,
-    transport: Transport,
-    query: &[u8],
-) -> Option<Vec<u8>> {
-    let start = Instant::now();
-    let answer = handler.respond(start, from, transport, query);
-    metrics.seconds.observe(start.elapsed().as_secs_f64());
-    answer
 }
 
 /// Whether a socket can go on after this error: those of single datagrams and connections come up at the next call.
@@ -311,6 +422,10 @@ impl Tcp {
     /// One connection, query by query, until the client ends it, breaks the rules, or is too slow.
     async fn connection(&self, mut stream: TcpStream, from: SocketAddr) {
         let mut stopped = self.stopped.clone();
+        let Ok(seed) = entropy() else {
+            return;
+        };
+        let mut scratch = Box::new(self.handler.scratch(seed));
         let mut buffer = Vec::new();
         loop {
             let mut first = [0];
@@ -324,7 +439,7 @@ impl Tcp {
             if !begun {
                 return;
             }
-            let exchange = self.exchange(&mut stream, from, first[0], &mut buffer);
+            let exchange = self.exchange(&mut stream, from, first[0], &mut scratch, &mut buffer);
             if !matches!(timeout(self.config.tcp_idle, exchange).await, Ok(Ok(true))) {
                 return;
             }
@@ -337,6 +452,7 @@ impl Tcp {
         stream: &mut TcpStream,
         from: SocketAddr,
         first: u8,
+        scratch: &mut Scratch,
         buffer: &mut Vec<u8>,
     ) -> io::Result<bool> {
         let length = usize::from(u16::from_be_bytes([first, stream.read_u8().await?]));
@@ -346,14 +462,22 @@ impl Tcp {
         }
         buffer.resize(length, 0);
         stream.read_exact(buffer).await?;
-        let Some(answer) = respond(&self.handler, &self.metrics, from, Transport::Tcp, buffer) else {
-            return Ok(false);
-        };
-        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-        // In one write, so that it is one segment (RFC 7766 §8).
-        let mut framed = Vec::with_capacity(answer.len() + 2);
-        framed.extend_from_slice(&length.to_be_bytes());
-        framed.extend_from_slice(&answer);
+        // In one write, so that it is one segment (RFC 7766 §8): first the room for its length.
+        let mut framed = vec![0; 2];
+        let mut may_wait = true;
+        loop {
+            let start = Instant::now();
+            let outcome = self.handler.respond(scratch, start, from, Transport::Tcp, buffer, may_wait, &mut framed);
+            self.metrics.seconds.observe(start.elapsed().as_secs_f64());
+            match outcome {
+                Outcome::Nothing => return Ok(false),
+                Outcome::Send | Outcome::SendAfter(_) => break,
+                Outcome::Wait(client) => self.handler.measured(&client).await,
+            }
+            may_wait = false;
+        }
+        let length = u16::try_from(framed.len() - 2).map_err(io::Error::other)?;
+        framed[..2].copy_from_slice(&length.to_be_bytes());
         stream.write_all(&framed).await?;
         Ok(true)
     }

@@ -7,15 +7,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::name::{Suffix, nameserver_name};
 
-/// The start of authority of a suffix zone (RFC 1035 §3.3.13), as names without trailing dots and numbers of seconds.
+/// The mailbox of who runs a zone (RFC 2142 §7), in front of the suffix.
+pub const MAILBOX: &str = "hostmaster";
+
+/// The start of authority of a suffix zone (RFC 1035 §3.3.13), and of its cuts, in seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Soa {
-    /// The nameserver that answers: each node names itself, as none is primary.
-    pub mname: String,
-    /// The mailbox of who runs the zone: `hostmaster` at the suffix (RFC 2142 §7).
-    pub rname: String,
+    /// The nameserver that answers, by its address: each node names itself, as none is primary.
+    pub mname: IpAddr,
     /// Always 1.
     pub serial: u32,
     /// Of no use without secondaries.
@@ -31,11 +31,10 @@ pub struct Soa {
 }
 
 impl Soa {
-    /// That of `suffix` as the node at `me` tells it.
-    pub fn new(suffix: &Suffix, me: IpAddr, config: &Config) -> Self {
+    /// That of any suffix as the node at `me` tells it.
+    pub fn new(me: IpAddr, config: &Config) -> Self {
         Self {
-            mname: nameserver_name(me, suffix),
-            rname: format!("hostmaster.{suffix}"),
+            mname: me,
             serial: 1,
             refresh: 3_600,
             retry: 600,
@@ -63,12 +62,11 @@ mod tests {
 
     #[test]
     fn a_negative_answer_lives_as_long_as_the_lesser_of_two_figures() {
-        let suffix = "nyud.net".parse().unwrap();
         let mut config = Config { nameserver_ttl: Duration::from_secs(60), ..Config::default() };
         let me = "192.0.2.1".parse().unwrap();
-        assert_eq!(Soa::new(&suffix, me, &config).negative_ttl(), 30);
+        assert_eq!(Soa::new(me, &config).negative_ttl(), 30);
         config.negative_ttl = Duration::from_secs(90);
-        assert_eq!(Soa::new(&suffix, me, &config).negative_ttl(), 60);
+        assert_eq!(Soa::new(me, &config).negative_ttl(), 60);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use coral_dns::probe::trace::{Hop, Trace, TraceConfig, trace};
+use coral_dns::probe::way::{LIMIT, last_routers};
 use nix::sched::{CloneFlags, setns};
 
 /// Routers between the two ends.
@@ -233,6 +234,11 @@ fn traces_over_real_routers() -> anyhow::Result<()> {
         check(family, &chain.trace(family.at(far), TraceConfig::LAST)?, 4..=8, None);
         check(family, &chain.trace(family.at(far), TraceConfig::FIRST)?, 1..=5, None);
         assert!(begun.elapsed() < 3 * TraceConfig::LAST.timeout, "{:?}", begun.elapsed());
+        let begun = Instant::now();
+        let way = chain.run(|| last_routers(family.at(far)))?;
+        assert!(begun.elapsed() <= LIMIT, "{:?}", begun.elapsed());
+        assert!(!way.answered && way.rtt_bound.is_some_and(|rtt| rtt < NEAR), "{way:?}");
+        assert_eq!(way.routers, [] as [IpAddr; 0], "those of the chain are private");
     }
     chain.end_silence(far)?;
 
@@ -260,6 +266,8 @@ fn without_a_route_there_is_an_error() -> anyhow::Result<()> {
     let chain = Chain::build()?;
     for nowhere in ["192.0.2.1", "2001:db8::1"] {
         assert!(chain.trace(nowhere.parse()?, TraceConfig::LAST).is_err(), "{nowhere}");
+        let nowhere = nowhere.parse()?;
+        assert_eq!(chain.run(|| last_routers(nowhere))?, Default::default());
     }
     Ok(())
 }

@@ -43,6 +43,8 @@ pub struct Config {
     pub freshness: Freshness,
     /// How this node tells others what it has.
     pub reference: Reference,
+    /// How this node tells others near which clients it is.
+    pub hints: Hints,
 }
 
 impl Default for Config {
@@ -59,6 +61,7 @@ impl Default for Config {
             peer: PeerLimits::default(),
             freshness: Freshness::default(),
             reference: Reference::default(),
+            hints: Hints::default(),
         }
     }
 }
@@ -273,6 +276,35 @@ impl Default for Reference {
             fetching_ttl: Duration::from_secs(20),
             complete_ttl: Duration::from_secs(60 * 60),
             withdraw: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How this node tells others near which clients it is: the section `[proxy.hints]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hints {
+    /// Whether this node's hints are put under the networks (/24, /48) of clients that the kernel measures within the diameter
+    /// of level 1 (design §3.2). Default true. Nameservers find a node near other clients of those networks by them.
+    pub put: bool,
+    /// Networks remembered, at most. Default 4096; the one longest without a client gives way.
+    ///
+    /// More costs as many hints in the index, while clients keep coming from all of them.
+    pub prefixes: NonZeroUsize,
+    /// Connections on which a request was answered before a network gets its hint, and again before each renewal. Default 2.
+    pub connections: NonZeroU32,
+    /// The least time between two puts. Default 500 ms: whoever has many networks cannot make the node busy.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+}
+
+impl Default for Hints {
+    fn default() -> Self {
+        Self {
+            put: true,
+            prefixes: NonZeroUsize::new(4096).expect("4096 is not zero"),
+            connections: NonZeroU32::new(2).expect("2 is not zero"),
+            interval: Duration::from_millis(500),
         }
     }
 }

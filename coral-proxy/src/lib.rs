@@ -12,6 +12,7 @@
 //! 6. As soon as the head is here, all who wait stream from one growing [`cache::body`].
 //! 7. `reply` adds what a cache adds, cuts out the part that was asked for ([`conditional`]), or makes of an
 //!    [`error`] a status and a `Proxy-Status`. [`cache_status`] is the one word for header, log and metric.
+//! 8. What the kernel has measured of the way to the client, `hints` tells the index, for other clients of that network.
 //!
 //! # How to run one
 //!
@@ -69,6 +70,7 @@ pub mod config;
 pub mod error;
 mod fetch;
 pub mod headers;
+mod hints;
 mod limits;
 pub mod metrics;
 mod origin;

@@ -51,6 +51,8 @@ pub struct Metrics {
     pub(crate) objects: Family<TierLabels, Gauge>,
     pub(crate) stored_bytes: Family<TierLabels, Gauge>,
     pub(crate) references: Gauge,
+    pub(crate) client_prefixes: Gauge,
+    pub(crate) hints: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,6 +112,8 @@ impl Metrics {
             objects: Family::default(),
             stored_bytes: Family::default(),
             references: Gauge::default(),
+            client_prefixes: Gauge::default(),
+            hints: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("coral_proxy");
         registry.register(
@@ -160,6 +164,12 @@ impl Metrics {
             "Objects of which this node has a reference in the index",
             metrics.references.clone(),
         );
+        registry.register(
+            "client_prefixes",
+            "Networks of clients whose round-trip time is remembered",
+            metrics.client_prefixes.clone(),
+        );
+        registry.register("hints_put", "Hints put under the networks of near clients", metrics.hints.clone());
         metrics
     }
 

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coral_dsht::DshtHandle;
@@ -14,12 +15,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::Config;
 use crate::error::{Fault, ProxyError, Verdict};
 use crate::fetch::Fetcher;
+use crate::hints::{self, Clients};
 use crate::limits::{Admitted, InHand, Limits};
 use crate::metrics::Metrics;
 use crate::reply::UnderWay;
@@ -45,6 +47,7 @@ const LAST_HEAD: Duration = Duration::from_secs(1);
 pub struct Proxy {
     service: Arc<Service>,
     limits: Limits,
+    clients: Clients,
     metrics: Metrics,
 }
 
@@ -97,8 +100,16 @@ impl Proxy {
     ) -> Result<Self, ProxyError> {
         let names = Names { suffixes, sites: config.sites.clone(), allow_addresses: config.allow_addresses };
         let limits = Limits::new(&config.client);
-        let fetcher = Arc::new(Fetcher::new(config, me, dsht, metrics.clone())?);
-        Ok(Self { service: Arc::new(Service { fetcher, names }), limits, metrics })
+        let hints = config.hints;
+        let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), metrics.clone())?);
+        let clients = Clients::start(dsht, hints, metrics.clone());
+        Ok(Self { service: Arc::new(Service { fetcher, names }), limits, clients, metrics })
+    }
+
+    /// From now on `watcher`, in place of an earlier one, is told the address of a client and the kernel's round-trip time to
+    /// it, each time its network (/24 or /48) has a first or a clearly lower one. What does not fit into the channel is lost.
+    pub fn watch_clients(&self, watcher: mpsc::Sender<(IpAddr, Duration)>) {
+        self.clients.watch(watcher);
     }
 
     /// Serves `listener` until `shutdown`; then finishes what is under way, within `config.drain`, and withdraws all
@@ -153,6 +164,7 @@ impl Proxy {
             }
         }
         drop(listener);
+        self.clients.stop();
         stop.send_replace(true);
         let drained = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(config.drain, drained).await.is_err() {
@@ -188,33 +200,42 @@ impl Proxy {
     ) {
         let limits = &self.service.fetcher.config.client;
         let _counted = UnderWay::new(self.metrics.connections.clone());
+        if let Some(rtt) = hints::rtt(&stream) {
+            self.clients.seen(client.ip(), rtt, false);
+        }
+        let served = AtomicBool::new(false);
         // Heads are small and wait for an answer; holding them back gains nothing.
         let _ = stream.set_nodelay(true);
         let io = TokioIo::new(StallTimeout::new(stream, limits.stall_timeout));
         let service = service_fn(|request| async {
             let handled = in_hand.take();
             let response = self.service.answer(client, request).await;
+            served.store(true, Ordering::Relaxed);
             Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
         });
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout)
             .max_headers(limits.max_headers.get())
             // hyper refuses less than 8 KiB.
             .max_buf_size(usize::try_from(limits.max_header.as_u64()).unwrap_or(usize::MAX).max(8192))
             .serve_connection(io, service);
-        let mut connection = pin!(connection);
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
+            ended = &mut connection => ended,
             () = stopped(&mut stop) => {
-                connection.as_mut().graceful_shutdown();
-                match tokio::time::timeout(LAST_HEAD, connection.as_mut()).await {
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                match tokio::time::timeout(LAST_HEAD, &mut connection).await {
                     Ok(ended) => ended,
                     Err(_) if in_hand.is_empty() => Ok(()),
-                    Err(_) => connection.await,
+                    Err(_) => (&mut connection).await,
                 }
             }
         };
+        if served.load(Ordering::Relaxed)
+            && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner())
+        {
+            self.clients.seen(client.ip(), rtt, true);
+        }
         if let Err(error) = ended {
             // What hyper cannot read it answers itself, with 400 or 431, and nobody else hears of it.
             if error.is_parse() {

@@ -25,6 +25,11 @@ impl<T> StallTimeout<T> {
         Self { inner, limit, waiting: None }
     }
 
+    /// What it reads and writes through.
+    pub(crate) fn inner(&self) -> &T {
+        &self.inner
+    }
+
     fn bounded<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         if written.is_ready() {
             self.waiting = None;

@@ -8,16 +8,23 @@ use hickory_server::proto::op::Message;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
-use super::{HEADER_BYTES, Handler, Transport, question_bytes};
+use super::{Handler, Outcome, Transport};
 use crate::candidates::Candidates;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::probe::Prober;
+use crate::wire::HEADER_BYTES;
+use crate::wire::query::question;
 use crate::{NAMESERVER, PROXY};
 
 /// That of a node alone at 192.0.2.1, for `nyud.net`.
 pub(super) fn sample(prober: Option<Prober>) -> Handler {
-    let config = Arc::new(Config::default());
+    sample_with(Config::default(), prober)
+}
+
+/// The same, configured so.
+pub(super) fn sample_with(config: Config, prober: Option<Prober>) -> Handler {
+    let config = Arc::new(config);
     let me = Peer::new(SocketAddr::from(([192, 0, 2, 1], 4000)), PROXY | NAMESERVER);
     Handler::new(
         Arc::clone(&config),
@@ -26,8 +33,19 @@ pub(super) fn sample(prober: Option<Prober>) -> Handler {
         Candidates::new(me, config.max_age, Instant::now()),
         prober,
         Metrics::register(&mut Registry::default()),
-        [0; 32],
+        [0; 16],
     )
+    .expect("no records are added")
+}
+
+impl Handler {
+    /// The answer, if there is one at once.
+    pub(super) fn answer_now(&self, from: SocketAddr, transport: Transport, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let outcome =
+            self.respond(&mut self.scratch([1; 32]), Instant::now(), from, transport, bytes, false, &mut out);
+        (outcome == Outcome::Send).then_some(out)
+    }
 }
 
 /// Any bytes as a message, answered over both transports and checked.
@@ -37,7 +55,7 @@ pub fn check_query(bytes: &[u8]) {
     let handler = sample(None);
     let from = SocketAddr::from(([198, 51, 100, 1], 53));
     for transport in [Transport::Udp, Transport::Tcp] {
-        let Some(answer) = handler.respond(Instant::now(), from, transport, bytes) else {
+        let Some(answer) = handler.answer_now(from, transport, bytes) else {
             let may_be_dropped = bytes.len() < HEADER_BYTES || bytes[2] & 0x80 != 0;
             assert!(may_be_dropped, "a query that was not answered");
             continue;
@@ -48,7 +66,7 @@ pub fn check_query(bytes: &[u8]) {
         assert_eq!(answer[2] & 0xf8, bytes[2] & 0x78 | 0x80, "an answer, to this operation");
         assert_eq!(answer[3] & 0x80, 0, "no recursion");
         if !message.queries.is_empty() {
-            let question = question_bytes(&bytes[HEADER_BYTES..]).expect("only a question that was asked comes back");
+            let question = question(&bytes[HEADER_BYTES..]).expect("only a question that was asked comes back");
             assert_eq!(&answer[HEADER_BYTES..HEADER_BYTES + question.len()], question);
         }
     }

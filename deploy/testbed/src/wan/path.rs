@@ -115,6 +115,10 @@ const TO_BORDER: Duration = Duration::from_micros(500);
 
 #[cfg(test)]
 mod tests {
+    use coral_dns::probe::trace::{self, Reached, Trace};
+    use coral_dns::probe::way::Way;
+    use coral_dsht::hint;
+
     use super::*;
 
     #[test]
@@ -130,6 +134,45 @@ mod tests {
         );
         assert_eq!(path(2, 2, 1), "Gateway(2) 125µs, Border(2) 250µs");
         assert_eq!((Routers::hops(3, 1), Routers::hops(2, 2)), (5, 2));
+    }
+
+    /// What a trace over this model shows, in the form of coral-dns.
+    fn trace(routers: &Routers, from: usize, to: usize, is_v6: bool) -> Trace {
+        let delay = Duration::from_millis(40);
+        let address = |router| match routers.addresses(router) {
+            (_, v6) if is_v6 => v6.into(),
+            (v4, _) => v4.into(),
+        };
+        let hops = (1..).zip(routers.path(from, to, delay));
+        Trace {
+            destination: [198, 18, 1, 1].into(),
+            hops: hops.map(|(ttl, hop)| trace::Hop { ttl, addr: address(hop.router), rtt: 2 * hop.after }).collect(),
+            reached: Some(Reached { distance: Routers::hops(from, to) + 1, rtt: 2 * delay }),
+        }
+    }
+
+    #[test]
+    fn the_last_routers_of_a_client_are_the_first_of_a_node_in_its_region_and_of_no_other() {
+        let routers = Routers::new(5);
+        let client: [IpAddr; 2] = [[198, 18, 9, 1].into(), [0x2001, 0xdb8, 9, 0, 0, 0, 0, 1].into()];
+        for (is_v6, from, there) in [false, true].iter().flat_map(|is_v6| {
+            (0..5).flat_map(move |from| (0..5).map(move |there| (*is_v6, from, there))).filter(|(_, a, b)| a != b)
+        }) {
+            let way = Way::of(&trace(&routers, from, there, is_v6));
+            let wanted = hint::keys(client[usize::from(is_v6)], &way.routers);
+            for node in 0..5 {
+                // What all ways outwards have in common.
+                let ways = (0..5).filter(|to| *to != node).map(|to| trace(&routers, node, to, is_v6));
+                let first: Vec<Vec<IpAddr>> =
+                    ways.map(|way| way.hops.iter().take(2).map(|hop| hop.addr).collect()).collect();
+                assert!(first.windows(2).all(|two| two[0] == two[1]));
+                let node_at: IpAddr =
+                    if is_v6 { [0x2001, 0xdb8, 7, 0, 0, 0, 0, 1].into() } else { [198, 18, 7, 1].into() };
+                let hints = hint::keys(node_at, &first[0]);
+                let meet = wanted.iter().any(|key| hints.contains(key));
+                assert_eq!(meet, node == there, "{is_v6} {from} {there} {node}");
+            }
+        }
     }
 
     #[test]

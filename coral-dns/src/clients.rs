@@ -1,0 +1,330 @@
+//! What is known of clients, by their prefix (/24, /48): how far each is, who is near it, and what was promised about it.
+//!
+//! Read for each query and written by the tasks that measure. A bounded number is remembered, the oldest giving way, as
+//! anybody can make up source addresses. The map is split, so that writing to one part holds up few readers, and its keys
+//! are hashed with a secret. Knows no clock and sends nothing.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::near::Near;
+use crate::proximity::PrefixKey;
+
+/// Parts of the map.
+const SHARDS: usize = 64;
+
+/// Everything known of clients.
+#[derive(Debug)]
+pub struct Clients {
+    shards: Vec<RwLock<Shard>>,
+    hasher: RandomState,
+    /// How long a measured round-trip time is good.
+    ttl: Duration,
+    /// What instants count from where they are kept as a number.
+    start: Instant,
+}
+
+#[derive(Debug)]
+struct Shard {
+    capacity: usize,
+    entries: HashMap<PrefixKey, Entry>,
+    /// The keys of `entries`, each once, in the order in which they came.
+    order: VecDeque<PrefixKey>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    rtt: Option<Duration>,
+    /// When it was last known how far the prefix is, that it does not answer included.
+    measured: Option<Instant>,
+    /// There while a measurement is under way: for those who wait for its end.
+    under_way: Option<Arc<Notify>>,
+    near: Option<Arc<Near>>,
+    duty: Option<Duty>,
+    /// When it was last asked about, in milliseconds from the start.
+    asked: AtomicU64,
+}
+
+/// A promise: until then this node answers the resolvers of a prefix, and refers them to nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duty {
+    /// When it ends.
+    pub until: Instant,
+    /// The node that has asked for it, and that is named beside this one as the last resort.
+    pub distant: IpAddr,
+}
+
+/// What is known of one prefix.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The round-trip time from this node, if it was measured and the prefix answers.
+    pub rtt: Option<Duration>,
+    /// Whether it was measured lately.
+    pub is_measured: bool,
+    /// Whether it is time to measure (again).
+    pub is_wanted: bool,
+    /// The nodes near it.
+    pub near: Option<Arc<Near>>,
+    /// What was promised, if that holds still.
+    pub duty: Option<Duty>,
+}
+
+impl Clients {
+    /// None yet. Of at most about `capacity` prefixes something is remembered; how far one is, for `ttl`.
+    pub fn new(ttl: Duration, capacity: usize, now: Instant) -> Self {
+        let capacity = capacity.div_ceil(SHARDS).max(1);
+        let shard = || RwLock::new(Shard { capacity, entries: HashMap::new(), order: VecDeque::new() });
+        Self {
+            shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
+            hasher: RandomState::new(),
+            ttl,
+            start: now,
+        }
+    }
+
+    fn shard(&self, key: PrefixKey) -> &RwLock<Shard> {
+        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+    }
+
+    fn read<T>(&self, key: PrefixKey, read: impl FnOnce(&Entry) -> T) -> Option<T> {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        shard.entries.get(&key).map(read)
+    }
+
+    fn write<T>(&self, key: PrefixKey, write: impl FnOnce(&mut Entry) -> T) -> T {
+        let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
+        write(shard.entry(key))
+    }
+
+    /// What is known of `key`.
+    pub fn look_up(&self, now: Instant, key: PrefixKey) -> Known {
+        let known = self.read(key, |entry| {
+            let is_measured = self.is_measured(now, entry);
+            Known {
+                // What is old serves until it is known better.
+                rtt: entry.rtt,
+                is_measured: is_measured || entry.measured.is_some() && entry.under_way.is_some(),
+                is_wanted: !is_measured && entry.under_way.is_none(),
+                near: entry.near.clone(),
+                duty: entry.duty.filter(|duty| now < duty.until),
+            }
+        });
+        known.unwrap_or(Known { is_wanted: true, ..Known::default() })
+    }
+
+    /// Notes that somebody of the prefix has asked something, if anything is known of it.
+    pub fn asked(&self, now: Instant, key: PrefixKey) {
+        let now = self.millis(now);
+        self.read(key, |entry| entry.asked.store(now, Ordering::Relaxed));
+    }
+
+    /// Whether somebody of the prefix has asked something since `then`.
+    pub fn has_asked_since(&self, then: Instant, key: PrefixKey) -> bool {
+        let then = self.millis(then);
+        self.read(key, |entry| entry.asked.load(Ordering::Relaxed) >= then).unwrap_or(false)
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        // From 1 on: zero means never.
+        at.saturating_duration_since(self.start).as_millis() as u64 + 1
+    }
+
+    /// Notes that a measurement begins. False, and nothing is noted, if one is under way or the last is still good.
+    pub fn begin(&self, now: Instant, key: PrefixKey) -> bool {
+        self.write(key, |entry| {
+            if entry.under_way.is_some() || self.is_measured(now, entry) {
+                return false;
+            }
+            entry.under_way = Some(Arc::default());
+            entry.asked.fetch_max(self.millis(now), Ordering::Relaxed);
+            true
+        })
+    }
+
+    /// Notes how a measurement ended. Without effect if the prefix had to give way meanwhile.
+    pub fn end(&self, now: Instant, key: PrefixKey, rtt: Option<Duration>) {
+        let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = shard.entries.get_mut(&key) {
+            entry.rtt = rtt;
+            entry.measured = Some(now);
+            if let Some(waiting) = entry.under_way.take() {
+                waiting.notify_waiters();
+            }
+        }
+    }
+
+    /// Notes a round-trip time that something else than a measurement has shown: a real client of this node's cache. The
+    /// least counts, as all that delays on the way only adds.
+    pub fn observe(&self, now: Instant, key: PrefixKey, rtt: Duration) {
+        self.write(key, |entry| {
+            entry.rtt = match entry.rtt {
+                Some(known) if self.is_measured(now, entry) => Some(known.min(rtt)),
+                _ => Some(rtt),
+            };
+            entry.measured = Some(now);
+        });
+    }
+
+    /// Notes who is near the prefix; `None` if nobody is, or is there any more.
+    pub fn set_near(&self, key: PrefixKey, near: Option<Arc<Near>>) {
+        let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = shard.entries.get_mut(&key) {
+            entry.near = near;
+        }
+    }
+
+    /// Notes a promise; a longer one that holds already stays.
+    pub fn promise(&self, key: PrefixKey, duty: Duty) {
+        self.write(key, |entry| {
+            if entry.duty.is_none_or(|known| known.until <= duty.until) {
+                entry.duty = Some(duty);
+            }
+        });
+    }
+
+    /// Waits until the measurement of `key` that is under way has ended, if there is one.
+    pub async fn measured(&self, key: PrefixKey) {
+        let Some(waiting) = self.read(key, |entry| entry.under_way.clone()).flatten() else {
+            return;
+        };
+        let mut ended = std::pin::pin!(waiting.notified());
+        ended.as_mut().enable();
+        // It may have ended in between.
+        if self.read(key, |entry| entry.under_way.is_some()).unwrap_or(false) {
+            ended.await;
+        }
+    }
+
+    /// The number of prefixes of which something is remembered.
+    pub fn len(&self) -> usize {
+        let length = |shard: &RwLock<Shard>| shard.read().unwrap_or_else(PoisonError::into_inner).entries.len();
+        self.shards.iter().map(length).sum()
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn is_measured(&self, now: Instant, entry: &Entry) -> bool {
+        entry.measured.is_some_and(|at| now.saturating_duration_since(at) < self.ttl)
+    }
+}
+
+impl Shard {
+    /// The entry of `key`, made if there is none.
+    fn entry(&mut self, key: PrefixKey) -> &mut Entry {
+        if !self.entries.contains_key(&key) {
+            if self.entries.len() >= self.capacity
+                && let Some(oldest) = self.order.pop_front()
+                && let Some(entry) = self.entries.remove(&oldest)
+                && let Some(waiting) = entry.under_way
+            {
+                waiting.notify_waiters();
+            }
+            self.order.push_back(key);
+        }
+        self.entries.entry(key).or_insert_with(|| Entry {
+            rtt: None,
+            measured: None,
+            under_way: None,
+            near: None,
+            duty: None,
+            asked: AtomicU64::new(0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proximity::Client;
+
+    const TTL: Duration = Duration::from_secs(600);
+    const RTT: Option<Duration> = Some(Duration::from_millis(7));
+
+    fn key(address: &str) -> PrefixKey {
+        Client::new(address.parse().unwrap(), None).key()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_prefix_is_measured_once_at_a_time_and_again_when_it_is_old() {
+        let (now, key) = (Instant::now(), key("192.0.2.1"));
+        let clients = Clients::new(TTL, 9, now);
+        let look_up = |at| {
+            let known = clients.look_up(at, key);
+            (known.rtt, known.is_measured, known.is_wanted)
+        };
+        assert_eq!(look_up(now), (None, false, true));
+        assert!(clients.begin(now, key));
+        assert!(!clients.begin(now + 2 * TTL, key));
+        assert_eq!(look_up(now), (None, false, false));
+        clients.end(now, key, RTT);
+        assert_eq!(look_up(now), (RTT, true, false));
+        assert_eq!(look_up(now + TTL), (RTT, false, true));
+        assert!(clients.begin(now + TTL, key));
+        assert_eq!(look_up(now + TTL), (RTT, true, false), "what is old serves until it is known better");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_prefix_gives_way_and_whoever_waits_for_it_is_told() {
+        let now = Instant::now();
+        let clients = Clients::new(TTL, SHARDS, now);
+        for number in 0..10_000_u32 {
+            let key = Client::new(std::net::Ipv4Addr::from(0x0b00_0000 + (number << 8)).into(), None).key();
+            assert!(clients.begin(now, key));
+        }
+        assert_eq!(clients.len(), SHARDS);
+        let first = key("11.0.0.1");
+        assert!(!clients.look_up(now, first).is_measured);
+        clients.measured(first).await;
+        clients.end(now, first, RTT);
+        assert_eq!(clients.len(), SHARDS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_goes_on_when_the_measurement_ends() {
+        let (now, key) = (Instant::now(), key("192.0.2.1"));
+        let clients = Arc::new(Clients::new(TTL, 9, now));
+        clients.measured(key).await;
+        clients.begin(now, key);
+        let waiting = tokio::spawn({
+            let clients = Arc::clone(&clients);
+            async move { clients.measured(key).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        clients.end(now, key, None);
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_real_client_shows_counts_if_it_is_less() {
+        let (now, key) = (Instant::now(), key("192.0.2.1"));
+        let clients = Clients::new(TTL, 9, now);
+        for (shown, known) in [(9, 9), (7, 7), (8, 7)] {
+            clients.observe(now, key, Duration::from_millis(shown));
+            assert_eq!(clients.look_up(now, key).rtt, Some(Duration::from_millis(known)));
+        }
+        clients.observe(now + TTL, key, Duration::from_millis(8));
+        assert_eq!(clients.look_up(now, key).rtt, Some(Duration::from_millis(8)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_promise_ends_by_itself_and_a_shorter_one_does_not_shorten_it() {
+        let (now, key, second) = (Instant::now(), key("192.0.2.1"), Duration::from_secs(1));
+        let clients = Clients::new(TTL, 9, now);
+        let distant: IpAddr = "203.0.113.1".parse().unwrap();
+        clients.promise(key, Duty { until: now + 9 * second, distant });
+        clients.promise(key, Duty { until: now + 5 * second, distant });
+        assert!(clients.look_up(now + 8 * second, key).duty.is_some());
+        assert_eq!(clients.look_up(now + 9 * second, key).duty, None);
+    }
+}

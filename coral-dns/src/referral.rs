@@ -1,0 +1,163 @@
+//! Whether a resolver is answered here, or referred to nameservers near it (design.md §3.3; RFC 1034 §4.3.2).
+//!
+//! The names below a suffix are cut at the label in front of it, `com.nyud.net`: a resolver that was referred there asks
+//! those nameservers for every site under that label, until the TTL ends. Who is named must answer, and never refer:
+//! resolvers take such a server for a lame one. So
+//!
+//! - near ones are asked first, and promise it (`near.rs`);
+//! - a node that refers names itself, as the last resort for when all of the near ones fail together, and remembers to
+//!   whom it has done so: within the TTL that resolver comes back because it wants an answer.
+//!
+//! Resolvers choose among nameservers by how fast they answer, some of them loosely: Unbound takes all for equal that are
+//! within 400 ms of the best. A last resort that is slow on purpose as long as the others live is asked much less.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use coral_dsht::Level;
+use tokio::time::Instant;
+
+use crate::answer::View;
+
+/// What becomes of a resolver's question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// It is answered at once.
+    Answer,
+    /// It is answered, as the last resort of a resolver that has nearer nameservers.
+    LastResort,
+    /// The resolver is referred.
+    Refer,
+}
+
+/// Decides. `is_bound` says that this node has promised to answer the resolver, `was_referred` that it has named itself as
+/// the last resort.
+pub fn decide(resolver: &View, is_bound: bool, was_referred: bool) -> Decision {
+    let has_nearer = resolver.near.as_ref().is_some_and(|near| !near.nameservers.is_empty());
+    if resolver.level != Level::GLOBAL || is_bound || !has_nearer {
+        Decision::Answer
+    } else if was_referred {
+        Decision::LastResort
+    } else {
+        Decision::Refer
+    }
+}
+
+/// How long the answer of a last resort is held back, so that it takes `slow` in all to a resolver that is `rtt` away.
+pub fn hold(slow: Duration, rtt: Option<Duration>) -> Duration {
+    slow.saturating_sub(rtt.unwrap_or_default())
+}
+
+/// The resolvers that were referred lately, each with its cut. A bounded number: a resolver that was forgotten is referred
+/// once more, takes this node for lame, and asks the near ones.
+#[derive(Debug)]
+pub struct Referred {
+    hasher: RandomState,
+    capacity: usize,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    until: HashMap<u64, Instant>,
+    /// In the order in which they came; some may have been renewed since.
+    order: VecDeque<(u64, Instant)>,
+}
+
+/// What a resolver's clock may be behind ours: its TTL counts from when the referral arrives.
+const SLACK: Duration = Duration::from_secs(1);
+
+impl Referred {
+    /// None; at most `capacity`.
+    pub fn new(capacity: usize) -> Self {
+        Self { hasher: RandomState::new(), capacity: capacity.max(1), entries: Mutex::default() }
+    }
+
+    /// Whether `resolver` was referred to the nameservers of the cut `cut`, and will ask them until later than `now`.
+    pub fn was(&self, now: Instant, resolver: IpAddr, cut: &[u8]) -> bool {
+        let key = self.hasher.hash_one((resolver, cut));
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.until.get(&key).is_some_and(|until| now < *until)
+    }
+
+    /// Notes that `resolver` is referred, for `ttl`.
+    pub fn note(&self, now: Instant, resolver: IpAddr, cut: &[u8], ttl: Duration) {
+        let key = self.hasher.hash_one((resolver, cut));
+        let until = now + ttl + SLACK;
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let Entries { until: known, order } = &mut *entries;
+        known.insert(key, until);
+        order.push_back((key, until));
+        // What has ended goes, and as much more as there is no room for.
+        while let Some((key, until)) = order.front().copied()
+            && (until <= now || order.len() > self.capacity)
+        {
+            order.pop_front();
+            if known.get(&key) == Some(&until) {
+                known.remove(&key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::near::Near;
+
+    fn view(level: u8, nearer: bool) -> View {
+        let address: IpAddr = "198.51.100.1".parse().unwrap();
+        let near = Near {
+            level: Level::new(2).unwrap(),
+            nameservers: vec!["192.0.2.1".parse().unwrap()],
+            proxies: Vec::new(),
+        };
+        View { address, level: Level::new(level).unwrap(), near: nearer.then(|| Arc::new(near)), distant: None }
+    }
+
+    #[test]
+    fn only_who_is_far_from_here_and_near_to_others_is_referred() {
+        assert_eq!(decide(&view(0, true), false, false), Decision::Refer);
+        for (view, is_bound) in [(view(0, false), false), (view(1, true), false), (view(2, true), false), (view(0, true), true)] {
+            for was_referred in [false, true] {
+                assert_eq!(decide(&view, is_bound, was_referred), Decision::Answer);
+            }
+        }
+    }
+
+    #[test]
+    fn who_comes_back_within_the_ttl_is_answered() {
+        assert_eq!(decide(&view(0, true), false, true), Decision::LastResort);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_referral_is_remembered_for_its_resolver_its_cut_and_its_ttl() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let referred = Referred::new(9);
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
+        referred.note(now, one, b"com", 60 * second);
+        assert!(referred.was(now + 60 * second, one, b"com"));
+        assert!(!referred.was(now + 61 * second, one, b"com"));
+        assert!(!referred.was(now, one, b"net"));
+        assert!(!referred.was(now, other, b"com"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_remembered_are_bounded_and_the_oldest_give_way() {
+        let now = Instant::now();
+        let referred = Referred::new(100);
+        for number in 0..1_000_u32 {
+            referred.note(now, std::net::Ipv4Addr::from(number).into(), b"com", Duration::from_secs(60));
+        }
+        let entries = referred.entries.lock().unwrap();
+        assert_eq!((entries.until.len(), entries.order.len()), (100, 100));
+        drop(entries);
+        assert!(referred.was(now, "0.0.3.231".parse().unwrap(), b"com"));
+        assert!(!referred.was(now, "0.0.0.1".parse().unwrap(), b"com"));
+    }
+}
