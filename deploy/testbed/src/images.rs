@@ -35,11 +35,15 @@ struct Recipe {
 const TOOLS: Recipe = Recipe { name: "coral-testbed-tools", dockerfile: include_str!("../images/tools.Dockerfile") };
 const RESOLVERS: Recipe =
     Recipe { name: "coral-testbed-resolvers", dockerfile: include_str!("../images/resolvers.Dockerfile") };
+const TRIXIE_RESOLVERS: Recipe =
+    Recipe { name: "coral-testbed-resolvers-trixie", dockerfile: include_str!("../images/resolvers.Dockerfile") };
+const JUDGES: Recipe = Recipe { name: "coral-testbed-judges", dockerfile: include_str!("../images/judges.Dockerfile") };
 const BROWSER: Recipe =
     Recipe { name: "coral-testbed-browser", dockerfile: include_str!("../images/browser.Dockerfile") };
 
 const NODE: &str = "coral-testbed-node";
 const BASE: &str = "coral-testbed-base";
+const TRIXIE_BASE: &str = "coral-testbed-base-trixie";
 
 /// Raised when what [`debian`] puts into the base changes.
 const BASE_VERSION: u32 = 1;
@@ -72,6 +76,25 @@ pub async fn resolvers() -> anyhow::Result<String> {
     layer(&RESOLVERS, &tools().await?).await
 }
 
+/// The name of the image with Debian 13's resolvers, which is built if it is missing. Nothing else needs it, so nothing else builds it.
+///
+/// # Errors
+///
+/// As [`build`].
+pub async fn trixie_resolvers() -> anyhow::Result<String> {
+    let apt = debian::Apt::of_this_machine().await?.with_release("trixie");
+    layer(&TRIXIE_RESOLVERS, &base_of(&apt, TRIXIE_BASE).await?).await
+}
+
+/// The name of the image with tools that judge a zone, which is built if it is missing.
+///
+/// # Errors
+///
+/// As [`build`].
+pub async fn judges() -> anyhow::Result<String> {
+    layer(&JUDGES, &tools().await?).await
+}
+
 /// Builds the image of the browser if it is missing, and returns its name.
 ///
 /// # Errors
@@ -88,7 +111,8 @@ pub async fn browser() -> anyhow::Result<String> {
 /// If Docker does not answer, or a container still uses one.
 pub async fn remove() -> anyhow::Result<()> {
     // What is built on another goes before it.
-    for name in [BROWSER.name, RESOLVERS.name, TOOLS.name, BASE, NODE] {
+    for name in [BROWSER.name, JUDGES.name, RESOLVERS.name, TOOLS.name, BASE, TRIXIE_RESOLVERS.name, TRIXIE_BASE, NODE]
+    {
         remove_but(name, None).await?;
     }
     Ok(())
@@ -131,8 +155,12 @@ fn last_stage(dockerfile: &str) -> String {
 
 /// The smallest Debian system of this machine's release.
 async fn base() -> anyhow::Result<String> {
-    let apt = debian::Apt::of_this_machine().await?;
-    let tag = tagged(BASE, &[&BASE_VERSION.to_string(), &apt.release]);
+    base_of(&debian::Apt::of_this_machine().await?, BASE).await
+}
+
+/// The smallest system of the release that `apt` names, as an image of this name.
+async fn base_of(apt: &debian::Apt, name: &str) -> anyhow::Result<String> {
+    let tag = tagged(name, &[&BASE_VERSION.to_string(), &apt.release]);
     if exists(&tag).await? {
         return Ok(tag);
     }
@@ -153,7 +181,7 @@ async fn base() -> anyhow::Result<String> {
     let mut import = command::command("docker", ["import"]);
     import.args(change).args([path(&archive)?, &tag]);
     command::output(import).await.context("cannot import the base image")?;
-    remove_but(BASE, Some(&tag)).await?;
+    remove_but(name, Some(&tag)).await?;
     step.end();
     Ok(tag)
 }

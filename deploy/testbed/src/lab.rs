@@ -23,10 +23,12 @@ use crate::nodes::{ADMIN, NodeStatus};
 use crate::wan::control::Client;
 
 mod containers;
+mod guests;
 mod processes;
 mod web;
 
 use containers::Containers;
+pub use guests::{Guest, Tree};
 use processes::Processes;
 pub use processes::Setup;
 

@@ -408,6 +408,8 @@ impl Builder {
 const LONGEST: Duration = Duration::from_secs(10);
 /// The text of [`Map::four_regions`].
 pub const FOUR_REGIONS: &str = include_str!("../maps/four-regions.toml");
+/// The text of a map of twelve regions, for experiments with names and who is named.
+pub const TWELVE_REGIONS: &str = include_str!("../maps/twelve-regions.toml");
 /// Regions side by side that still fit a screen.
 const WIDEST_TABLE: usize = 12;
 

@@ -13,10 +13,13 @@ use stage::{Findings, Stage};
 
 pub mod browser;
 pub mod chance;
+pub mod conformance;
 pub mod flash_crowd;
 pub mod join;
 pub mod latency;
 pub mod loss;
+pub mod nearest;
+pub mod redirection;
 pub mod resolvers;
 pub mod stage;
 
@@ -31,6 +34,12 @@ pub enum Scenario {
     Loss(Options),
     /// How long it takes a node from its start to its first page for a client nearby.
     Join(Options),
+    /// Whether resolvers that are sent to nodes near them ask those and no others, while these die, return, and new ones come.
+    Redirection(redirection::Options),
+    /// Which client is sent to which nodes, by its own resolver, by a distant one, by none that can be measured; against the map.
+    Nearest(Options),
+    /// Whether the suffix zone is one by the standards: single queries with dig, and Zonemaster's judgement.
+    Conformance(Options),
     /// All four resolvers at each client's site resolve a coralized name, and curl fetches pages through the answer.
     Resolvers,
     /// Chromium browses the coralized site: screenshots, and a waterfall of what came from where.
@@ -77,7 +86,12 @@ impl Scenario {
             Self::FlashCrowd(options) => ("flash-crowd", options, flash_crowd::run),
             Self::Latency(options) => ("latency", options, latency::run),
             Self::Loss(options) => ("loss", options, loss::run),
+            Self::Nearest(options) => ("nearest", options, nearest::run),
+            Self::Conformance(options) => ("conformance", options, conformance::run),
             Self::Join(options) => ("join", options, join::run),
+            Self::Redirection(redirection::Options { common, release }) => {
+                return Stage::run("redirection", common, |stage| redirection::run(stage, *release));
+            }
             Self::Resolvers => return commands::resolvers(),
             Self::Browser(options) => return commands::browser(options),
         };

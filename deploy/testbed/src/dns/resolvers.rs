@@ -105,6 +105,21 @@ pub fn configuration(resolver: Resolver, listen: &[Ipv4Addr], source: Ipv4Addr, 
     Configuration { file, text, command }
 }
 
+/// The same for the resolvers of Debian 13, where they are told otherwise.
+pub fn trixie_configuration(
+    resolver: Resolver,
+    listen: &[Ipv4Addr],
+    source: Ipv4Addr,
+    directory: &str,
+) -> Configuration {
+    let mut configuration = configuration(resolver, listen, source, directory);
+    if resolver == Resolver::PdnsRecursor {
+        // It takes YAML unless it is told.
+        configuration.command.push("--enable-old-settings".to_owned());
+    }
+    configuration
+}
+
 /// The file that makes programs at a host ask the resolver at `address`.
 pub fn resolv_conf(address: Ipv4Addr) -> String {
     let mut text = String::new();

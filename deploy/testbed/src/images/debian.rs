@@ -50,6 +50,13 @@ impl Apt {
         Ok(Self { release, mirror, sources, transport })
     }
 
+    /// The same mirrors, but for another release of Debian.
+    pub(super) fn with_release(mut self, release: &str) -> Self {
+        self.sources = self.sources.replace(&format!(" {}", self.release), &format!(" {release}"));
+        self.release = release.to_owned();
+        self
+    }
+
     /// Makes the smallest Debian system that has apt in `root`, which is an empty directory.
     pub(super) async fn bootstrap(&self, root: &Path) -> anyhow::Result<()> {
         if command::run("debootstrap", ["--version"]).await.is_err() {
@@ -170,6 +177,18 @@ mod tests {
         );
         assert_eq!(sources(targets, "sid"), None);
         assert_eq!(sources("", "bookworm"), None);
+    }
+
+    #[test]
+    fn another_release_comes_from_the_same_mirrors() {
+        let apt = Apt {
+            release: "bookworm".to_owned(),
+            mirror: "http://mirror.example/debian/".to_owned(),
+            sources: "deb http://m.example/ bookworm main\ndeb http://m.example/ bookworm-updates main\n".to_owned(),
+            transport: String::new(),
+        };
+        let sources = apt.with_release("trixie").sources;
+        assert_eq!(sources, "deb http://m.example/ trixie main\ndeb http://m.example/ trixie-updates main\n");
     }
 
     #[test]

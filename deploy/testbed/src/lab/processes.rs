@@ -35,6 +35,8 @@ pub struct Setup {
     pub coral: Option<PathBuf>,
     /// Lines for the section `[dsht]` of each node's configuration, such as `diameters = []`.
     pub dsht: Vec<String>,
+    /// Lines for the section `[dns]`, such as `measure = false`.
+    pub dns: Vec<String>,
     /// How many of the first nodes the others join by, of those that are started.
     pub seeds: usize,
     /// Names of the nodes that are not started with the others, but by [`Lab::start`](super::Lab::start).
@@ -61,7 +63,7 @@ struct Node(Option<Child>);
 impl Setup {
     /// A network of this map, of nodes as they are by default.
     pub fn new(map: String, map_name: String) -> Self {
-        Self { map, map_name, coral: None, dsht: Vec::new(), seeds: 2, later: Vec::new() }
+        Self { map, map_name, coral: None, dsht: Vec::new(), dns: Vec::new(), seeds: 2, later: Vec::new() }
     }
 
     fn program(&self) -> anyhow::Result<PathBuf> {
@@ -86,12 +88,15 @@ impl Setup {
         let first = map.nodes().filter(|seed| !self.is_later(seed)).take(self.seeds.max(1));
         let seeds = first.filter(|seed| seed.number != site.number);
         let seeds: Vec<String> = seeds.map(|seed| format!("\"{}:{DSHT_PORT}\"", seed.ipv4)).collect();
-        let dsht = self.dsht.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let lines = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let (dsht, dns) = (lines(&self.dsht), lines(&self.dns));
         format!(
             "[dsht]\n\
              address = \"{}\"\n\
              seeds = [{}]\n\
              {dsht}\n\
+             [dns]\n\
+             {dns}\n\
              # An origin in a laboratory's block of addresses is asked only where the configuration names it.\n\
              [[proxy.sites]]\n\
              host = \"{ORIGIN}\"\n\

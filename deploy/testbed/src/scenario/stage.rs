@@ -115,7 +115,13 @@ impl Stage {
         self.setup(|| (FOUR_REGIONS.to_owned(), "the map of four regions"))
     }
 
-    fn setup(&self, default: impl FnOnce() -> (String, &'static str)) -> anyhow::Result<Setup> {
+    /// What a network of processes is to be made of: what was asked for, or else what `default` says, which is the text of a map and
+    /// what messages call it.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn setup(&self, default: impl FnOnce() -> (String, &'static str)) -> anyhow::Result<Setup> {
         let (map, map_name) = match (&self.options.map.map, self.options.nodes) {
             (Some(file), _) => {
                 let text = fs::read_to_string(file);
