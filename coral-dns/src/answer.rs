@@ -368,7 +368,9 @@ impl Question<'_> {
         let near_most = (most - 1).max(1);
         let near: &[IpAddr] = match &resolver.near {
             Some(near) if near.level > resolver.level => &near.nameservers,
-            _ => table.level(resolver.level).filter(|_| resolver.level != Level::GLOBAL).map_or(&[], |l| &l.nameservers),
+            _ => {
+                table.level(resolver.level).filter(|_| resolver.level != Level::GLOBAL).map_or(&[], |l| &l.nameservers)
+            }
         };
         let ttl = match (is_cut, resolver.level) {
             (true, level) => self.referral_ttl(level),
@@ -522,7 +524,7 @@ fn is_wanted(kind: Kind, ip: IpAddr) -> bool {
 }
 
 /// The most addresses that an answer holds, whatever the configuration says.
-pub const MAX_ADDRESSES: usize = 16;
+pub const MAX_ADDRESSES: usize = 64;
 
 /// The most that are drawn from: the members that are asked of the index, this node, and room.
 const MAX_MEMBERS: usize = 128;

@@ -64,6 +64,16 @@ impl Transport {
     }
 }
 
+/// A message that came in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Message<'a> {
+    pub(crate) from: SocketAddr,
+    pub(crate) transport: Transport,
+    pub(crate) bytes: &'a [u8],
+    /// Whether its answer may come later: else it is neither [`Outcome::Wait`] nor [`Outcome::SendAfter`].
+    pub(crate) may_wait: bool,
+}
+
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -161,17 +171,15 @@ impl Handler {
         }
     }
 
-    /// Writes the answer to the message `bytes` from `from` behind what `out` has. `may_wait` allows [`Outcome::Wait`].
+    /// Writes the answer to `message` behind what `out` has.
     pub(crate) fn respond(
         &self,
         scratch: &mut Scratch,
         now: Instant,
-        from: SocketAddr,
-        transport: Transport,
-        bytes: &[u8],
-        may_wait: bool,
+        message: Message<'_>,
         out: &mut Vec<u8>,
     ) -> Outcome {
+        let Message { from, transport, bytes, may_wait } = message;
         // No answer to where nobody listens.
         if from.port() == 0 || !proximity::is_unicast(from.ip().to_canonical()) {
             return self.nothing("source");
@@ -495,4 +503,3 @@ fn wire_rcode(rcode: Rcode) -> u16 {
         Rcode::BadCookie => 23,
     }
 }
-

@@ -123,7 +123,9 @@ mod tests {
     #[test]
     fn only_who_is_far_from_here_and_near_to_others_is_referred() {
         assert_eq!(decide(&view(0, true), false, false), Decision::Refer);
-        for (view, is_bound) in [(view(0, false), false), (view(1, true), false), (view(2, true), false), (view(0, true), true)] {
+        for (view, is_bound) in
+            [(view(0, false), false), (view(1, true), false), (view(2, true), false), (view(0, true), true)]
+        {
             for was_referred in [false, true] {
                 assert_eq!(decide(&view, is_bound, was_referred), Decision::Answer);
             }

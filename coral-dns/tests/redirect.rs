@@ -5,9 +5,7 @@ mod support;
 use coral_dns::{Config, PROXY, ProbeConfig};
 use coral_dsht::memory::MemoryNetwork;
 use expect_test::expect;
-use support::{
-    A, AAAA, Dns, NS, config, peer, peer_with, plain_query, show, three_levels, with_edns,
-};
+use support::{A, AAAA, Dns, NS, config, peer, peer_with, plain_query, show, three_levels, with_edns};
 
 #[tokio::test]
 async fn a_name_has_the_addresses_of_all_live_proxies_in_turn() {

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use super::check::{sample, sample_with};
 use super::*;
 use crate::candidates::{LevelTable, Table};
+use crate::clients::Clients;
 use crate::config::ProbeConfig;
 use crate::metrics::OutcomeLabels;
-use crate::clients::Clients;
 use crate::near::Near;
 use crate::probe::{self, Measure};
 use crate::wire::HEADER_BYTES;
@@ -103,8 +103,7 @@ fn only_who_asks_what_hangs_on_it_is_measured() {
         metrics.probes.get_or_create(&OutcomeLabels { outcome: "skipped" }).get()
     };
     assert_eq!(skipped("x.com.nyud.net", 1), 0);
-    for (name, kind) in
-        [("example.org", 1), ("_x.nyud.net", 1), ("ns.nyud.net", 1), ("nyud.net", 16), ("nyud.net", 6)]
+    for (name, kind) in [("example.org", 1), ("_x.nyud.net", 1), ("ns.nyud.net", 1), ("nyud.net", 16), ("nyud.net", 6)]
     {
         assert_eq!(skipped(name, kind), 0, "{name}");
     }
@@ -197,7 +196,8 @@ async fn a_resolver_near_others_is_referred_once_for_each_cut_and_then_answered_
     let mut ask = |name: &str, kind| {
         let (mut out, from) = (Vec::new(), SocketAddr::from(([198, 51, 100, 1], 53)));
         let query = query(name, kind, &[]);
-        let outcome = handler.respond(&mut scratch, Instant::now(), from, Transport::Udp, &query, true, &mut out);
+        let message = Message { from, transport: Transport::Udp, bytes: &query, may_wait: true };
+        let outcome = handler.respond(&mut scratch, Instant::now(), message, &mut out);
         (outcome, records(&out))
     };
     let (outcome, referral) = ask("www.x.com.nyud.net", 1);
