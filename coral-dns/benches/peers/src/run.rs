@@ -45,6 +45,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     ensure!(!servers.is_empty(), "nothing to measure");
 
+    let loaded = load_average();
     let plan = plan(options);
     let mut samples = Vec::new();
     for round in 1..=options.rounds {
@@ -65,6 +66,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         None => report::table(&samples) + &report::ratios(&samples),
     };
     println!("{text}");
+    println!("Load average: {} before, {} after.", loaded.trim(), load_average().trim());
     if let Some(file) = &options.json {
         fs::write(file, serde_json::to_vec_pretty(&samples)?).context("cannot write the figures")?;
     }
@@ -114,6 +116,12 @@ fn sample(round: usize, server: &Started, load: Load, outcome: Outcome, cpu: Dur
         unknown: report::Latency::of(outcome.unknown),
         memory_bytes: server.server.memory(),
     }
+}
+
+/// What the machine did beside, which the figures are to be read by.
+fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// Loopback, and a way out that leads nowhere: what a server sends to clients that do not exist is swallowed, as by a
