@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -36,9 +36,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let names: &[&'static str] = if options.sockets { &responders::NAMES } else { &servers::NAMES };
     let mut traffic = Traffic::new();
-    let servers = servers::start(names, &options.only, folder.path())?;
-    for server in &servers {
-        if !load::await_answer(&mut traffic, server.address, STARTING)? {
+    let mut servers = servers::start(names, &options.only, folder.path())?;
+    for server in &mut servers {
+        let goes_on = || server.server.is_running() && !stop.load(Ordering::Relaxed);
+        if !load::await_answer(&mut traffic, server.address, STARTING, goes_on)? {
             bail!("{} does not answer:\n{}", server.name, fs::read_to_string(&server.log)?);
         }
         servers::check_decision(server, &mut traffic)?;
