@@ -259,15 +259,20 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Asks until there is an answer.
-pub(crate) fn await_answer(traffic: &mut Traffic, server: SocketAddr, patience: Duration) -> io::Result<bool> {
+/// Asks until there is an answer, for `patience` at most and while `goes_on`.
+pub(crate) fn await_answer(
+    traffic: &mut Traffic,
+    server: SocketAddr,
+    patience: Duration,
+    mut goes_on: impl FnMut() -> bool,
+) -> io::Result<bool> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     let mut message = Vec::new();
     let mut buffer = [0; 4096];
     let start = Instant::now();
-    while start.elapsed() < patience {
+    while start.elapsed() < patience && goes_on() {
         traffic.write(&mut message, 1, Kind::Ecs, 0.0);
         // Refused until it listens.
         match socket.send(&message).and_then(|_| socket.recv(&mut buffer)) {

@@ -34,6 +34,11 @@ impl Server {
         Ok(Self { child })
     }
 
+    /// Whether it has not ended by itself.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// CPU time so far, of all its processes.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let ticks_a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock ticks")? as u64;

@@ -77,17 +77,23 @@ fn cell(values: Vec<f64>, digits: usize) -> String {
 
 /// What each server did, as a Markdown table.
 pub(crate) fn table(samples: &[Sample]) -> String {
-    let mut text = String::from(
-        "| | plain: 1,000 queries/s | µs CPU | EDNS: 1,000 queries/s | µs CPU | ECS: 1,000 queries/s | µs CPU | \
-         ECS at 20,000/s: µs mean | p50 | p99 | µs CPU | memory MB | lost / bad |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
-    );
+    let kinds: Vec<Kind> = [Kind::Plain, Kind::Edns, Kind::Ecs]
+        .into_iter()
+        .filter(|kind| samples.iter().any(|s| s.kind == *kind && !s.is_paced))
+        .collect();
+    let mut text = String::from("| |");
+    for kind in &kinds {
+        let _ = write!(text, " {}: 1,000 queries/s | µs CPU |", kind.title());
+    }
+    text.push_str(" ECS at 20,000/s: µs mean | p50 | p99 | µs CPU | memory MB | lost / bad |\n");
+    let _ = writeln!(text, "|{}", "---|".repeat(2 * kinds.len() + 7));
     for server in servers(samples) {
         let _ = write!(text, "| {server} |");
         let of = |kind, is_paced, value: fn(&Sample) -> f64| -> Vec<f64> {
             let here = |s: &&Sample| s.server == server && s.kind == kind && s.is_paced == is_paced;
             samples.iter().filter(here).map(value).collect()
         };
-        for kind in [Kind::Plain, Kind::Edns, Kind::Ecs] {
+        for &kind in &kinds {
             let _ = write!(text, " {} |", cell(of(kind, false, |s| s.per_second / 1e3), 1));
             let _ = write!(text, " {} |", cell(of(kind, false, |s| s.cpu_us), 2));
         }

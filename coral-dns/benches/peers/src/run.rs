@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -36,15 +36,17 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let names: &[&'static str] = if options.sockets { &responders::NAMES } else { &servers::NAMES };
     let mut traffic = Traffic::new();
-    let servers = servers::start(names, &options.only, folder.path())?;
-    for server in &servers {
-        if !load::await_answer(&mut traffic, server.address, STARTING)? {
+    let mut servers = servers::start(names, &options.only, folder.path())?;
+    for server in &mut servers {
+        let goes_on = || server.server.is_running() && !stop.load(Ordering::Relaxed);
+        if !load::await_answer(&mut traffic, server.address, STARTING, goes_on)? {
             bail!("{} does not answer:\n{}", server.name, fs::read_to_string(&server.log)?);
         }
         servers::check_decision(server, &mut traffic)?;
     }
     ensure!(!servers.is_empty(), "nothing to measure");
 
+    let loaded = load_average();
     let plan = plan(options);
     let mut samples = Vec::new();
     for round in 1..=options.rounds {
@@ -65,6 +67,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         None => report::table(&samples) + &report::ratios(&samples),
     };
     println!("{text}");
+    println!("Load average: {} before, {} after.", loaded.trim(), load_average().trim());
     if let Some(file) = &options.json {
         fs::write(file, serde_json::to_vec_pretty(&samples)?).context("cannot write the figures")?;
     }
@@ -114,6 +117,12 @@ fn sample(round: usize, server: &Started, load: Load, outcome: Outcome, cpu: Dur
         unknown: report::Latency::of(outcome.unknown),
         memory_bytes: server.server.memory(),
     }
+}
+
+/// What the machine did beside, which the figures are to be read by.
+fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// Loopback, and a way out that leads nowhere: what a server sends to clients that do not exist is swallowed, as by a

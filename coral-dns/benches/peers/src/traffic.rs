@@ -56,6 +56,17 @@ pub(crate) enum Kind {
     Ecs,
 }
 
+impl Kind {
+    /// For the head of a column.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Edns => "EDNS",
+            Self::Ecs => "ECS",
+        }
+    }
+}
+
 /// Makes queries.
 #[derive(Debug)]
 pub(crate) struct Traffic {
