@@ -227,8 +227,8 @@ pub trait Asker {
     fn client(&mut self) -> View;
     /// The resolver itself, whatever it tells of its clients.
     fn resolver(&mut self) -> View;
-    /// What to do with the resolver, which asks about the cut with this label.
-    fn course(&mut self, cut: &[u8]) -> Course;
+    /// What to do with the resolver, which asks about the cut with this label, or about a name within it.
+    fn course(&mut self, cut: &[u8], is_cut_itself: bool) -> Course;
 }
 
 /// Answers what is asked about the name with these `labels`: from the left, in lower case, without the root.
@@ -266,7 +266,7 @@ pub fn answer(
             question.found.is_cut = false;
             return question.negative(Rcode::NoError);
         }
-        if let Course::Refer(near) = asker.course(labels[found.depth - 1]) {
+        if let Course::Refer(near) = asker.course(labels[found.depth - 1], found.depth == 1) {
             return question.refer(&near);
         }
     }
@@ -622,7 +622,7 @@ mod tests {
             self.client()
         }
 
-        fn course(&mut self, _: &[u8]) -> Course {
+        fn course(&mut self, _: &[u8], _: bool) -> Course {
             Course::Answer
         }
     }

@@ -426,7 +426,7 @@ impl Asker for Asking<'_> {
         self.resolver.insert(resolver).clone()
     }
 
-    fn course(&mut self, cut: &[u8]) -> Course {
+    fn course(&mut self, cut: &[u8], is_cut_itself: bool) -> Course {
         let Some(prober) = &self.handler.prober else {
             return Course::Answer;
         };
@@ -436,7 +436,8 @@ impl Asker for Asking<'_> {
         };
         let client = Client::new(self.from, None);
         let referred = &self.handler.referred;
-        let was_referred = referred.was(self.now, self.from, cut);
+        // Who knows the cut asks for names within it: whoever asks about the cut does not know it, or not any more.
+        let was_referred = !is_cut_itself && referred.was(self.now, self.from, cut);
         match referral::decide(&resolver, resolver.distant.is_some(), was_referred) {
             Decision::Answer => Course::Answer,
             Decision::LastResort => {
