@@ -119,7 +119,7 @@ impl Node {
             let metrics = coral_proxy::Metrics::register(&mut registry);
             let cache = Proxy::new(part, suffixes, SocketAddr::new(ip, port), dsht.clone(), metrics)
                 .context("cannot start the cache ([proxy])")?;
-            // The cache's half of what it sees of clients; the nameserver below is to take the other end.
+            // What it sees of clients, for the nameserver.
             cache.watch_clients(observe);
             proxy = Some(cache.clone());
             parts.push(Part::start("cache", patience, &failed, |stop| async move {
@@ -130,9 +130,8 @@ impl Node {
             let suffixes = config.suffixes.iter().map(|suffix| suffix.dns.clone()).collect();
             let metrics = coral_dns::Metrics::register(&mut registry);
             let part = Arc::new(config.dns.part.clone());
-            let server = coral_dns::Server::new(part, suffixes, me, dsht.clone(), metrics);
-            // OBSERVATIONS: the nameserver takes `observations` here. Until then the cache's sends fail, and cost nothing.
-            drop(observations);
+            let mut server = coral_dns::Server::new(part, suffixes, me, dsht.clone(), metrics);
+            server.observe(observations);
             parts.push(Part::start("nameserver", GRACE, &failed, |stop| async move {
                 server.run(sockets, stop).await.map_err(|e| describe(&e))
             }));

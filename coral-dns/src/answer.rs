@@ -227,8 +227,8 @@ pub trait Asker {
     fn client(&mut self) -> View;
     /// The resolver itself, whatever it tells of its clients.
     fn resolver(&mut self) -> View;
-    /// What to do with the resolver, which asks about the cut with this label.
-    fn course(&mut self, cut: &[u8]) -> Course;
+    /// What to do with the resolver, which asks about the cut with this label, or about a name within it.
+    fn course(&mut self, cut: &[u8], is_cut_itself: bool) -> Course;
 }
 
 /// Answers what is asked about the name with these `labels`: from the left, in lower case, without the root.
@@ -266,7 +266,7 @@ pub fn answer(
             question.found.is_cut = false;
             return question.negative(Rcode::NoError);
         }
-        if let Course::Refer(near) = asker.course(labels[found.depth - 1]) {
+        if let Course::Refer(near) = asker.course(labels[found.depth - 1], found.depth == 1) {
             return question.refer(&near);
         }
     }
@@ -368,7 +368,9 @@ impl Question<'_> {
         let near_most = (most - 1).max(1);
         let near: &[IpAddr] = match &resolver.near {
             Some(near) if near.level > resolver.level => &near.nameservers,
-            _ => table.level(resolver.level).filter(|_| resolver.level != Level::GLOBAL).map_or(&[], |l| &l.nameservers),
+            _ => {
+                table.level(resolver.level).filter(|_| resolver.level != Level::GLOBAL).map_or(&[], |l| &l.nameservers)
+            }
         };
         let ttl = match (is_cut, resolver.level) {
             (true, level) => self.referral_ttl(level),
@@ -522,7 +524,7 @@ fn is_wanted(kind: Kind, ip: IpAddr) -> bool {
 }
 
 /// The most addresses that an answer holds, whatever the configuration says.
-pub const MAX_ADDRESSES: usize = 16;
+pub const MAX_ADDRESSES: usize = 64;
 
 /// The most that are drawn from: the members that are asked of the index, this node, and room.
 const MAX_MEMBERS: usize = 128;
@@ -620,7 +622,7 @@ mod tests {
             self.client()
         }
 
-        fn course(&mut self, _: &[u8]) -> Course {
+        fn course(&mut self, _: &[u8], _: bool) -> Course {
             Course::Answer
         }
     }
@@ -738,7 +740,7 @@ mod tests {
         .assert_eq(&show(&alone, "x.com.nyud.net", Kind::A, 0));
         expect![[r#"
             NoError, no level
-              nyud.net 30 SOA
+              com.nyud.net 30 SOA
         "#]]
         .assert_eq(&show(&alone, "x.com.nyud.net", Kind::Aaaa, 0));
     }
@@ -797,7 +799,7 @@ mod tests {
         let addresses = kinds("x.com.nyud.net");
         assert_eq!(addresses.len(), 3);
         assert!(addresses.iter().all(|data| matches!(data, Data::Address(IpAddr::V4(_)))));
-        assert_eq!(kinds("com.nyud.net"), []);
+        assert_eq!(kinds("com.nyud.net"), [Data::Soa]);
     }
 
     #[test]

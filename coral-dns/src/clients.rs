@@ -103,9 +103,21 @@ impl Clients {
         write(shard.entry(key))
     }
 
-    /// What is known of `key`.
+    /// What is known of `key`, of whom somebody asks: that is noted.
     pub fn look_up(&self, now: Instant, key: PrefixKey) -> Known {
+        self.known(now, key, Some(self.millis(now)))
+    }
+
+    /// What is known of `key`, without a trace.
+    pub fn peek(&self, now: Instant, key: PrefixKey) -> Known {
+        self.known(now, key, None)
+    }
+
+    fn known(&self, now: Instant, key: PrefixKey, asked: Option<u64>) -> Known {
         let known = self.read(key, |entry| {
+            if let Some(asked) = asked {
+                entry.asked.store(asked, Ordering::Relaxed);
+            }
             let is_measured = self.is_measured(now, entry);
             Known {
                 // What is old serves until it is known better.
@@ -117,12 +129,6 @@ impl Clients {
             }
         });
         known.unwrap_or(Known { is_wanted: true, ..Known::default() })
-    }
-
-    /// Notes that somebody of the prefix has asked something, if anything is known of it.
-    pub fn asked(&self, now: Instant, key: PrefixKey) {
-        let now = self.millis(now);
-        self.read(key, |entry| entry.asked.store(now, Ordering::Relaxed));
     }
 
     /// Whether somebody of the prefix has asked something since `then`.

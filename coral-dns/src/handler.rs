@@ -64,6 +64,16 @@ impl Transport {
     }
 }
 
+/// A message that came in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Message<'a> {
+    pub(crate) from: SocketAddr,
+    pub(crate) transport: Transport,
+    pub(crate) bytes: &'a [u8],
+    /// Whether its answer may come later: else it is neither [`Outcome::Wait`] nor [`Outcome::SendAfter`].
+    pub(crate) may_wait: bool,
+}
+
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -161,17 +171,15 @@ impl Handler {
         }
     }
 
-    /// Writes the answer to the message `bytes` from `from` behind what `out` has. `may_wait` allows [`Outcome::Wait`].
+    /// Writes the answer to `message` behind what `out` has.
     pub(crate) fn respond(
         &self,
         scratch: &mut Scratch,
         now: Instant,
-        from: SocketAddr,
-        transport: Transport,
-        bytes: &[u8],
-        may_wait: bool,
+        message: Message<'_>,
         out: &mut Vec<u8>,
     ) -> Outcome {
+        let Message { from, transport, bytes, may_wait } = message;
         // No answer to where nobody listens.
         if from.port() == 0 || !proximity::is_unicast(from.ip().to_canonical()) {
             return self.nothing("source");
@@ -212,6 +220,7 @@ impl Handler {
             from: from.ip(),
             query: &query,
             table: self.candidates.look(now, seen),
+            resolver: None,
             is_worth_waiting: None,
             hold: None,
         };
@@ -343,6 +352,8 @@ struct Asking<'a> {
     from: IpAddr,
     query: &'a Query<'a>,
     table: &'a Table,
+    /// The resolver, once it was looked up.
+    resolver: Option<View>,
     /// A client that is being measured, and on whom the answer hangs.
     is_worth_waiting: Option<Client>,
     /// How long the answer is to be held back.
@@ -383,7 +394,7 @@ impl Asking<'_> {
         }
         let client = Client::new(request.client, None);
         let view = self.view(&client);
-        let known = prober.clients().look_up(self.now, client.key());
+        let known = prober.clients().peek(self.now, client.key());
         let is_near = view.level != Level::GLOBAL;
         if let Some(Promise { seconds, distant }) = request.duty.filter(|_| is_near) {
             let until = self.now + Duration::from_secs(seconds.into());
@@ -404,30 +415,33 @@ impl Asking<'_> {
 impl Asker for Asking<'_> {
     fn client(&mut self) -> View {
         let client = self.subnet_client();
-        self.view(&client)
+        if client.by_subnet { self.view(&client) } else { self.resolver() }
     }
 
     fn resolver(&mut self) -> View {
-        let client = Client::new(self.from, None);
-        self.view(&client)
+        if let Some(resolver) = &self.resolver {
+            return resolver.clone();
+        }
+        let resolver = self.view(&Client::new(self.from, None));
+        self.resolver.insert(resolver).clone()
     }
 
-    fn course(&mut self, cut: &[u8]) -> Course {
+    fn course(&mut self, cut: &[u8], is_cut_itself: bool) -> Course {
         let Some(prober) = &self.handler.prober else {
             return Course::Answer;
         };
-        let client = Client::new(self.from, None);
-        let resolver = self.view(&client);
-        prober.clients().asked(self.now, client.key());
+        let resolver = self.resolver();
         let Some(near) = resolver.near.clone() else {
             return Course::Answer;
         };
+        let client = Client::new(self.from, None);
         let referred = &self.handler.referred;
-        let was_referred = referred.was(self.now, self.from, cut);
+        // Who knows the cut asks for names within it: whoever asks about the cut does not know it, or not any more.
+        let was_referred = !is_cut_itself && referred.was(self.now, self.from, cut);
         match referral::decide(&resolver, resolver.distant.is_some(), was_referred) {
             Decision::Answer => Course::Answer,
             Decision::LastResort => {
-                let rtt = prober.clients().look_up(self.now, client.key()).rtt;
+                let rtt = prober.clients().peek(self.now, client.key()).rtt;
                 self.hold = Some(referral::hold(self.handler.config.last_resort, rtt));
                 Course::Answer
             }
@@ -490,4 +504,3 @@ fn wire_rcode(rcode: Rcode) -> u16 {
         Rcode::BadCookie => 23,
     }
 }
-

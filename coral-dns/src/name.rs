@@ -445,15 +445,15 @@ mod tests {
             "www.x.com.nyud.net x.com.nyud.net com.nyud.net nyud.net xn--p1ai.xn--p1ai.nyud.net 3com.com.nyud.net
              www.x.com.8080.nyud.net com.8080.nyud.net 8080.nyud.net",
             expect![[r#"
-                www.x.com.nyud.net: Host in nyud.net
-                x.com.nyud.net: Host in nyud.net
-                com.nyud.net: NonTerminal in nyud.net
+                www.x.com.nyud.net: Host in a cut of nyud.net
+                x.com.nyud.net: Host in a cut of nyud.net
+                com.nyud.net: NonTerminal in a cut of nyud.net
                 nyud.net: Apex in nyud.net
-                xn--p1ai.xn--p1ai.nyud.net: Host in nyud.net
-                3com.com.nyud.net: Host in nyud.net
-                www.x.com.8080.nyud.net: Host in nyud.net
-                com.8080.nyud.net: NonTerminal in nyud.net
-                8080.nyud.net: NonTerminal in nyud.net
+                xn--p1ai.xn--p1ai.nyud.net: Host in a cut of nyud.net
+                3com.com.nyud.net: Host in a cut of nyud.net
+                www.x.com.8080.nyud.net: Host in a cut of nyud.net
+                com.8080.nyud.net: NonTerminal in a cut of nyud.net
+                8080.nyud.net: NonTerminal in a cut of nyud.net
             "#]],
         );
     }
@@ -465,16 +465,16 @@ mod tests {
              0.nyud.net 65536.nyud.net 080.nyud.net x.65536.nyud.net x.7.80.nyud.net",
             expect![[r#"
                 _dmarc.nyud.net: Missing in nyud.net
-                _443._tcp.x.com.nyud.net: Missing in nyud.net
-                -x.com.nyud.net: Missing in nyud.net
-                x-.com.nyud.net: Missing in nyud.net
+                _443._tcp.x.com.nyud.net: Missing in a cut of nyud.net
+                -x.com.nyud.net: Missing in a cut of nyud.net
+                x-.com.nyud.net: Missing in a cut of nyud.net
                 *.nyud.net: Missing in nyud.net
-                ü.com.nyud.net: Missing in nyud.net
+                ü.com.nyud.net: Missing in a cut of nyud.net
                 0.nyud.net: Missing in nyud.net
                 65536.nyud.net: Missing in nyud.net
                 080.nyud.net: Missing in nyud.net
                 x.65536.nyud.net: Missing in nyud.net
-                x.7.80.nyud.net: Missing in nyud.net
+                x.7.80.nyud.net: Missing in a cut of nyud.net
             "#]],
         );
     }
@@ -485,15 +485,15 @@ mod tests {
             "192.0.2.1.nyud.net !192.0.2.1.nyud.net !192.0.2.1.8080.nyud.net !0.2.1.nyud.net !2.1.8080.nyud.net
              !256.0.2.1.nyud.net !0.nyud.net !1.2.3.4.5.6.nyud.net !192.0.02.1.nyud.net",
             expect![[r#"
-                192.0.2.1.nyud.net: Missing in nyud.net
-                !192.0.2.1.nyud.net: Host in nyud.net
-                !192.0.2.1.8080.nyud.net: Host in nyud.net
-                !0.2.1.nyud.net: NonTerminal in nyud.net
-                !2.1.8080.nyud.net: NonTerminal in nyud.net
-                !256.0.2.1.nyud.net: Missing in nyud.net
-                !0.nyud.net: NonTerminal in nyud.net
-                !1.2.3.4.5.6.nyud.net: Missing in nyud.net
-                !192.0.02.1.nyud.net: Missing in nyud.net
+                192.0.2.1.nyud.net: Missing in a cut of nyud.net
+                !192.0.2.1.nyud.net: Host in a cut of nyud.net
+                !192.0.2.1.8080.nyud.net: Host in a cut of nyud.net
+                !0.2.1.nyud.net: NonTerminal in a cut of nyud.net
+                !2.1.8080.nyud.net: NonTerminal in a cut of nyud.net
+                !256.0.2.1.nyud.net: Missing in a cut of nyud.net
+                !0.nyud.net: NonTerminal in a cut of nyud.net
+                !1.2.3.4.5.6.nyud.net: Missing in a cut of nyud.net
+                !192.0.02.1.nyud.net: Missing in a cut of nyud.net
             "#]],
         );
     }
@@ -504,11 +504,11 @@ mod tests {
             "www.x.com.nyud.net.nyud.net nyud.net.nyud.net x.com.nyud.net.b.nyud.net b.nyud.net _x.nyud.net.nyud.net
              x.com nyud.org net a.xnyud.net",
             expect![[r#"
-                www.x.com.nyud.net.nyud.net: Host in nyud.net
-                nyud.net.nyud.net: Host in nyud.net
-                x.com.nyud.net.b.nyud.net: Host in b.nyud.net
+                www.x.com.nyud.net.nyud.net: Host in a cut of nyud.net
+                nyud.net.nyud.net: Host in a cut of nyud.net
+                x.com.nyud.net.b.nyud.net: Host in a cut of b.nyud.net
                 b.nyud.net: Apex in b.nyud.net
-                _x.nyud.net.nyud.net: Missing in nyud.net
+                _x.nyud.net.nyud.net: Missing in a cut of nyud.net
                 x.com: not ours
                 nyud.org: not ours
                 net: not ours
@@ -523,13 +523,13 @@ mod tests {
             "www-x-com.s.nyud.net a--b-example-org.s.nyud.net com.s.nyud.net s.nyud.net x-.s.nyud.net a---b.s.nyud.net
              a.b-c.s.nyud.net",
             expect![[r#"
-                www-x-com.s.nyud.net: Host in nyud.net
-                a--b-example-org.s.nyud.net: Host in nyud.net
-                com.s.nyud.net: Missing in nyud.net
-                s.nyud.net: NonTerminal in nyud.net
-                x-.s.nyud.net: Missing in nyud.net
-                a---b.s.nyud.net: Missing in nyud.net
-                a.b-c.s.nyud.net: Missing in nyud.net
+                www-x-com.s.nyud.net: Host in a cut of nyud.net
+                a--b-example-org.s.nyud.net: Host in a cut of nyud.net
+                com.s.nyud.net: Missing in a cut of nyud.net
+                s.nyud.net: NonTerminal in a cut of nyud.net
+                x-.s.nyud.net: Missing in a cut of nyud.net
+                a---b.s.nyud.net: Missing in a cut of nyud.net
+                a.b-c.s.nyud.net: Missing in a cut of nyud.net
             "#]],
         );
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::clients::{Clients, Known};
 use crate::config::ProbeConfig;
@@ -75,6 +75,39 @@ struct Sought {
     client: Client,
     /// The routers in front of it, once they are known.
     routers: Option<Vec<IpAddr>>,
+    /// How often nodes near it were looked for.
+    searches: u32,
+}
+
+/// How a measurement ended: the round-trip time, and the last routers in front of the client if they were traced.
+type Measured = (Client, Option<Duration>, Option<Vec<IpAddr>>);
+
+/// Who is not back by then is not near, or does not answer echoes: it is traced meanwhile.
+const SOON: Duration = Duration::from_millis(30);
+
+/// Nodes near a client may have to measure it themselves when they are asked for the first time: if nobody was found, they
+/// are asked again after this.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
+
+/// Measures `client` by an echo and, if that takes longer than [`SOON`], by a trace beside it.
+async fn measured<M: Measure>(client: Client, measure: &M, may_trace: bool) -> Measured {
+    let mut echo = std::pin::pin!(measure.rtt(client.address));
+    tokio::select! {
+        rtt = &mut echo => return (client, rtt, None),
+        () = sleep(SOON), if may_trace => {}
+    }
+    let mut way = std::pin::pin!(way::last_routers(client.address));
+    tokio::select! {
+        rtt = &mut echo => {
+            let way = way.await;
+            (client, rtt.or(way.rtt_bound), Some(way.routers))
+        }
+        way = &mut way => {
+            // One that answers a trace need not answer an echo.
+            let rtt = if way.answered { way.rtt_bound } else { echo.await.or(way.rtt_bound) };
+            (client, rtt, Some(way.routers))
+        }
+    }
 }
 
 /// Both sides. The task ends when all clones of the prober are gone.
@@ -127,7 +160,7 @@ type Searched = (Sought, Option<Duration>, Option<Near>);
 impl<M: Measure> Task<M> {
     /// Measures what is asked for, a bounded number at once.
     pub async fn run(mut self) {
-        let mut measuring = JoinSet::new();
+        let mut measuring: JoinSet<Measured> = JoinSet::new();
         let mut searching: JoinSet<Searched> = JoinSet::new();
         loop {
             let may_search = searching.len() < self.config.searches.get();
@@ -138,7 +171,7 @@ impl<M: Measure> Task<M> {
                     None => return,
                 },
                 Some(ended) = measuring.join_next() => match ended {
-                    Ok((client, rtt)) => self.end(client, rtt),
+                    Ok(measured) => self.end(measured),
                     Err(error) => tracing::error!(%error, "a measurement panicked: a bug"),
                 },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && may_search => {
@@ -152,21 +185,21 @@ impl<M: Measure> Task<M> {
         }
     }
 
-    fn begin(&self, client: Client, measuring: &mut JoinSet<(Client, Option<Duration>)>) {
+    fn begin(&self, client: Client, measuring: &mut JoinSet<Measured>) {
         // Several queries may have asked before the first measurement began.
         if self.clients.begin(Instant::now(), client.key()) {
-            let measure = Arc::clone(&self.measure);
-            measuring.spawn(async move { (client, measure.rtt(client.address).await) });
+            let (measure, may_trace) = (Arc::clone(&self.measure), self.searcher.is_some());
+            measuring.spawn(async move { measured(client, &*measure, may_trace).await });
         }
     }
 
-    fn end(&mut self, client: Client, rtt: Option<Duration>) {
+    fn end(&mut self, (client, rtt, routers): Measured) {
         count(&self.metrics, if rtt.is_some() { "answered" } else { "silent" });
         tracing::debug!(prefix = %client.prefix, ?rtt, "measured a client");
         self.clients.end(Instant::now(), client.key(), rtt);
         let is_near = rtt.is_some_and(|rtt| rtt < self.nearest);
         if self.searcher.is_some() && !is_near && !self.clients_due.contains_key(&client.key()) {
-            self.put_down(Instant::now(), Sought { client, routers: None });
+            self.put_down(Instant::now(), Sought { client, routers, searches: 0 });
         }
     }
 
@@ -187,13 +220,13 @@ impl<M: Measure> Task<M> {
         };
         let now = Instant::now();
         let patience = searcher.config.promise + 2 * self.config.search_interval;
-        let is_first = sought.routers.is_none();
+        let is_first = sought.searches == 0;
         if !is_first && !now.checked_sub(patience).is_none_or(|then| self.clients.has_asked_since(then, key)) {
             self.clients_due.remove(&key);
             self.clients.set_near(key, None);
             return;
         }
-        let known = self.clients.look_up(now, key);
+        let known = self.clients.peek(now, key);
         count(&self.metrics, "search");
         searching.spawn(async move {
             let address = sought.client.address;
@@ -206,7 +239,12 @@ impl<M: Measure> Task<M> {
             };
             let rtt = known.rtt.or(bound);
             let near = searcher.search(address, rtt, routers.clone(), known.near.as_deref()).await;
-            (Sought { client: sought.client, routers: Some(routers) }, bound.filter(|_| known.rtt.is_none()), near)
+            let searches = sought.searches.saturating_add(1);
+            (
+                Sought { client: sought.client, routers: Some(routers), searches },
+                bound.filter(|_| known.rtt.is_none()),
+                near,
+            )
         });
     }
 
@@ -217,8 +255,10 @@ impl<M: Measure> Task<M> {
         if let Some(bound) = bound {
             self.clients.observe(now, key, bound);
         }
+        let is_early = near.is_none() && sought.searches == 1;
         self.clients.set_near(key, near.map(Arc::new));
-        self.put_down(now + self.config.search_interval, sought);
+        let wait = if is_early { SECOND_LOOK } else { self.config.search_interval };
+        self.put_down(now + wait, sought);
     }
 }
 

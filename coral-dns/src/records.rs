@@ -61,7 +61,8 @@ impl Records {
         let mut records = Self::default();
         for record in configured {
             let wrong = |why: String| DnsError::Record { name: record.name.clone(), kind: record.kind.clone(), why };
-            let kind: RecordType = record.kind.to_ascii_uppercase().parse().map_err(|_| wrong("no such type".into()))?;
+            let kind: RecordType =
+                record.kind.to_ascii_uppercase().parse().map_err(|_| wrong("no such type".into()))?;
             let number = u16::from(kind);
             // RFC 1034 §3.6.2: beside an alias there is nothing, and much is at each name here.
             let is_ours = matches!(kind, RecordType::SOA | RecordType::NS | RecordType::CNAME | RecordType::DNAME);
@@ -109,7 +110,10 @@ impl Records {
             return false;
         }
         let path = path(labels);
-        self.by_name.range(path.clone()..).find(|(name, _)| **name != path).is_some_and(|(name, _)| name.starts_with(&path))
+        self.by_name
+            .range(path.clone()..)
+            .find(|(name, _)| **name != path)
+            .is_some_and(|(name, _)| name.starts_with(&path))
     }
 
     /// Whether some name with records ends in this label right below the suffix, or is it.
@@ -132,7 +136,6 @@ fn path(labels: &[&[u8]]) -> Vec<u8> {
     path
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,7 +152,8 @@ mod tests {
             record("selector._domainkey", "TXT", "\"k=rsa\""),
         ])
         .unwrap();
-        let kinds = |labels: &[&[u8]]| -> Vec<u16> { records.at(labels).iter().map(|n| records.get(*n).kind).collect() };
+        let kinds =
+            |labels: &[&[u8]]| -> Vec<u16> { records.at(labels).iter().map(|n| records.get(*n).kind).collect() };
         assert_eq!(kinds(&[]), [15, 16]);
         assert_eq!(kinds(&[b"selector", b"_domainkey"]), [16]);
         assert!(kinds(&[b"_domainkey"]).is_empty());
@@ -162,9 +166,14 @@ mod tests {
 
     #[test]
     fn a_wrong_record_is_named_with_what_is_wrong() {
-        for (name, kind, data) in
-            [("@", "NS", "a."), ("@", "MX", "mail"), ("@", "X", ""), ("a..b", "A", "192.0.2.1"), ("x.s", "A", "192.0.2.1"), ("@", "ANY", "")]
-        {
+        for (name, kind, data) in [
+            ("@", "NS", "a."),
+            ("@", "MX", "mail"),
+            ("@", "X", ""),
+            ("a..b", "A", "192.0.2.1"),
+            ("x.s", "A", "192.0.2.1"),
+            ("@", "ANY", ""),
+        ] {
             let error = Records::new(&[record(name, kind, data)]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(kind), "{error}");
         }

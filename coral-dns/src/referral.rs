@@ -17,10 +17,10 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use coral_dsht::Level;
 use tokio::time::Instant;
 
 use crate::answer::View;
+use crate::near::Near;
 
 /// What becomes of a resolver's question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub enum Decision {
 /// Decides. `is_bound` says that this node has promised to answer the resolver, `was_referred` that it has named itself as
 /// the last resort.
 pub fn decide(resolver: &View, is_bound: bool, was_referred: bool) -> Decision {
-    let has_nearer = resolver.near.as_ref().is_some_and(|near| !near.nameservers.is_empty());
-    if resolver.level != Level::GLOBAL || is_bound || !has_nearer {
+    let is_nearer = |near: &Near| near.level > resolver.level && !near.nameservers.is_empty();
+    if is_bound || !resolver.near.as_deref().is_some_and(is_nearer) {
         Decision::Answer
     } else if was_referred {
         Decision::LastResort
@@ -107,8 +107,9 @@ impl Referred {
 mod tests {
     use std::sync::Arc;
 
+    use coral_dsht::Level;
+
     use super::*;
-    use crate::near::Near;
 
     fn view(level: u8, nearer: bool) -> View {
         let address: IpAddr = "198.51.100.1".parse().unwrap();
@@ -121,9 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn only_who_is_far_from_here_and_near_to_others_is_referred() {
-        assert_eq!(decide(&view(0, true), false, false), Decision::Refer);
-        for (view, is_bound) in [(view(0, false), false), (view(1, true), false), (view(2, true), false), (view(0, true), true)] {
+    fn only_who_is_nearer_to_others_and_was_promised_nothing_is_referred() {
+        for level in [0, 1] {
+            assert_eq!(decide(&view(level, true), false, false), Decision::Refer);
+        }
+        for (view, is_bound) in
+            [(view(0, false), false), (view(2, true), false), (view(0, true), true), (view(1, true), true)]
+        {
             for was_referred in [false, true] {
                 assert_eq!(decide(&view, is_bound, was_referred), Decision::Answer);
             }

@@ -26,11 +26,11 @@ use crate::candidates::Candidates;
 use crate::clients::Clients;
 use crate::config::Config;
 use crate::error::DnsError;
-use crate::handler::{Handler, MAX_QUERY_BYTES, Outcome, Scratch, Transport};
+use crate::handler::{Handler, MAX_QUERY_BYTES, Message, Outcome, Scratch, Transport};
 use crate::metrics::Metrics;
 use crate::name::Suffix;
-use crate::probe::echo::Echo;
 use crate::near::{NearConfig, Searcher};
+use crate::probe::echo::Echo;
 use crate::probe::{self, Prober};
 use crate::proximity::Client;
 
@@ -237,8 +237,15 @@ async fn serve_udp(
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), DnsError> {
     let scratch = handler.scratch(entropy()?);
-    let mut udp =
-        Udp { socket: Arc::new(socket), handler, metrics, scratch, waiting: JoinSet::new(), out: Vec::new(), queries: 0 };
+    let mut udp = Udp {
+        socket: Arc::new(socket),
+        handler,
+        metrics,
+        scratch,
+        waiting: JoinSet::new(),
+        out: Vec::new(),
+        queries: 0,
+    };
     let mut buffer = vec![0; MAX_QUERY_BYTES];
     let mut stop = std::pin::pin!(until(&mut stopped));
     loop {
@@ -278,9 +285,10 @@ impl Udp {
         self.out.clear();
         let start = Instant::now();
         let (handler, scratch) = (&self.handler, &mut self.scratch);
-        let outcome = handler.respond(scratch, start, from, Transport::Udp, query, may_wait, &mut self.out);
+        let message = Message { from, transport: Transport::Udp, bytes: query, may_wait };
+        let outcome = handler.respond(scratch, start, message, &mut self.out);
         self.queries += 1;
-        if self.queries % TIMED == 0 {
+        if self.queries.is_multiple_of(TIMED) {
             self.metrics.seconds.observe(start.elapsed().as_secs_f64());
         }
         match outcome {
@@ -299,7 +307,8 @@ impl Udp {
                 self.waiting.spawn(async move {
                     handler.measured(&client).await;
                     let (mut out, now) = (Vec::new(), Instant::now());
-                    let outcome = handler.respond(&mut scratch, now, from, Transport::Udp, &query, false, &mut out);
+                    let message = Message { from, transport: Transport::Udp, bytes: &query, may_wait: false };
+                    let outcome = handler.respond(&mut scratch, now, message, &mut out);
                     if outcome == Outcome::Send {
                         send(&socket, &handler, &out, from).await;
                     }
@@ -467,7 +476,8 @@ impl Tcp {
         let mut may_wait = true;
         loop {
             let start = Instant::now();
-            let outcome = self.handler.respond(scratch, start, from, Transport::Tcp, buffer, may_wait, &mut framed);
+            let message = Message { from, transport: Transport::Tcp, bytes: buffer, may_wait };
+            let outcome = self.handler.respond(scratch, start, message, &mut framed);
             self.metrics.seconds.observe(start.elapsed().as_secs_f64());
             match outcome {
                 Outcome::Nothing => return Ok(false),

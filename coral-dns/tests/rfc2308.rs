@@ -15,14 +15,14 @@ async fn nothing_there_is_said_with_the_soa() {
     let dns = Dns::alone().await;
     let no_data = expect![[r#"
         NOERROR aa edns
-          nyud.net. 30 SOA ip4-192-0-2-1.ns.nyud.net. hostmaster.nyud.net. 1 3600 600 86400 30
+          com.nyud.net. 30 SOA ip4-192-0-2-1.ns.nyud.net. hostmaster.nyud.net. 1 3600 600 86400 30
     "#]];
     for kind in [AAAA, MX, TXT, HTTPS, NS, SOA, 43, 48, 65_280] {
         no_data.assert_eq(&dns.ask("www.x.com.nyud.net", kind).await);
     }
     expect![[r#"
         NXDOMAIN aa edns
-          nyud.net. 30 SOA ip4-192-0-2-1.ns.nyud.net. hostmaster.nyud.net. 1 3600 600 86400 30
+          com.nyud.net. 30 SOA ip4-192-0-2-1.ns.nyud.net. hostmaster.nyud.net. 1 3600 600 86400 30
     "#]]
     .assert_eq(&dns.ask("_dmarc.x.com.nyud.net", TXT).await);
     dns.stop().await;
@@ -40,7 +40,7 @@ async fn the_configured_times_are_the_ones_told() {
     let dns = Dns::start(config, me, MemoryNetwork::new().node(me)).await;
     expect![[r#"
         NOERROR aa edns
-          nyud.net. 60 SOA ip4-192-0-2-1.ns.nyud.net. hostmaster.nyud.net. 1 3600 600 86400 90
+          com.nyud.net. 60 SOA ip4-192-0-2-1.ns.nyud.net. hostmaster.nyud.net. 1 3600 600 86400 90
     "#]]
     .assert_eq(&dns.ask("com.nyud.net", A).await);
     expect![[r#"

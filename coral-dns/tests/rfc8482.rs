@@ -25,7 +25,7 @@ async fn any_gets_one_kind_of_record() {
     .assert_eq(&dns.ask("ip4-192-0-2-1.ns.nyud.net", ANY).await);
     expect![[r#"
         NOERROR aa edns
-          nyud.net. 30 SOA ip4-192-0-2-1.ns.nyud.net. hostmaster.nyud.net. 1 3600 600 86400 30
+        com.nyud.net. 300 SOA ip4-192-0-2-1.ns.nyud.net. hostmaster.nyud.net. 1 3600 600 86400 30
     "#]]
     .assert_eq(&dns.ask("com.nyud.net", ANY).await);
     dns.stop().await;

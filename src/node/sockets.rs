@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::Addresses;
@@ -10,6 +11,11 @@ use crate::config::Config;
 
 /// How often port 0 is tried until one is free over UDP and TCP alike.
 const ATTEMPTS: usize = 16;
+
+/// The most sockets that the nameserver has.
+const MAX_SOCKETS: usize = 16;
+/// Bytes that wait in front of each, at most.
+const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Everything that a node listens at.
 #[derive(Debug)]
@@ -57,20 +63,35 @@ async fn listener(what: &str, addr: Option<SocketAddr>, section: &str) -> anyhow
     Ok(Some(bound))
 }
 
-/// The same port over UDP and TCP, as RFC 7766 §5 has it; for port 0, one that is free in both.
+/// The same port over UDP and TCP, as RFC 7766 §5 has it; for port 0, one that is free in both. Over UDP a socket for each
+/// core, among which the kernel shares out the resolvers.
 async fn nameserver(addr: SocketAddr) -> io::Result<coral_dns::Sockets> {
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let udp = UdpSocket::bind(addr).await?;
-        match TcpListener::bind(udp.local_addr()?).await {
+        // Without that it would share the port with another program that shares, and get every second query.
+        let addr = UdpSocket::bind(addr).await?.local_addr()?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_SOCKETS);
+        let udp: io::Result<Vec<UdpSocket>> = (0..cores).map(|_| shared(addr)).collect();
+        match TcpListener::bind(addr).await {
             Ok(tcp) => {
-                return Ok(coral_dns::Sockets { udp: vec![udp], tcp: Some(tcp) });
+                return Ok(coral_dns::Sockets { udp: udp?, tcp: Some(tcp) });
             }
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && addr.port() == 0 && attempt < ATTEMPTS => {}
             Err(e) => return Err(e),
         }
     }
+}
+
+/// A UDP socket that shares its address with others of this process.
+fn shared(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    // What comes in while a reader is held up by the machine. The kernel gives what it may.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    socket.bind(&addr.into())?;
+    UdpSocket::from_std(socket.into())
 }
 
 fn refused(what: &str, addr: SocketAddr, section: &str, e: &io::Error) -> anyhow::Error {

@@ -78,7 +78,7 @@ impl Handler {
         }
         self.sections(&mut writer, query, answer, true);
         self.opt(&mut writer, &additions);
-        if writer.len() <= limit {
+        if writer.length() <= limit {
             return;
         }
         for is_whole in [!answer.is_referral(), false] {
@@ -94,7 +94,7 @@ impl Handler {
                 writer.set_truncated();
             }
             self.opt(&mut writer, &additions);
-            if writer.len() <= limit {
+            if writer.length() <= limit {
                 return;
             }
         }

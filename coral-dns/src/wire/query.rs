@@ -249,13 +249,7 @@ impl<'a> Record<'a> {
         let number = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
         let data = rest.get(at + 10..at + 10 + usize::from(number(8)))?;
         *rest = &rest[at + 10 + data.len()..];
-        Some(Self {
-            is_root,
-            kind: number(0),
-            class: number(2),
-            ttl: [fixed[4], fixed[5], fixed[6], fixed[7]],
-            data,
-        })
+        Some(Self { is_root, kind: number(0), class: number(2), ttl: [fixed[4], fixed[5], fixed[6], fixed[7]], data })
     }
 }
 

@@ -52,7 +52,7 @@ impl<'b> Writer<'b> {
     }
 
     /// Bytes so far.
-    pub fn len(&self) -> usize {
+    pub fn length(&self) -> usize {
         self.buffer.len() - self.start
     }
 
@@ -73,7 +73,7 @@ impl<'b> Writer<'b> {
 
     /// Where the next byte goes, to point at later. `None` where pointers do not reach (RFC 1035 §4.1.4).
     pub fn here(&self) -> Option<Pointer> {
-        u16::try_from(self.len()).ok().filter(|at| *at < 0x4000).map(Pointer)
+        u16::try_from(self.length()).ok().filter(|at| *at < 0x4000).map(Pointer)
     }
 
     /// Counts one more record in `section`.

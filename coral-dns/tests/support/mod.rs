@@ -60,6 +60,11 @@ impl Dns {
     }
 
     pub(crate) async fn start(config: Config, me: Peer, dsht: DshtHandle) -> Self {
+        Self::start_with(config, me, dsht, |_| {}).await
+    }
+
+    /// The same, with more told to the server before it runs.
+    pub(crate) async fn start_with(config: Config, me: Peer, dsht: DshtHandle, tell: impl FnOnce(&mut Server)) -> Self {
         // Two sockets on one port: the second may be taken by somebody else, so try again with another.
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -71,7 +76,8 @@ impl Dns {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let suffixes = vec!["nyud.net".parse().unwrap()];
-        let server = Server::new(Arc::new(config), suffixes, me, dsht, metrics);
+        let mut server = Server::new(Arc::new(config), suffixes, me, dsht, metrics);
+        tell(&mut server);
         let (stop, stopped) = oneshot::channel();
         let sockets = Sockets { udp: vec![udp], tcp: Some(tcp) };
         let task = tokio::spawn(server.run(sockets, async { drop(stopped.await) }));

@@ -1,7 +1,7 @@
 //! Whether the suffix zone is what the DNS says a zone is: by single queries, and by what others have written to judge zones by.
 //!
 //! Single queries are a table ([`cases`]). Zonemaster judges the whole delegated zone from inside the emulated Internet: what it finds
-//! above a warning fails the run, unless [`EXCUSED`] says why it must be so.
+//! above a warning fails the run, unless `EXCUSED` says why it must be so.
 
 use std::fs;
 use std::time::Duration;

@@ -214,7 +214,6 @@ fn browse(stage: &Stage, lab: &Lab, sites: &[&Site], asked: &[Vec<Asked>]) -> an
 }
 
 /// Puts each client's prefix to each registered nameserver that is far from it.
-#[expect(clippy::type_complexity, reason = "a list of who and what")]
 fn direct(lab: &Lab, from: &Site, sites: &[&Site]) -> anyhow::Result<Vec<(u16, anyhow::Result<Vec<IpAddr>>)>> {
     let map = lab.map();
     let mut questions = Vec::new();

@@ -121,7 +121,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// If it ends, or does not answer within [`START`].
+    /// If it ends, or does not answer within `START`.
     pub fn wait(&mut self, lab: &Lab, site: &Site) -> anyhow::Result<()> {
         answers(lab, site, &mut self.guest, self.address, "localhost")
     }
