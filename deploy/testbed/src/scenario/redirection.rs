@@ -152,7 +152,9 @@ pub(super) fn run(stage: &Stage, releases: Releases) -> anyhow::Result<Findings>
     let nodes_of = |region| map.nodes().filter(move |site| site.region == region).collect::<Vec<_>>();
     setup.later = nodes_of(colony).iter().map(|site| site.name.clone()).collect();
     let (lab, internet) = bring_up(stage, &setup, releases)?;
-    let ttl = coral_dns::Config::default().nameserver_ttl;
+    // The longest that a resolver that was referred may keep to those nameservers.
+    let dns = coral_dns::Config::default();
+    let ttl = dns.referral_ttl.max(dns.near_referral_ttl);
     let mut seats = Vec::new();
     for (region, is_home) in [(home, true), (colony, false)] {
         seats.extend(seat(&lab, &internet, &map, region, releases, is_home)?);
