@@ -76,8 +76,6 @@ pub enum Rcode {
     Refused,
     /// An EDNS version that does not exist yet (RFC 6891 §6.1.3).
     BadVers,
-    /// The server part of the cookie is not, or no longer, ours (RFC 7873 §5.2.3).
-    BadCookie,
 }
 
 /// Whose record it is.
@@ -354,8 +352,7 @@ impl Question<'_> {
     }
 
     fn referral_ttl(&self, level: Level) -> u32 {
-        let config = self.context.config;
-        seconds(if level.number() >= 2 { config.near_referral_ttl } else { config.referral_ttl })
+        seconds(self.context.config.referral_ttl(level))
     }
 
     /// The nameservers of the apex, or of the cut: near ones first, as far as there are any, and distant ones, lest all of

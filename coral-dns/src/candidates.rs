@@ -55,6 +55,16 @@ impl Table {
         }
     }
 
+    /// The least diameter: who is nearer than that is as near as can be. Zero with the global level alone.
+    pub fn nearest(&self) -> Duration {
+        self.levels.iter().filter_map(|level| level.diameter).min().unwrap_or_default()
+    }
+
+    /// The largest diameter: who is farther than that is anywhere. Zero with the global level alone.
+    pub fn widest(&self) -> Duration {
+        self.levels.iter().filter_map(|level| level.diameter).max().unwrap_or_default()
+    }
+
     /// What is known of one level; `None` for one that this node has no cluster at.
     pub fn level(&self, level: Level) -> Option<&LevelTable> {
         self.levels.iter().find(|table| table.level == level)

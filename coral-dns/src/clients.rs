@@ -46,9 +46,11 @@ struct Entry {
     measured: Option<Instant>,
     /// There while a measurement is under way: for those who wait for its end.
     under_way: Option<Arc<Notify>>,
-    near: Option<Arc<Near>>,
+    /// The nodes near it, and until when that may be relied on.
+    near: Option<(Arc<Near>, Instant)>,
     duty: Option<Duty>,
-    /// When it was last asked about, in milliseconds from the start.
+    /// When somebody of it last asked this node for something, in milliseconds from the start; zero if nobody has, or nobody
+    /// looks after it any more.
     asked: AtomicU64,
 }
 
@@ -66,10 +68,12 @@ pub struct Duty {
 pub struct Known {
     /// The round-trip time from this node, if it was measured and the prefix answers.
     pub rtt: Option<Duration>,
-    /// Whether it was measured lately.
+    /// Whether it was ever measured: what is old serves until it is known better.
     pub is_measured: bool,
     /// Whether it is time to measure (again).
     pub is_wanted: bool,
+    /// Whether somebody of it asks for the first time.
+    pub is_new: bool,
     /// The nodes near it.
     pub near: Option<Arc<Near>>,
     /// What was promised, if that holds still.
@@ -103,6 +107,14 @@ impl Clients {
         write(shard.entry(key))
     }
 
+    /// Changes the entry of `key`, if there is one.
+    fn change(&self, key: PrefixKey, change: impl FnOnce(&mut Entry)) {
+        let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = shard.entries.get_mut(&key) {
+            change(entry);
+        }
+    }
+
     /// What is known of `key`, of whom somebody asks: that is noted.
     pub fn look_up(&self, now: Instant, key: PrefixKey) -> Known {
         self.known(now, key, Some(self.millis(now)))
@@ -115,20 +127,17 @@ impl Clients {
 
     fn known(&self, now: Instant, key: PrefixKey, asked: Option<u64>) -> Known {
         let known = self.read(key, |entry| {
-            if let Some(asked) = asked {
-                entry.asked.store(asked, Ordering::Relaxed);
-            }
-            let is_measured = self.is_measured(now, entry);
+            let is_new = asked.is_some_and(|asked| entry.asked.swap(asked, Ordering::Relaxed) == 0);
             Known {
-                // What is old serves until it is known better.
                 rtt: entry.rtt,
-                is_measured: is_measured || entry.measured.is_some() && entry.under_way.is_some(),
-                is_wanted: !is_measured && entry.under_way.is_none(),
-                near: entry.near.clone(),
+                is_measured: entry.measured.is_some(),
+                is_wanted: !self.is_measured(now, entry) && entry.under_way.is_none(),
+                is_new,
+                near: entry.near.as_ref().filter(|(_, until)| now < *until).map(|(near, _)| Arc::clone(near)),
                 duty: entry.duty.filter(|duty| now < duty.until),
             }
         });
-        known.unwrap_or(Known { is_wanted: true, ..Known::default() })
+        known.unwrap_or(Known { is_wanted: true, is_new: true, ..Known::default() })
     }
 
     /// Whether somebody of the prefix has asked something since `then`.
@@ -142,28 +151,43 @@ impl Clients {
         at.saturating_duration_since(self.start).as_millis() as u64 + 1
     }
 
-    /// Notes that a measurement begins. False, and nothing is noted, if one is under way or the last is still good.
-    pub fn begin(&self, now: Instant, key: PrefixKey) -> bool {
+    /// Whether somebody of the prefix has asked this node for something, and it is looked after.
+    pub fn is_asked(&self, key: PrefixKey) -> bool {
+        self.read(key, |entry| entry.asked.load(Ordering::Relaxed) > 0).unwrap_or(false)
+    }
+
+    /// Looks after the prefix no more, until somebody of it asks again.
+    pub fn leave(&self, key: PrefixKey) {
+        self.change(key, |entry| {
+            entry.near = None;
+            *entry.asked.get_mut() = 0;
+        });
+    }
+
+    /// Notes that a measurement begins, on account of somebody of the prefix or, if not `is_asked`, of another node. False,
+    /// and nothing is noted, if one is under way or the last is still good.
+    pub fn begin(&self, now: Instant, key: PrefixKey, is_asked: bool) -> bool {
         self.write(key, |entry| {
             if entry.under_way.is_some() || self.is_measured(now, entry) {
                 return false;
             }
             entry.under_way = Some(Arc::default());
-            entry.asked.fetch_max(self.millis(now), Ordering::Relaxed);
+            if is_asked {
+                *entry.asked.get_mut() = self.millis(now);
+            }
             true
         })
     }
 
     /// Notes how a measurement ended. Without effect if the prefix had to give way meanwhile.
     pub fn end(&self, now: Instant, key: PrefixKey, rtt: Option<Duration>) {
-        let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = shard.entries.get_mut(&key) {
+        self.change(key, |entry| {
             entry.rtt = rtt;
             entry.measured = Some(now);
             if let Some(waiting) = entry.under_way.take() {
                 waiting.notify_waiters();
             }
-        }
+        });
     }
 
     /// Notes a round-trip time that something else than a measurement has shown: a real client of this node's cache. The
@@ -178,12 +202,9 @@ impl Clients {
         });
     }
 
-    /// Notes who is near the prefix; `None` if nobody is, or is there any more.
-    pub fn set_near(&self, key: PrefixKey, near: Option<Arc<Near>>) {
-        let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = shard.entries.get_mut(&key) {
-            entry.near = near;
-        }
+    /// Notes who is near the prefix, to be relied on `until` then; `None` if nobody is, or is there any more.
+    pub fn set_near(&self, key: PrefixKey, near: Option<Near>, until: Instant) {
+        self.change(key, |entry| entry.near = near.map(|near| (Arc::new(near), until)));
     }
 
     /// Notes a promise; a longer one that holds already stays.
@@ -269,14 +290,14 @@ mod tests {
             (known.rtt, known.is_measured, known.is_wanted)
         };
         assert_eq!(look_up(now), (None, false, true));
-        assert!(clients.begin(now, key));
-        assert!(!clients.begin(now + 2 * TTL, key));
+        assert!(clients.begin(now, key, true));
+        assert!(!clients.begin(now + 2 * TTL, key, true));
         assert_eq!(look_up(now), (None, false, false));
         clients.end(now, key, RTT);
         assert_eq!(look_up(now), (RTT, true, false));
-        assert_eq!(look_up(now + TTL), (RTT, false, true));
-        assert!(clients.begin(now + TTL, key));
-        assert_eq!(look_up(now + TTL), (RTT, true, false), "what is old serves until it is known better");
+        assert_eq!(look_up(now + TTL), (RTT, true, true), "what is old serves until it is known better");
+        assert!(clients.begin(now + TTL, key, true));
+        assert_eq!(look_up(now + TTL), (RTT, true, false));
     }
 
     #[tokio::test(start_paused = true)]
@@ -285,7 +306,7 @@ mod tests {
         let clients = Clients::new(TTL, SHARDS, now);
         for number in 0..10_000_u32 {
             let key = Client::new(std::net::Ipv4Addr::from(0x0b00_0000 + (number << 8)).into(), None).key();
-            assert!(clients.begin(now, key));
+            assert!(clients.begin(now, key, true));
         }
         assert_eq!(clients.len(), SHARDS);
         let first = key("11.0.0.1");
@@ -300,7 +321,7 @@ mod tests {
         let (now, key) = (Instant::now(), key("192.0.2.1"));
         let clients = Arc::new(Clients::new(TTL, 9, now));
         clients.measured(key).await;
-        clients.begin(now, key);
+        clients.begin(now, key, true);
         let waiting = tokio::spawn({
             let clients = Arc::clone(&clients);
             async move { clients.measured(key).await }
@@ -321,6 +342,31 @@ mod tests {
         }
         clients.observe(now + TTL, key, Duration::from_millis(8));
         assert_eq!(clients.look_up(now, key).rtt, Some(Duration::from_millis(8)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_asked_is_told_from_whom_others_ask_about() {
+        let (now, key) = (Instant::now(), key("192.0.2.1"));
+        let clients = Clients::new(TTL, 9, now);
+        clients.begin(now, key, false);
+        clients.end(now, key, RTT);
+        clients.peek(now, key);
+        assert!(!clients.is_asked(key));
+        assert_eq!([now, now].map(|now| clients.look_up(now, key).is_new), [true, false]);
+        assert!(clients.is_asked(key) && clients.has_asked_since(now, key));
+        clients.leave(key);
+        assert!(clients.look_up(now, key).is_new);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nodes_near_a_client_are_not_relied_on_for_ever() {
+        let (now, key, second) = (Instant::now(), key("192.0.2.1"), Duration::from_secs(1));
+        let clients = Clients::new(TTL, 9, now);
+        clients.begin(now, key, true);
+        let near = Near { level: coral_dsht::Level::GLOBAL, nameservers: Vec::new(), proxies: Vec::new() };
+        clients.set_near(key, Some(near), now + second);
+        assert!(clients.look_up(now, key).near.is_some());
+        assert!(clients.look_up(now + second, key).near.is_none());
     }
 
     #[tokio::test(start_paused = true)]

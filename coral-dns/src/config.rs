@@ -4,6 +4,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use coral_dsht::Level;
 use serde::{Deserialize, Serialize};
 
 use crate::records::RecordConfig;
@@ -105,6 +106,13 @@ pub struct Config {
     pub tcp_idle: Duration,
     /// Measuring how far clients are; `None` leaves every client at level 0, that is, anywhere. Default on.
     pub probe: Option<ProbeConfig>,
+}
+
+impl Config {
+    /// How long a resolver keeps a referral to nameservers of this level.
+    pub fn referral_ttl(&self, level: Level) -> Duration {
+        if level.number() >= 2 { self.near_referral_ttl } else { self.referral_ttl }
+    }
 }
 
 impl Default for Config {

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::answer::{Answer, Asker, Context, Course, Kind, Rcode, View, answer};
 use crate::appraisal::{self, MAX_FELLOWS, Promise};
 use crate::candidates::{Candidates, Seen, Table};
-use crate::clients::Duty;
+use crate::clients::{Duty, Known};
 use crate::config::Config;
 use crate::cookie::{self, Secret};
 use crate::error::DnsError;
@@ -72,6 +72,8 @@ pub(crate) struct Message<'a> {
     pub(crate) bytes: &'a [u8],
     /// Whether its answer may come later: else it is neither [`Outcome::Wait`] nor [`Outcome::SendAfter`].
     pub(crate) may_wait: bool,
+    /// Whether its answer was waited for already: it is not counted against a limit again.
+    pub(crate) is_again: bool,
 }
 
 /// What becomes of a message.
@@ -112,7 +114,9 @@ pub(crate) struct Handler {
     suffixes: Vec<Suffix>,
     soas: Vec<Soa>,
     records: Records,
-    me: Peer,
+    /// This node's address and what it offers.
+    ip: IpAddr,
+    services: Services,
     candidates: Candidates,
     prober: Option<Prober>,
     referred: Referred,
@@ -129,9 +133,13 @@ struct Counters {
     answers: [OnceLock<Counter>; 3],
 }
 
+/// What is counted of a query's type; the places are those of [`kind_number`].
 const KINDS: [&str; 12] =
-    ["none", "A", "AAAA", "NS", "SOA", "DS", "HTTPS", "ANY", "transfer", "meta", "other", "chaos"];
-const RCODES: [&str; 8] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "BADVERS", "BADCOOKIE"];
+    ["A", "AAAA", "NS", "SOA", "DS", "HTTPS", "ANY", "transfer", "meta", "other", "chaos", "none"];
+const CHAOS: usize = 10;
+const NONE: usize = 11;
+/// The places are those of [`Rcode`].
+const RCODES: [&str; 7] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "BADVERS"];
 
 impl Handler {
     /// An error says which of the operator's records is none.
@@ -154,7 +162,8 @@ impl Handler {
             config,
             suffixes,
             soas,
-            me,
+            ip: me.addr.ip().to_canonical(),
+            services: me.services,
             candidates,
             prober,
             metrics,
@@ -179,7 +188,7 @@ impl Handler {
         message: Message<'_>,
         out: &mut Vec<u8>,
     ) -> Outcome {
-        let Message { from, transport, bytes, may_wait } = message;
+        let Message { from, transport, bytes, may_wait, is_again } = message;
         // No answer to where nobody listens.
         if from.port() == 0 || !proximity::is_unicast(from.ip().to_canonical()) {
             return self.nothing("source");
@@ -194,7 +203,7 @@ impl Handler {
                 if transport == Transport::Udp && self.limit(now, from.ip()) != rate::Verdict::Send {
                     return self.nothing("rate");
                 }
-                self.count("none", rcode, transport);
+                self.count(NONE, rcode, transport);
                 encode::error(bytes, rcode, out);
                 return Outcome::Send;
             }
@@ -202,7 +211,7 @@ impl Handler {
         let cookie = query.edns.and_then(|edns| edns.cookie);
         let cookie = cookie.map(|cookie| self.secret.judge(cookie, from.ip(), unix_time()));
         let is_proven = transport == Transport::Tcp || matches!(cookie, Some(cookie::Verdict::Proven { .. }));
-        if !is_proven {
+        if !is_proven && !is_again {
             match self.limit(now, from.ip()) {
                 rate::Verdict::Send => {}
                 rate::Verdict::Drop => return self.nothing("rate"),
@@ -239,7 +248,7 @@ impl Handler {
             return Outcome::Wait(client);
         }
         let hold = asking.hold;
-        self.count(kind_name(kind), answer.rcode, transport);
+        self.count(kind_number(kind), answer.rcode, transport);
         if let Some(level) = answer.level {
             if answer.is_referral() {
                 let level = u32::from(level.number());
@@ -285,7 +294,7 @@ impl Handler {
             soas: &self.soas,
             records: &self.records,
             table: asking.table,
-            me: self.me.addr.ip().to_canonical(),
+            me: self.ip,
         };
         answer(out, context, &query.name.labels(), kind, asking, random);
     }
@@ -306,7 +315,7 @@ impl Handler {
         };
         let text = text.filter(|_| matches!(query.kind, types::TXT | types::ANY));
         let rcode = if text.is_some() { Rcode::NoError } else { Rcode::Refused };
-        self.count("chaos", rcode, transport);
+        self.count(CHAOS, rcode, transport);
         self.encode_chaos(query, text, rcode, cookie, from, out);
         Outcome::Send
     }
@@ -325,11 +334,9 @@ impl Handler {
         self.metrics.dropped.get_or_create(&ReasonLabels { reason }).inc();
     }
 
-    fn count(&self, kind: &'static str, rcode: Rcode, transport: Transport) {
-        let kind_number = KINDS.iter().position(|name| *name == kind).unwrap_or(0);
-        let rcode_name = RCODES[rcode as usize];
-        let counter = &self.counters.queries[kind_number][rcode as usize][transport as usize];
-        let labels = || QueryLabels { kind, rcode: rcode_name, transport: transport.name() };
+    fn count(&self, kind: usize, rcode: Rcode, transport: Transport) {
+        let counter = &self.counters.queries[kind][rcode as usize][transport as usize];
+        let labels = || QueryLabels { kind: KINDS[kind], rcode: RCODES[rcode as usize], transport: transport.name() };
         counter.get_or_init(|| self.metrics.queries.get_or_create_owned(&labels())).inc();
     }
 
@@ -339,8 +346,7 @@ impl Handler {
         let Some(prober) = &self.prober else {
             return;
         };
-        let table = self.candidates.table(Instant::now());
-        let widest = table.levels.iter().filter_map(|level| level.diameter).max().unwrap_or_default();
+        let widest = self.candidates.table(Instant::now()).widest();
         let _ = tokio::time::timeout(widest, prober.clients().measured(client.key())).await;
     }
 }
@@ -360,24 +366,35 @@ struct Asking<'a> {
     hold: Option<Duration>,
 }
 
-impl Asking<'_> {
-    fn view(&mut self, client: &Client) -> View {
-        let far = View { address: client.address, level: Level::GLOBAL, near: None, distant: None };
-        // With the global level alone there is nothing to choose between, so nothing to measure.
-        let Some(prober) = self.handler.prober.as_ref().filter(|_| self.table.levels.len() > 1) else {
-            return far;
-        };
-        let (known, comes) = prober.look_up(self.now, client);
+impl<'a> Asking<'a> {
+    /// Whoever knows clients. With the global level alone there is nothing to choose between, so nothing to measure.
+    fn prober(&self) -> Option<&'a Prober> {
+        self.handler.prober.as_ref().filter(|_| self.table.levels.len() > 1)
+    }
+
+    /// Looks `client` up.
+    fn look_up(&mut self, client: &Client) -> View {
+        match self.prober() {
+            Some(prober) => {
+                let (known, comes) = prober.look_up(self.now, client);
+                self.view(client, known, comes)
+            }
+            None => View { address: client.address, level: Level::GLOBAL, near: None, distant: None },
+        }
+    }
+
+    /// What `known` means; `comes` says that more is to be had soon.
+    fn view(&mut self, client: &Client, known: Known, comes: bool) -> View {
         if comes {
             self.is_worth_waiting = Some(*client);
         }
         let levels = self.table.levels.iter().map(|level| (level.level, level.diameter));
-        let me = self.handler.me.addr.ip().to_canonical();
         // One on our own network that keeps silent is near all the same.
-        let is_neighbour = known.rtt.is_none() && known.is_measured && network(client.address) == network(me);
+        let home = network(self.handler.ip);
+        let is_neighbour = known.rtt.is_none() && known.is_measured && network(client.address) == home;
         let rtt = if is_neighbour { Some(Duration::ZERO) } else { known.rtt };
         let distant = known.duty.map(|duty| duty.distant);
-        View { level: proximity::level(rtt, levels), near: known.near, distant, ..far }
+        View { address: client.address, level: proximity::level(rtt, levels), near: known.near, distant }
     }
 
     fn subnet_client(&self) -> Client {
@@ -388,24 +405,22 @@ impl Asking<'_> {
     /// Another node's question, which a cookie has shown to be its own: what this node knows of the client, and a promise.
     fn appraise(&mut self, request: &[u8]) -> Option<appraisal::Reply> {
         let request = appraisal::Request::decode(request)?;
-        let prober = self.handler.prober.as_ref()?;
-        if !proximity::is_unicast(request.client) {
-            return None;
-        }
+        let prober = self.prober().filter(|_| proximity::is_unicast(request.client))?;
         let client = Client::new(request.client, None);
-        let view = self.view(&client);
-        let known = prober.clients().peek(self.now, client.key());
+        let (known, comes) = prober.appraise(self.now, &client);
+        let rtt = known.rtt;
+        let view = self.view(&client, known, comes);
         let is_near = view.level != Level::GLOBAL;
         if let Some(Promise { seconds, distant }) = request.duty.filter(|_| is_near) {
             let until = self.now + Duration::from_secs(seconds.into());
             prober.clients().promise(client.key(), Duty { until, distant });
         }
-        let me = self.handler.me.addr.ip().to_canonical();
+        let me = self.handler.ip;
         let fellows = self.table.level(view.level).filter(|_| is_near).map_or(&[][..], |level| &level.nameservers);
         Some(appraisal::Reply {
             level: view.level,
-            rtt: known.rtt,
-            services: Services::from_bits(self.handler.me.services.bits()),
+            rtt,
+            services: self.handler.services,
             has_promised: is_near && request.duty.is_some(),
             fellows: fellows.iter().copied().filter(|ip| *ip != me).take(MAX_FELLOWS).collect(),
         })
@@ -415,40 +430,34 @@ impl Asking<'_> {
 impl Asker for Asking<'_> {
     fn client(&mut self) -> View {
         let client = self.subnet_client();
-        if client.by_subnet { self.view(&client) } else { self.resolver() }
+        if client.by_subnet { self.look_up(&client) } else { self.resolver() }
     }
 
     fn resolver(&mut self) -> View {
         if let Some(resolver) = &self.resolver {
             return resolver.clone();
         }
-        let resolver = self.view(&Client::new(self.from, None));
+        let resolver = self.look_up(&Client::new(self.from, None));
         self.resolver.insert(resolver).clone()
     }
 
     fn course(&mut self, cut: &[u8], is_cut_itself: bool) -> Course {
-        let Some(prober) = &self.handler.prober else {
-            return Course::Answer;
-        };
         let resolver = self.resolver();
-        let Some(near) = resolver.near.clone() else {
+        let (Some(prober), Some(near)) = (self.prober(), resolver.near.clone()) else {
             return Course::Answer;
         };
-        let client = Client::new(self.from, None);
         let referred = &self.handler.referred;
         // Who knows the cut asks for names within it: whoever asks about the cut does not know it, or not any more.
         let was_referred = !is_cut_itself && referred.was(self.now, self.from, cut);
         match referral::decide(&resolver, resolver.distant.is_some(), was_referred) {
             Decision::Answer => Course::Answer,
             Decision::LastResort => {
-                let rtt = prober.clients().peek(self.now, client.key()).rtt;
+                let rtt = prober.clients().peek(self.now, Client::new(self.from, None).key()).rtt;
                 self.hold = Some(referral::hold(self.handler.config.last_resort, rtt));
                 Course::Answer
             }
             Decision::Refer => {
-                let config = &self.handler.config;
-                let ttl = if near.level.number() >= 2 { config.near_referral_ttl } else { config.referral_ttl };
-                referred.note(self.now, self.from, cut, ttl);
+                referred.note(self.now, self.from, cut, self.handler.config.referral_ttl(near.level));
                 Course::Refer(near)
             }
         }
@@ -476,18 +485,18 @@ fn kind_of(kind: u16) -> Kind {
     }
 }
 
-fn kind_name(kind: Kind) -> &'static str {
+fn kind_number(kind: Kind) -> usize {
     match kind {
-        Kind::A => "A",
-        Kind::Aaaa => "AAAA",
-        Kind::Ns => "NS",
-        Kind::Soa => "SOA",
-        Kind::Ds => "DS",
-        Kind::Https => "HTTPS",
-        Kind::Any => "ANY",
-        Kind::Transfer => "transfer",
-        Kind::Meta => "meta",
-        Kind::Other(_) => "other",
+        Kind::A => 0,
+        Kind::Aaaa => 1,
+        Kind::Ns => 2,
+        Kind::Soa => 3,
+        Kind::Ds => 4,
+        Kind::Https => 5,
+        Kind::Any => 6,
+        Kind::Transfer => 7,
+        Kind::Meta => 8,
+        Kind::Other(_) => 9,
     }
 }
 
@@ -501,6 +510,5 @@ fn wire_rcode(rcode: Rcode) -> u16 {
         Rcode::NotImp => 4,
         Rcode::Refused => 5,
         Rcode::BadVers => 16,
-        Rcode::BadCookie => 23,
     }
 }

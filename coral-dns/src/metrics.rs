@@ -16,6 +16,7 @@ pub struct Metrics {
     pub(crate) dropped: Family<ReasonLabels, Counter>,
     pub(crate) truncated: Counter,
     pub(crate) seconds: Histogram,
+    pub(crate) searches: Family<OutcomeLabels, Counter>,
     pub(crate) probes: Family<OutcomeLabels, Counter>,
     pub(crate) candidates: Family<LevelLabels, Gauge>,
     pub(crate) tcp_connections: Gauge,
@@ -61,6 +62,7 @@ impl Metrics {
             truncated: Counter::default(),
             // 2 µs to 65 ms: an answer is worked out, never waited for.
             seconds: Histogram::new(exponential_buckets(2e-6, 2.0, 16)),
+            searches: Family::default(),
             probes: Family::default(),
             candidates: Family::default(),
             tcp_connections: Gauge::default(),
@@ -89,6 +91,7 @@ impl Metrics {
             Unit::Seconds,
             metrics.seconds.clone(),
         );
+        registry.register("searches", "Searches for nodes near a client, by outcome", metrics.searches.clone());
         registry.register("probes", "Measurements of clients, by outcome", metrics.probes.clone());
         registry.register("candidates", "Live proxies known, by level, this node included", metrics.candidates.clone());
         registry.register("tcp_connections", "TCP connections open", metrics.tcp_connections.clone());

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use coral_dsht::{DshtHandle, HintsQuery, Level, Neighbour, NodesQuery};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::appraisal::{Appraiser, Promise, Reply, Request};
+use crate::candidates::Candidates;
 use crate::proximity::is_unicast;
 use crate::{NAMESERVER, PROXY};
 
@@ -30,24 +32,17 @@ pub struct Near {
     pub proxies: Vec<IpAddr>,
 }
 
-/// How to look for them.
-#[derive(Debug, Clone, Copy)]
-pub struct NearConfig {
-    /// Nameservers that are to promise, at most.
-    pub nameservers: usize,
-    /// For how long.
-    pub promise: Duration,
-    /// Levels and their diameters: what a round-trip time that somebody reports must agree with.
-    pub slack: Duration,
-}
-
 /// Looks for nodes near clients. Cloned for each search.
 #[derive(Debug, Clone)]
 pub struct Searcher {
     pub(crate) me: IpAddr,
     pub(crate) dsht: DshtHandle,
     pub(crate) appraiser: Arc<Appraiser>,
-    pub(crate) config: NearConfig,
+    pub(crate) candidates: Candidates,
+    /// Nameservers that are to promise, at most.
+    pub(crate) nameservers: usize,
+    /// For how long.
+    pub(crate) promise: Duration,
 }
 
 /// Nodes asked because hints name them, at most.
@@ -71,21 +66,23 @@ impl Searcher {
         routers: Vec<IpAddr>,
         known: Option<&Near>,
     ) -> Option<Near> {
+        // What the routes of the Internet may make of a triangle of round-trip times.
+        let slack = self.candidates.table(Instant::now()).widest();
         let mut replies = Vec::new();
         let mut asked = BTreeSet::from([self.me]);
         let hints = HintsQuery { client, routers, count: HINTED, services: NAMESERVER };
         let hinted = self.dsht.hints(hints).await.ok()?;
         let hinted = hinted.iter().map(|neighbour| neighbour.peer.addr.ip().to_canonical());
         let known = known.map_or(&[][..], |near| &near.nameservers).iter().copied();
-        self.ask(hinted.chain(known), client, rtt, &mut asked, &mut replies).await;
+        self.ask(hinted.chain(known), client, (rtt, slack), &mut asked, &mut replies).await;
         if replies.is_empty() {
-            let around = self.around(rtt).await?;
-            self.ask(around.into_iter(), client, rtt, &mut asked, &mut replies).await;
+            let around = self.around(rtt, slack).await?;
+            self.ask(around.into_iter(), client, (rtt, slack), &mut asked, &mut replies).await;
         }
         // Fellows of the nearest may be nearer still, and are wanted beside it.
         replies.sort_by_key(Appraisal::order);
         let fellows = replies.first().map(|nearest| nearest.reply.fellows.clone()).unwrap_or_default();
-        self.ask(fellows.into_iter(), client, rtt, &mut asked, &mut replies).await;
+        self.ask(fellows.into_iter(), client, (rtt, slack), &mut asked, &mut replies).await;
         replies.sort_by_key(Appraisal::order);
 
         let level = replies.first()?.reply.level;
@@ -100,17 +97,17 @@ impl Searcher {
             .map(|appraisal| appraisal.node)
             .collect();
         proxies.sort_unstable();
-        let candidates = replies.iter().map(|appraisal| appraisal.node).take(self.config.nameservers);
+        let candidates = replies.iter().map(|appraisal| appraisal.node).take(self.nameservers);
         let nameservers = self.promised(candidates.collect(), client).await;
         Some(Near { level, nameservers, proxies })
     }
 
     /// Those of the network whose distance from here is about that of a client `rtt` away: none of the others can be near
     /// it. Any, if that is not known.
-    async fn around(&self, rtt: Option<Duration>) -> Option<Vec<IpAddr>> {
+    async fn around(&self, rtt: Option<Duration>, slack: Duration) -> Option<Vec<IpAddr>> {
         let query = NodesQuery { level: Level::GLOBAL, count: KNOWN, target: None, services: NAMESERVER };
         let known = self.dsht.nodes(query).await.ok()?;
-        Some(about_as_far(&known, rtt, self.config.slack))
+        Some(about_as_far(&known, rtt, slack))
     }
 
     /// Asks those of `nodes` that were not `asked` yet, all at once, and adds what is of use to `replies`.
@@ -118,7 +115,7 @@ impl Searcher {
         &self,
         nodes: impl Iterator<Item = IpAddr>,
         client: IpAddr,
-        rtt: Option<Duration>,
+        (rtt, slack): (Option<Duration>, Duration),
         asked: &mut BTreeSet<IpAddr>,
         replies: &mut Vec<Appraisal>,
     ) {
@@ -133,15 +130,14 @@ impl Searcher {
                 Some(Appraisal { node, reply, distance })
             });
         }
-        let of_use = |appraisal: &Appraisal| {
-            appraisal.reply.level > Level::GLOBAL && appraisal.is_plausible(rtt, self.config.slack)
-        };
+        let of_use =
+            |appraisal: &Appraisal| appraisal.reply.level > Level::GLOBAL && appraisal.is_plausible(rtt, slack);
         replies.extend(waiting.join_all().await.into_iter().flatten().filter(of_use));
     }
 
     /// Those of `nodes` that promise to answer `client`, in the same order.
     async fn promised(&self, nodes: Vec<IpAddr>, client: IpAddr) -> Vec<IpAddr> {
-        let seconds = u16::try_from(self.config.promise.as_secs()).unwrap_or(u16::MAX);
+        let seconds = u16::try_from(self.promise.as_secs()).unwrap_or(u16::MAX);
         let request = Request { client, duty: Some(Promise { seconds, distant: self.me }) };
         let mut waiting = JoinSet::new();
         for node in nodes.iter().copied() {
@@ -190,4 +186,51 @@ fn about_as_far(known: &[Neighbour], rtt: Option<Duration>, slack: Duration) -> 
     let about: Vec<IpAddr> = known.iter().filter(is_about).map(|known| known.peer.addr.ip().to_canonical()).collect();
     let step = about.len().div_ceil(ASKED_AROUND).max(1);
     about.into_iter().step_by(step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use coral_dsht::{Peer, Services};
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn appraisal(rtt: Option<Duration>, distance: Duration) -> Appraisal {
+        let level = Level::new(2).unwrap();
+        let reply = Reply { level, rtt, services: Services::NONE, has_promised: false, fellows: Vec::new() };
+        Appraisal { node: "192.0.2.1".parse().unwrap(), reply, distance }
+    }
+
+    #[test]
+    fn a_node_cannot_be_nearer_to_a_client_than_the_triangle_allows() {
+        let says_5_ms_at = |distance| appraisal(Some(5 * MS), distance);
+        assert!(says_5_ms_at(100 * MS).is_plausible(Some(120 * MS), 60 * MS));
+        assert!(!says_5_ms_at(10 * MS).is_plausible(Some(120 * MS), 60 * MS));
+        assert!(says_5_ms_at(10 * MS).is_plausible(None, 60 * MS));
+        assert!(appraisal(None, 10 * MS).is_plausible(Some(120 * MS), 60 * MS));
+    }
+
+    #[test]
+    fn who_is_asked_around_is_about_as_far_away_as_the_client() {
+        let known: Vec<Neighbour> = (1..=200)
+            .map(|last| Neighbour {
+                peer: Peer::new(([192, 0, 2, last], 4160).into(), Services::NONE),
+                rtt: u32::from(last) * MS,
+                heard: Duration::ZERO,
+                level: Level::GLOBAL,
+            })
+            .collect();
+        let shown = |rtt, slack| -> Vec<u8> {
+            let last = |ip: &IpAddr| match ip {
+                IpAddr::V4(ip) => ip.octets()[3],
+                IpAddr::V6(_) => 0,
+            };
+            about_as_far(&known, rtt, slack).iter().map(last).collect()
+        };
+        assert_eq!(shown(Some(100 * MS), 3 * MS), [98, 99, 100, 101, 102]);
+        assert_eq!(shown(Some(100 * MS), 30 * MS), [71, 81, 91, 101, 111, 121]);
+        assert_eq!(shown(None, 3 * MS).len(), ASKED_AROUND);
+        assert!(shown(Some(900 * MS), 30 * MS).is_empty());
+    }
 }

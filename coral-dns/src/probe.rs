@@ -12,6 +12,7 @@ pub mod trace;
 pub mod way;
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap};
 use std::future::Future;
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::candidates::Candidates;
 use crate::clients::{Clients, Known};
 use crate::config::ProbeConfig;
 use crate::metrics::{Metrics, OutcomeLabels};
@@ -48,25 +50,35 @@ impl<M: Measure> Measure for Option<M> {
 #[derive(Debug, Clone)]
 pub struct Prober {
     clients: Arc<Clients>,
-    wanted: mpsc::Sender<Client>,
+    wanted: mpsc::Sender<Wanted>,
     metrics: Metrics,
+}
+
+/// Something to do for a client.
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    /// It is to be measured, which `clients` knows already.
+    Measure(Client),
+    /// It was measured for another node, and asks now itself.
+    LookAfter(Client),
 }
 
 /// The side that measures: to be [run](Task::run) as a task.
 #[derive(Debug)]
 pub struct Task<M> {
     clients: Arc<Clients>,
-    wanted: mpsc::Receiver<Client>,
+    wanted: mpsc::Receiver<Wanted>,
     config: ProbeConfig,
     measure: Arc<M>,
     /// `None`: nobody is looked for.
     searcher: Option<Searcher>,
-    /// The round-trip time within which a client is as near as can be: nobody nearer is looked for.
-    nearest: Duration,
+    /// Who says within which round-trip time a client is as near as can be: for that one nobody nearer is looked for.
+    candidates: Candidates,
     metrics: Metrics,
-    /// The searches to come, the soonest first, and those under way. Each prefix is here once at most.
+    /// Clients that are looked after.
+    sought: HashMap<PrefixKey, Sought>,
+    /// The searches to come for them, the soonest first. A client whose search is under way has none.
     due: BinaryHeap<Reverse<(Instant, PrefixKey)>>,
-    clients_due: HashMap<PrefixKey, Sought>,
 }
 
 /// A client for whom nodes are looked for.
@@ -88,6 +100,10 @@ const SOON: Duration = Duration::from_millis(30);
 /// Nodes near a client may have to measure it themselves when they are asked for the first time: if nobody was found, they
 /// are asked again after this.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
+
+/// What was found is relied on until the next search, and for so much longer as that may be late or take. What rests on it, a
+/// referral with its TTL, ends within the promise: see `server.rs`.
+pub(crate) const RELIANCE: Duration = Duration::from_secs(30);
 
 /// Measures `client` by an echo and, if that takes longer than [`SOON`], by a trace beside it.
 async fn measured<M: Measure>(client: Client, measure: &M, may_trace: bool) -> Measured {
@@ -116,7 +132,7 @@ pub fn new<M: Measure>(
     clients: Arc<Clients>,
     measure: M,
     searcher: Option<Searcher>,
-    nearest: Duration,
+    candidates: Candidates,
     metrics: Metrics,
 ) -> (Prober, Task<M>) {
     let (sender, wanted) = mpsc::channel(config.at_once.get());
@@ -127,25 +143,46 @@ pub fn new<M: Measure>(
         config: config.clone(),
         measure: Arc::new(measure),
         searcher,
-        nearest,
+        candidates,
         metrics,
+        sought: HashMap::new(),
         due: BinaryHeap::new(),
-        clients_due: HashMap::new(),
     };
     (prober, task)
 }
 
 impl Prober {
-    /// What is known of `client`, and whether it is worth waiting for more. Never waits.
+    /// What is known of `client`, which asks, and whether it is worth waiting for more. Never waits.
     pub fn look_up(&self, now: Instant, client: &Client) -> (Known, bool) {
-        let key = client.key();
-        let known = self.clients.look_up(now, key);
-        let mut comes = !known.is_measured;
-        if known.is_wanted && self.wanted.try_send(*client).is_err() {
-            count(&self.metrics, "skipped");
-            comes = false;
-        }
+        let known = self.clients.look_up(now, client.key());
+        let comes = self.want(now, client, &known, true);
         (known, comes)
+    }
+
+    /// What is known of `client`, of which another node asks. It is measured for that, but not looked after: else nodes that
+    /// ask each other would keep each other at it for ever.
+    pub fn appraise(&self, now: Instant, client: &Client) -> (Known, bool) {
+        let known = self.clients.peek(now, client.key());
+        let comes = self.want(now, client, &known, false);
+        (known, comes)
+    }
+
+    /// Asks for what is to be done for the client. True if it was never measured, and will be.
+    fn want(&self, now: Instant, client: &Client, known: &Known, is_asked: bool) -> bool {
+        if !known.is_wanted && !known.is_new {
+            return !known.is_measured;
+        }
+        // Room first: what finds none leaves no trace, or forged addresses would push out what is known of real ones.
+        let Ok(room) = self.wanted.try_reserve() else {
+            count(&self.metrics, "skipped");
+            return false;
+        };
+        if known.is_wanted && self.clients.begin(now, client.key(), is_asked) {
+            room.send(Wanted::Measure(*client));
+        } else if known.is_measured && is_asked {
+            room.send(Wanted::LookAfter(*client));
+        }
+        !known.is_measured
     }
 
     /// What is remembered of all clients.
@@ -166,8 +203,12 @@ impl<M: Measure> Task<M> {
             let may_search = searching.len() < self.config.searches.get();
             let next = self.due.peek().map(|Reverse((at, _))| *at);
             tokio::select! {
-                client = self.wanted.recv(), if measuring.len() < self.config.at_once.get() => match client {
-                    Some(client) => self.begin(client, &mut measuring),
+                wanted = self.wanted.recv(), if measuring.len() < self.config.at_once.get() => match wanted {
+                    Some(Wanted::Measure(client)) => {
+                        let (measure, may_trace) = (Arc::clone(&self.measure), self.searcher.is_some());
+                        measuring.spawn(async move { measured(client, &*measure, may_trace).await });
+                    }
+                    Some(Wanted::LookAfter(client)) => self.look_after(client, None),
                     None => return,
                 },
                 Some(ended) = measuring.join_next() => match ended {
@@ -185,28 +226,25 @@ impl<M: Measure> Task<M> {
         }
     }
 
-    fn begin(&self, client: Client, measuring: &mut JoinSet<Measured>) {
-        // Several queries may have asked before the first measurement began.
-        if self.clients.begin(Instant::now(), client.key()) {
-            let (measure, may_trace) = (Arc::clone(&self.measure), self.searcher.is_some());
-            measuring.spawn(async move { measured(client, &*measure, may_trace).await });
-        }
-    }
-
     fn end(&mut self, (client, rtt, routers): Measured) {
         count(&self.metrics, if rtt.is_some() { "answered" } else { "silent" });
         tracing::debug!(prefix = %client.prefix, ?rtt, "measured a client");
         self.clients.end(Instant::now(), client.key(), rtt);
-        let is_near = rtt.is_some_and(|rtt| rtt < self.nearest);
-        if self.searcher.is_some() && !is_near && !self.clients_due.contains_key(&client.key()) {
-            self.put_down(Instant::now(), Sought { client, routers, searches: 0 });
-        }
+        self.look_after(client, routers);
     }
 
-    fn put_down(&mut self, at: Instant, sought: Sought) {
-        if self.due.len() < self.config.capacity.get() {
-            self.due.push(Reverse((at, sought.client.key())));
-            self.clients_due.insert(sought.client.key(), sought);
+    /// Has nodes near `client` looked for from now on, if it asks itself and is not near this one.
+    fn look_after(&mut self, client: Client, routers: Option<Vec<IpAddr>>) {
+        let (now, key) = (Instant::now(), client.key());
+        let known = self.clients.peek(now, key);
+        let is_near = known.rtt.is_some_and(|rtt| rtt < self.candidates.table(now).nearest());
+        let has_room = self.sought.len() < self.config.capacity.get();
+        if self.searcher.is_none() || is_near || !self.clients.is_asked(key) || !has_room {
+            return;
+        }
+        if let Entry::Vacant(vacant) = self.sought.entry(key) {
+            vacant.insert(Sought { client, routers, searches: 0 });
+            self.due.push(Reverse((now, key)));
         }
     }
 
@@ -215,19 +253,18 @@ impl<M: Measure> Task<M> {
         let Some(Reverse((_, key))) = self.due.pop() else {
             return;
         };
-        let (Some(sought), Some(searcher)) = (self.clients_due.get(&key).cloned(), self.searcher.clone()) else {
+        let (Some(sought), Some(searcher)) = (self.sought.get(&key).cloned(), self.searcher.clone()) else {
             return;
         };
         let now = Instant::now();
-        let patience = searcher.config.promise + 2 * self.config.search_interval;
-        let is_first = sought.searches == 0;
-        if !is_first && !now.checked_sub(patience).is_none_or(|then| self.clients.has_asked_since(then, key)) {
-            self.clients_due.remove(&key);
-            self.clients.set_near(key, None);
+        // A resolver that was referred comes back within the promise, if it still wants anything.
+        let has_asked = |then| self.clients.has_asked_since(then, key);
+        if sought.searches > 0 && !now.checked_sub(searcher.promise).is_none_or(has_asked) {
+            self.sought.remove(&key);
+            self.clients.leave(key);
             return;
         }
         let known = self.clients.peek(now, key);
-        count(&self.metrics, "search");
         searching.spawn(async move {
             let address = sought.client.address;
             let (routers, bound) = match sought.routers {
@@ -250,15 +287,17 @@ impl<M: Measure> Task<M> {
 
     fn found(&mut self, (sought, bound, near): Searched) {
         let (now, key) = (Instant::now(), sought.client.key());
-        count(&self.metrics, if near.is_some() { "found" } else { "nobody" });
+        let outcome = if near.is_some() { "found" } else { "nobody" };
+        self.metrics.searches.get_or_create(&OutcomeLabels { outcome }).inc();
         tracing::debug!(prefix = %sought.client.prefix, routers = ?sought.routers, ?bound, ?near, "looked near a client");
         if let Some(bound) = bound {
             self.clients.observe(now, key, bound);
         }
         let is_early = near.is_none() && sought.searches == 1;
-        self.clients.set_near(key, near.map(Arc::new));
+        self.clients.set_near(key, near, now + self.config.search_interval + RELIANCE);
         let wait = if is_early { SECOND_LOOK } else { self.config.search_interval };
-        self.put_down(now + wait, sought);
+        self.due.push(Reverse((now + wait, key)));
+        self.sought.insert(key, sought);
     }
 }
 
@@ -302,13 +341,14 @@ mod tests {
         let config = ProbeConfig { at_once: NonZeroUsize::new(1).unwrap(), ..ProbeConfig::default() };
         let metrics = Metrics::register(&mut Registry::default());
         let clients = Arc::new(Clients::new(config.ttl, config.capacity.get(), Instant::now()));
-        let nearest = Duration::from_millis(20);
-        let (prober, task) = new(&config, clients, Arc::clone(&script), None, nearest, metrics.clone());
-        let (near, far) = (client("192.0.2.1"), client("198.51.100.1"));
+        let me = coral_dsht::Peer::new("192.0.2.9:4160".parse().unwrap(), crate::PROXY);
+        let candidates = Candidates::new(me, config.ttl, Instant::now());
+        let (prober, task) = new(&config, clients, Arc::clone(&script), None, candidates, metrics.clone());
+        let [near, far, third] = ["192.0.2.1", "198.51.100.1", "203.0.113.1"].map(client);
         let task = tokio::spawn(task.run());
 
-        // The first is under way, the second waits in line, the third finds no room.
-        for (client, asked, comes) in [(&near, 1, true), (&far, 1, true), (&far, 1, false)] {
+        // The first is under way, the second waits in line, for all who ask; the third finds no room.
+        for (client, asked, comes) in [(&near, 1, true), (&far, 1, true), (&far, 1, true), (&third, 1, false)] {
             let (known, is_worth_waiting) = prober.look_up(Instant::now(), client);
             assert_eq!((known.rtt, is_worth_waiting), (None, comes));
             until(|| script.asked.lock().unwrap().len() == asked).await;

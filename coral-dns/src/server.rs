@@ -24,12 +24,12 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::appraisal::Appraiser;
 use crate::candidates::Candidates;
 use crate::clients::Clients;
-use crate::config::Config;
+use crate::config::{Config, ProbeConfig};
 use crate::error::DnsError;
 use crate::handler::{Handler, MAX_QUERY_BYTES, Message, Outcome, Scratch, Transport};
 use crate::metrics::Metrics;
 use crate::name::Suffix;
-use crate::near::{NearConfig, Searcher};
+use crate::near::Searcher;
 use crate::probe::echo::Echo;
 use crate::probe::{self, Prober};
 use crate::proximity::Client;
@@ -101,7 +101,7 @@ impl Server {
         // Tasks of the background end with this future, whichever way it ends.
         let mut background = JoinSet::new();
         let candidates = self.start_candidates(&mut background).await;
-        let prober = self.start_prober(&mut background)?;
+        let prober = self.start_prober(&candidates, &mut background);
         let handler = Arc::new(Handler::new(
             Arc::clone(&self.config),
             self.suffixes.clone(),
@@ -147,10 +147,8 @@ impl Server {
         candidates
     }
 
-    fn start_prober(&mut self, background: &mut JoinSet<()>) -> Result<Option<Prober>, DnsError> {
-        let Some(config) = self.config.probe.as_ref() else {
-            return Ok(None);
-        };
+    fn start_prober(&mut self, candidates: &Candidates, background: &mut JoinSet<()>) -> Option<Prober> {
+        let config = self.config.probe.as_ref()?;
         let clients = Arc::new(Clients::new(config.ttl, config.capacity.get(), Instant::now()));
         for (prefix, rtt) in self.known.drain(..) {
             clients.observe(Instant::now(), Client::of(prefix).key(), rtt);
@@ -167,38 +165,33 @@ impl Server {
         if let Err(error) = &echo {
             tracing::warn!(%error, "clients cannot be measured by echo; traces and this node's own clients remain");
         }
-        let searcher = config.search.then(|| self.searcher());
-        let (prober, task) = probe::new(config, clients, echo.ok(), searcher, NEAREST, self.metrics.clone());
+        let searcher = config.search.then(|| self.searcher(config, candidates.clone()));
+        let metrics = self.metrics.clone();
+        let (prober, task) = probe::new(config, clients, echo.ok(), searcher, candidates.clone(), metrics);
         background.spawn(task.run());
-        Ok(Some(prober))
+        Some(prober)
     }
 
-    fn searcher(&self) -> Searcher {
+    fn searcher(&self, config: &ProbeConfig, candidates: Candidates) -> Searcher {
         let suffix = self.suffixes[0].clone();
+        let ttl = self.config.near_referral_ttl.max(self.config.referral_ttl);
         Searcher {
             me: self.me.addr.ip().to_canonical(),
             dsht: self.dsht.clone(),
             appraiser: Arc::new(Appraiser::new(suffix, self.port, PATIENCE)),
-            config: NearConfig {
-                nameservers: self.config.nameservers.get().saturating_sub(1).max(1),
-                promise: self.config.near_referral_ttl.max(self.config.referral_ttl) + PROMISE_MARGIN,
-                slack: SLACK,
-            },
+            candidates,
+            nameservers: self.config.nameservers.get().saturating_sub(1).max(1),
+            // A referral may be sent as long as what was found is relied on, and holds for its TTL.
+            promise: config.search_interval + probe::RELIANCE + ttl + PROMISE_MARGIN,
         }
     }
 }
 
-/// Who is nearer than this is near enough: the diameter of level 2.
-const NEAREST: Duration = Duration::from_millis(20);
-
-/// What the routes of the Internet may make of a triangle: the diameter of level 1.
-const SLACK: Duration = Duration::from_millis(60);
-
 /// How long another node's answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A promise outlasts what rests on it: a referral that is sent just before the next search, and its TTL.
-const PROMISE_MARGIN: Duration = Duration::from_secs(60);
+/// A promise is made before its search ends, and a resolver's TTL counts from when the referral arrives.
+const PROMISE_MARGIN: Duration = Duration::from_secs(5);
 
 fn entropy<const N: usize>() -> Result<[u8; N], DnsError> {
     let mut seed = [0; N];
@@ -285,7 +278,7 @@ impl Udp {
         self.out.clear();
         let start = Instant::now();
         let (handler, scratch) = (&self.handler, &mut self.scratch);
-        let message = Message { from, transport: Transport::Udp, bytes: query, may_wait };
+        let message = Message { from, transport: Transport::Udp, bytes: query, may_wait, is_again: false };
         let outcome = handler.respond(scratch, start, message, &mut self.out);
         self.queries += 1;
         if self.queries.is_multiple_of(TIMED) {
@@ -307,7 +300,8 @@ impl Udp {
                 self.waiting.spawn(async move {
                     handler.measured(&client).await;
                     let (mut out, now) = (Vec::new(), Instant::now());
-                    let message = Message { from, transport: Transport::Udp, bytes: &query, may_wait: false };
+                    let (bytes, transport) = (&query[..], Transport::Udp);
+                    let message = Message { from, transport, bytes, may_wait: false, is_again: true };
                     let outcome = handler.respond(&mut scratch, now, message, &mut out);
                     if outcome == Outcome::Send {
                         send(&socket, &handler, &out, from).await;
@@ -476,7 +470,7 @@ impl Tcp {
         let mut may_wait = true;
         loop {
             let start = Instant::now();
-            let message = Message { from, transport: Transport::Tcp, bytes: buffer, may_wait };
+            let message = Message { from, transport: Transport::Tcp, bytes: buffer, may_wait, is_again: !may_wait };
             let outcome = self.handler.respond(scratch, start, message, &mut framed);
             self.metrics.seconds.observe(start.elapsed().as_secs_f64());
             match outcome {

@@ -42,7 +42,7 @@ impl Handler {
     /// The answer, if there is one at once.
     pub(super) fn answer_now(&self, from: SocketAddr, transport: Transport, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut out = Vec::new();
-        let message = super::Message { from, transport, bytes, may_wait: false };
+        let message = super::Message { from, transport, bytes, may_wait: false, is_again: false };
         let outcome = self.respond(&mut self.scratch([1; 32]), Instant::now(), message, &mut out);
         (outcome == Outcome::Send).then_some(out)
     }

@@ -72,7 +72,8 @@ impl Measure for Silence {
 /// One that measures nobody by itself: its other side is to be kept.
 fn prober(config: &ProbeConfig) -> (Prober, probe::Task<Silence>) {
     let clients = Arc::new(Clients::new(config.ttl, config.capacity.get(), Instant::now()));
-    probe::new(config, clients, Silence, None, Duration::from_millis(20), sample(None).metrics)
+    let Handler { candidates, metrics, .. } = sample(None);
+    probe::new(config, clients, Silence, None, candidates, metrics)
 }
 
 /// Two levels of one proxy each.
@@ -89,16 +90,17 @@ fn two_levels() -> Table {
 /// Else anybody could make this node send packets by asking it for anything.
 #[test]
 fn only_who_asks_what_hangs_on_it_is_measured() {
-    let metrics = sample(None).metrics;
+    let Handler { candidates, metrics, .. } = sample(None);
     let config = ProbeConfig { at_once: NonZeroUsize::MIN, ..ProbeConfig::default() };
     let clients = Arc::new(Clients::new(config.ttl, config.capacity.get(), Instant::now()));
-    let (prober, _task) = probe::new(&config, clients, Silence, None, Duration::from_millis(20), metrics.clone());
+    let (prober, _task) = probe::new(&config, clients, Silence, None, candidates, metrics.clone());
     let handler = sample(Some(prober));
     let now = Instant::now();
     handler.candidates.set(now, two_levels());
     // The line has room for one, so each further client that is to be measured is skipped, and counted.
-    let skipped = |name: &str, kind| {
-        let from = SocketAddr::from(([198, 51, 100, 1], 53));
+    let mut clients = 0..;
+    let mut skipped = |name: &str, kind| {
+        let from = SocketAddr::from(([198, 51, clients.next().unwrap(), 1], 53));
         handler.answer_now(from, Transport::Udp, &query(name, kind, &[])).unwrap();
         metrics.probes.get_or_create(&OutcomeLabels { outcome: "skipped" }).get()
     };
@@ -164,7 +166,7 @@ fn what_is_asked_is_counted_under_words_of_ours() {
 fn far_node() -> (Handler, probe::Task<Silence>) {
     let (prober, task) = prober(&ProbeConfig::default());
     let key = Client::new([198, 51, 100, 1].into(), None).key();
-    prober.clients().begin(Instant::now(), key);
+    prober.clients().begin(Instant::now(), key, true);
     prober.clients().end(Instant::now(), key, Some(Duration::from_millis(90)));
     let ip = |text: &str| text.parse().unwrap();
     let near = Near {
@@ -172,7 +174,7 @@ fn far_node() -> (Handler, probe::Task<Silence>) {
         nameservers: vec![ip("203.0.113.1"), ip("203.0.113.2")],
         proxies: vec![ip("203.0.113.1")],
     };
-    prober.clients().set_near(key, Some(Arc::new(near)));
+    prober.clients().set_near(key, Some(near), Instant::now() + Duration::from_secs(600));
     let handler = sample(Some(prober));
     handler.candidates.set(Instant::now(), two_levels());
     (handler, task)
@@ -196,7 +198,7 @@ async fn a_resolver_near_others_is_referred_once_for_each_cut_and_then_answered_
     let mut ask = |name: &str, kind| {
         let (mut out, from) = (Vec::new(), SocketAddr::from(([198, 51, 100, 1], 53)));
         let query = query(name, kind, &[]);
-        let message = Message { from, transport: Transport::Udp, bytes: &query, may_wait: true };
+        let message = Message { from, transport: Transport::Udp, bytes: &query, may_wait: true, is_again: false };
         let outcome = handler.respond(&mut scratch, Instant::now(), message, &mut out);
         (outcome, records(&out))
     };
