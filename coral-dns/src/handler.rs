@@ -15,7 +15,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use coral_dsht::{Level, Peer, Services};
+use coral_dsht::{Level, Peer, Prefix, Services};
 use prometheus_client::metrics::counter::Counter;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
@@ -31,7 +31,7 @@ use crate::error::DnsError;
 use crate::metrics::{LevelLabels, Metrics, QueryLabels, ReasonLabels};
 use crate::name::Suffix;
 use crate::probe::Prober;
-use crate::proximity::{self, Client, network};
+use crate::proximity::{self, Client};
 use crate::rate::{self, Limiter};
 use crate::records::Records;
 use crate::referral::{self, Decision, Referred};
@@ -116,6 +116,7 @@ pub(crate) struct Handler {
     records: Records,
     /// This node's address and what it offers.
     ip: IpAddr,
+    home: Prefix,
     services: Services,
     candidates: Candidates,
     prober: Option<Prober>,
@@ -163,6 +164,7 @@ impl Handler {
             suffixes,
             soas,
             ip: me.addr.ip().to_canonical(),
+            home: Prefix::of(me.addr.ip()),
             services: me.services,
             candidates,
             prober,
@@ -390,8 +392,7 @@ impl<'a> Asking<'a> {
         }
         let levels = self.table.levels.iter().map(|level| (level.level, level.diameter));
         // One on our own network that keeps silent is near all the same.
-        let home = network(self.handler.ip);
-        let is_neighbour = known.rtt.is_none() && known.is_measured && network(client.address) == home;
+        let is_neighbour = known.rtt.is_none() && known.is_measured && Prefix::of(client.address) == self.handler.home;
         let rtt = if is_neighbour { Some(Duration::ZERO) } else { known.rtt };
         let distant = known.duty.map(|duty| duty.distant);
         View { address: client.address, level: proximity::level(rtt, levels), near: known.near, distant }

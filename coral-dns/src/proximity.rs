@@ -100,14 +100,6 @@ pub fn level(rtt: Option<Duration>, levels: impl IntoIterator<Item = (Level, Opt
     within.map(|(level, _)| level).max().unwrap_or(Level::GLOBAL)
 }
 
-/// The network that an address is on, by its first address.
-pub fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(ip) => IpAddr::V4((u32::from(ip) & u32::MAX << (32 - PREFIX_BITS_V4)).into()),
-        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & u128::MAX << (128 - PREFIX_BITS_V6)).into()),
-    }
-}
-
 /// The prefix of `address` by which it is measured, with at most `bits`.
 fn prefix(address: IpAddr, bits: u8) -> IpNetwork {
     let most = match address {
@@ -146,6 +138,7 @@ fn is_local(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use coral_dsht::Prefix;
     use proptest::prelude::*;
 
     use super::*;
@@ -221,7 +214,7 @@ mod tests {
             };
             let (one, other) = (client(one), client(other));
             prop_assert_eq!(one.prefix == other.prefix, one.key() == other.key());
-            prop_assert_eq!(network(one.address), Client::new(one.address, None).prefix.ip());
+            prop_assert_eq!(Prefix::of(one.address).first(), Client::new(one.address, None).prefix.ip());
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::api::Value;
 use crate::id::{Id, Key};
+use crate::peer::Prefix;
 
 /// How long a hint lives; it is renewed halfway.
 pub const TTL: Duration = Duration::from_secs(60 * 60);
@@ -35,10 +36,7 @@ pub fn keys(addr: IpAddr, routers: &[IpAddr]) -> Vec<Key> {
 
 /// The key of the network of `addr`: its IPv4 /24 or IPv6 /48. An IPv4 address may be written as an IPv6 one.
 pub fn network(addr: IpAddr) -> Key {
-    match addr.to_canonical() {
-        IpAddr::V4(addr) => Id::hash(&[b"network", &addr.octets()[..3]]),
-        IpAddr::V6(addr) => Id::hash(&[b"network", &addr.octets()[..6]]),
-    }
+    Id::hash(&[b"network", Prefix::of(addr).as_bytes()])
 }
 
 /// The key of the router at `addr`.

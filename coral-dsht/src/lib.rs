@@ -104,7 +104,7 @@ pub use dsht::{Dsht, Output};
 pub use handle::{Command, DshtHandle, Stopped};
 pub use id::{ClusterId, Distance, Id, Key, NodeId};
 pub use level::{Level, Levels};
-pub use peer::{Peer, Services};
+pub use peer::{Peer, Prefix, Services};
 pub use seal::NetworkKey;
 pub use stats::Stats;
 pub use time::Instant;

@@ -1,6 +1,7 @@
 //! A far end for tests: a map with the TTL rules of the real index, shared by any number of handles.
 //!
-//! It has no network, no levels but the global one, and no clock but tokio's, which tests pause.
+//! It has no network, no levels but the global one, and no clock but tokio's, which tests pause. Where levels are what
+//! matters, [`fixed`] has them, and nothing else.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -60,6 +61,44 @@ impl MemoryNetwork {
         });
         handle
     }
+}
+
+/// A handle for the node `me`, of whose clusters these are the diameters and the other members, from level 0 up, for ever.
+///
+/// It answers [`DshtHandle::nodes`], [`DshtHandle::hints`] (with nobody) and [`DshtHandle::snapshot`]; to all else it is one that has stopped.
+pub fn fixed(me: Peer, levels: Vec<(Option<Duration>, Vec<Peer>)>) -> DshtHandle {
+    let (handle, mut commands) = DshtHandle::channel(64);
+    let neighbours = |level: Level, peers: &[Peer]| -> Vec<Neighbour> {
+        peers.iter().map(|peer| Neighbour { level, ..neighbour(*peer) }).collect()
+    };
+    let clusters: Vec<(ClusterStatus, Vec<Neighbour>)> = (0..)
+        .filter_map(Level::new)
+        .zip(levels)
+        .map(|(level, (diameter, peers))| {
+            let size = u32::try_from(peers.len() + 1).unwrap_or(u32::MAX);
+            let status = ClusterStatus { level, diameter, cluster: Id::ZERO, size, known: peers.len() };
+            (status, neighbours(level, &peers))
+        })
+        .collect();
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Nodes { query, reply } => {
+                    let cluster = clusters.iter().find(|(status, _)| status.level == query.level);
+                    let members = cluster.map_or(&[][..], |(_, members)| members).iter();
+                    let wanted = members.filter(|member| member.peer.services.contains(query.services));
+                    let _ = reply.send(wanted.take(query.count).copied().collect());
+                }
+                Command::Hints { reply, .. } => drop(reply.send(Vec::new())),
+                Command::Snapshot { reply } => {
+                    let clusters = clusters.iter().map(|(status, _)| *status).collect();
+                    let _ = reply.send(Snapshot { clusters, ..Shared::default().snapshot(me) });
+                }
+                _ => {}
+            }
+        }
+    });
+    handle
 }
 
 /// A panic of another test's task does not tear a map that is only ever changed by whole entries.

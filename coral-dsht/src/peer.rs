@@ -57,8 +57,8 @@ impl Peer {
 }
 
 /// The network that an address is in: its /24, or its /48. Whoever has one address usually has others there.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Prefix {
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Prefix {
     /// The first three bytes of an IPv4 address.
     V4([u8; 3]),
     /// The first six bytes of an IPv6 address.
@@ -66,8 +66,8 @@ pub(crate) enum Prefix {
 }
 
 impl Prefix {
-    /// That of `ip`.
-    pub(crate) fn of(ip: IpAddr) -> Self {
+    /// That of `ip`. An IPv4 address may be written as an IPv6 one.
+    pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => {
                 let [a, b, c, _] = ip.octets();
@@ -77,6 +77,22 @@ impl Prefix {
                 let [a, b, c, d, e, f, ..] = ip.octets();
                 Self::V6([a, b, c, d, e, f])
             }
+        }
+    }
+
+    /// Its first address.
+    pub fn first(self) -> IpAddr {
+        match self {
+            Self::V4([a, b, c]) => [a, b, c, 0].into(),
+            Self::V6([a, b, c, d, e, f]) => [a, b, c, d, e, f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].into(),
+        }
+    }
+
+    /// Its bytes: three or six.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::V4(bytes) => bytes,
+            Self::V6(bytes) => bytes,
         }
     }
 }

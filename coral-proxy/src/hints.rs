@@ -13,12 +13,12 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use coral_dsht::{DshtHandle, Level, Levels, hint};
+use coral_dsht::{DshtHandle, Level, Levels, Prefix, hint};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -141,12 +141,12 @@ impl Keeper {
 
     async fn put(&mut self) {
         let (Some(place), Some(network)) = (self.place, self.table.take_due(Instant::now())) else { return };
-        let put = self.dsht.put(hint::network(network), hint::value(place.me), hint::TTL, Levels::ALL);
+        let put = self.dsht.put(hint::network(network.first()), hint::value(place.me), hint::TTL, Levels::ALL);
         match tokio::time::timeout(REQUEST_TIMEOUT, put).await {
             Ok(Ok(_)) => {
                 self.metrics.hints.inc();
             }
-            _ => tracing::debug!(%network, "the index did not take a hint"),
+            _ => tracing::debug!(?network, "the index did not take a hint"),
         }
     }
 }
@@ -155,13 +155,12 @@ impl Keeper {
 #[derive(Debug)]
 struct Table {
     config: config::Hints,
-    /// By the first address of the network.
-    entries: HashMap<IpAddr, Entry>,
+    entries: HashMap<Prefix, Entry>,
     /// The keys of `entries` by when they were last seen, each once.
-    order: BTreeMap<u64, IpAddr>,
+    order: BTreeMap<u64, Prefix>,
     clock: u64,
     /// Those to put a hint for, each once. One that has given way meanwhile is passed over.
-    due: VecDeque<IpAddr>,
+    due: VecDeque<Prefix>,
 }
 
 #[derive(Debug)]
@@ -184,7 +183,7 @@ impl Table {
 
     /// Whether this network's round-trip time is new, or clearly lower than it was. Without a `place` no hint becomes due.
     fn note(&mut self, now: Instant, seen: Seen, place: Option<Place>) -> bool {
-        let network = network(seen.client);
+        let network = Prefix::of(seen.client);
         self.clock += 1;
         let mut is_news = false;
         let entry = self.entries.entry(network).or_insert_with(|| {
@@ -204,7 +203,7 @@ impl Table {
         entry.served = entry.served.saturating_add(seen.served.into());
         let is_old = entry.put.is_none_or(|put| now - put >= hint::TTL / 2);
         let is_hinted = |place: Place| {
-            let is_elsewhere = network != self::network(place.me.ip());
+            let is_elsewhere = network != Prefix::of(place.me.ip());
             is_elsewhere && entry.rtt < place.near && may_be_peer(SocketAddr::new(seen.client, 0), place.me)
         };
         let is_wanted = self.config.put && entry.served >= self.config.connections.get() && is_old;
@@ -229,7 +228,7 @@ impl Table {
 
     /// The network whose hint is to be put now: it counts as put, whatever comes of it, so that a put that fails is not
     /// tried again at once.
-    fn take_due(&mut self, now: Instant) -> Option<IpAddr> {
+    fn take_due(&mut self, now: Instant) -> Option<Prefix> {
         let network = self.due.pop_front()?;
         let entry = self.entries.get_mut(&network)?;
         (entry.is_due, entry.served, entry.put) = (false, 0, Some(now));
@@ -239,14 +238,6 @@ impl Table {
 
 /// A round-trip time below this share of the one before is worth telling.
 const CLEARLY: f64 = 0.8;
-
-/// The first address of the /24 or /48 of `ip`, which is canonical: the same networks as [`hint::network`] has.
-fn network(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & !0xff).into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 80 << 80).into(),
-    }
-}
 
 /// The round-trip time of a connection, as the kernel has measured it: the least of the last minutes, or the smoothed one
 /// where it keeps no least. `None` if it has not measured any, or does not say.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use coral_dns::{Config, DnsError, Metrics, NAMESERVER, PROXY, Server, Sockets};
 use coral_dsht::memory::MemoryNetwork;
-use coral_dsht::{ClusterStatus, Command, DshtHandle, Id, Level, Neighbour, Peer, Services, Snapshot, Stats};
+use coral_dsht::{DshtHandle, Peer, Services};
 use hickory_server::proto::op::Message;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -220,44 +220,10 @@ pub(crate) fn show(answer: &[u8]) -> String {
 }
 
 /// An index with three levels, each with its own members, that answers for ever as it was set up.
-pub(crate) fn three_levels(me: Peer, members: [&'static [&'static str]; 3]) -> DshtHandle {
-    let (handle, mut commands) = DshtHandle::channel(16);
+pub(crate) fn three_levels(me: Peer, members: [&[&str]; 3]) -> DshtHandle {
     let diameters = [None, Some(60), Some(20)].map(|ms| ms.map(Duration::from_millis));
-    let neighbours = move |level: Level| -> Vec<Neighbour> {
-        let members = members[level.index()].iter();
-        members
-            .map(|ip| Neighbour { peer: peer(ip), rtt: Duration::from_millis(1), heard: Duration::ZERO, level })
-            .collect()
-    };
-    let snapshot = move || Snapshot {
-        me,
-        clusters: (0..3)
-            .map(|number| ClusterStatus {
-                level: Level::new(number).unwrap(),
-                diameter: diameters[usize::from(number)],
-                cluster: Id::ZERO,
-                size: 9,
-                known: 9,
-            })
-            .collect(),
-        neighbours: Vec::new(),
-        routers: Vec::new(),
-        stored_keys: 0,
-        stored_values: 0,
-        published_values: 0,
-        stats: Stats::default(),
-    };
-    tokio::spawn(async move {
-        while let Some(command) = commands.recv().await {
-            // Who gives up meanwhile has closed the channel.
-            match command {
-                Command::Nodes { query, reply } => drop(reply.send(neighbours(query.level))),
-                Command::Snapshot { reply } => drop(reply.send(snapshot())),
-                other => panic!("the nameserver asks for nodes only, not for {other:?}"),
-            }
-        }
-    });
-    handle
+    let members = members.map(|members| members.iter().map(|ip| peer(ip)).collect());
+    coral_dsht::memory::fixed(me, diameters.into_iter().zip(members).collect())
 }
 
 /// The addresses in an answer shown as text.

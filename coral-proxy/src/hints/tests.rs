@@ -1,5 +1,6 @@
 //! Hints by made-up clients over a paused clock, one over real sockets, and what the kernel says of these.
 
+use std::net::Ipv4Addr;
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use coral_dsht::{Command, Driver, HintsQuery, Peer, Services, Stored};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use coral_dns::{Config, Metrics, NAMESERVER, PROXY, ProbeConfig, Server, Sockets};
-use coral_dsht::{ClusterStatus, Command, DshtHandle, Id, Level, Neighbour, Peer, Snapshot, Stats};
+use coral_dsht::{DshtHandle, Peer, memory};
 
 use crate::responders::{WORKERS, reuse_port};
 use crate::traffic;
@@ -55,42 +55,8 @@ fn peer(last: u8) -> Peer {
 
 /// An index with three levels that answers for ever as it was set up.
 fn index() -> DshtHandle {
-    let (handle, mut commands) = DshtHandle::channel(16);
-    let neighbours = |level: Level| -> Vec<Neighbour> {
-        let neighbour = |last| Neighbour {
-            peer: peer(last),
-            rtt: Duration::from_millis(1),
-            heard: Duration::ZERO,
-            level,
-        };
-        (1..=NODES >> level.number()).map(neighbour).collect()
-    };
-    let cluster = |level: Level| ClusterStatus {
-        level,
-        diameter: [None, Some(60), Some(20)][level.index()].map(Duration::from_millis),
-        cluster: Id::ZERO,
-        size: NODES.into(),
-        known: NODES.into(),
-    };
-    let snapshot = move || Snapshot {
-        me: peer(1),
-        clusters: (0..3).filter_map(Level::new).map(cluster).collect(),
-        neighbours: Vec::new(),
-        routers: Vec::new(),
-        stored_keys: 0,
-        stored_values: 0,
-        published_values: 0,
-        stats: Stats::default(),
-    };
-    tokio::spawn(async move {
-        while let Some(command) = commands.recv().await {
-            // Who gives up meanwhile has closed the channel; other things are not asked here.
-            match command {
-                Command::Nodes { query, reply } => drop(reply.send(neighbours(query.level))),
-                Command::Snapshot { reply } => drop(reply.send(snapshot())),
-                _ => {}
-            }
-        }
-    });
-    handle
+    let levels = [None, Some(60), Some(20)].into_iter().enumerate();
+    let members = |number: usize| (2..=NODES >> number).map(peer).collect();
+    let levels = levels.map(|(number, diameter)| (diameter.map(Duration::from_millis), members(number)));
+    memory::fixed(peer(1), levels.collect())
 }
