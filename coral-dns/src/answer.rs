@@ -132,6 +132,8 @@ pub struct Answer {
     pub rcode: Rcode,
     /// The zone it is from, as an index into the suffixes; `None` outside all of them.
     pub zone: Option<usize>,
+    /// The number of labels that the question has in front of the zone.
+    pub depth: usize,
     /// Whether it is said with authority: all but errors and referrals.
     pub is_authoritative: bool,
     /// The answer section.
@@ -153,6 +155,7 @@ impl Default for Answer {
         Self {
             rcode: Rcode::ServFail,
             zone: None,
+            depth: 0,
             is_authoritative: false,
             answers: Vec::new(),
             authority: Vec::new(),
@@ -247,6 +250,7 @@ pub fn answer(
     let Some(mut found) = place(labels, context.suffixes, context.config.ip_literals) else {
         return out.reset(Rcode::Refused, None);
     };
+    out.depth = found.depth;
     let front = &labels[..found.depth];
     let added = context.records.at(front);
     if found.is_cut && context.records.have_below(labels[found.depth - 1]) {

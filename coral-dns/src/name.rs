@@ -38,11 +38,6 @@ impl Suffix {
         &self.0
     }
 
-    /// How many labels it has.
-    pub(crate) fn labels_count(&self) -> usize {
-        self.labels().count()
-    }
-
     /// Its labels from the left.
     fn labels(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.0.split('.').map(str::as_bytes)

@@ -172,7 +172,7 @@ impl Handler {
     }
 
     fn sections(&self, writer: &mut Writer<'_>, query: &Query<'_>, answer: &Answer, is_whole: bool) {
-        let names = Names::new(query, answer.zone.map_or(0, |zone| self.suffixes[zone].labels_count()));
+        let names = Names::new(query, answer.depth);
         // The names of nameservers that were written already: their addresses follow in the same order.
         let mut written = [None; crate::answer::MAX_ADDRESSES];
         let mut count = 0;
@@ -292,9 +292,8 @@ struct Names {
 }
 
 impl Names {
-    /// Of a question whose last `suffix` labels are the zone's.
-    fn new(query: &Query<'_>, suffix: usize) -> Self {
-        let depth = query.name.count().saturating_sub(suffix);
+    /// Of a question with so many labels in front of the zone.
+    fn new(query: &Query<'_>, depth: usize) -> Self {
         let at = |label| Pointer::into_question(query.name.start(label));
         Self { apex: at(depth), cut: at(depth.saturating_sub(1)) }
     }

@@ -108,11 +108,6 @@ impl LowerName {
         Labels { all, count: self.labels }
     }
 
-    /// How many labels it has.
-    pub fn count(&self) -> usize {
-        self.labels
-    }
-
     /// The name as it goes over the wire, the root's zero at its end.
     pub fn as_wire(&self) -> &[u8] {
         &self.bytes[..self.length]

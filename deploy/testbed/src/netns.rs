@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context as _, bail, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
@@ -64,6 +66,7 @@ impl Namespace {
         let name = format!("{PREFIX}{name}");
         let path = path_of(&name);
         fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot make {DIRECTORY}: are you root?"))?;
+        share_directory().with_context(|| format!("cannot make {DIRECTORY} a mount of its own: are you root?"))?;
         File::create_new(&path).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => {
                 anyhow::anyhow!(
@@ -122,6 +125,21 @@ impl Drop for Namespace {
         // Nobody is left to be told; `sweep` finds what stays.
         let _ = remove(&self.name);
     }
+}
+
+/// Makes the directory a shared mount, as the first `ip netns add` of a machine does. Were it left to that, the directory would
+/// be mounted over itself with our namespaces in it, which nobody could remove then: so it was on 2026-11-24.
+fn share_directory() -> anyhow::Result<()> {
+    let directory = File::open(DIRECTORY)?;
+    // `ip` takes the same lock. It goes with the file.
+    let _lock = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
+    let share = || mount(None::<&str>, DIRECTORY, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    // It is no mount yet.
+    if share() == Err(Errno::EINVAL) {
+        mount(Some(DIRECTORY), DIRECTORY, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+        share()?;
+    }
+    Ok(())
 }
 
 /// A new namespace that has no name, and lives while it is open or something is in it.

@@ -394,14 +394,7 @@ fn findings(network: &str, map: &Map, stories: &[Story<'_>], ttl: Duration) -> F
                 broken.push(format!("{who}, {phase}: {} of {count} names unresolved, {first}", failed.len()));
             }
             // The colony has no node near until it has been found.
-            // Unbound goes on avoiding a server that was dead for minutes until it forgets that, after 15 minutes
-            // (infra-host-ttl), as long as another one of the set answers: nothing that a nameserver says changes it.
-            let comes_back = story.resolver != Resolver::Unbound || !story.is_home;
-            let is_bound = match act.phase {
-                Phase::Returned => comes_back,
-                Phase::Settled => story.is_home,
-                _ => false,
-            };
+            let is_bound = act.phase == Phase::Returned || (act.phase == Phase::Settled && story.is_home);
             if is_bound && far > MOST_FAR {
                 let digest = digest(map, story.site, &act.sent);
                 broken.push(format!("{who}, {phase}: {far} far queries a name, more than {MOST_FAR}: {digest}"));
