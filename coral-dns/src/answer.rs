@@ -401,7 +401,7 @@ impl Question<'_> {
         self.out.by_client = true;
     }
 
-    /// The name of a nameserver has its address as long as that one is alive: else anybody could make a name of ours
+    /// The name of a nameserver has its address from who knows that one to be alive: else anybody could make a name of ours
     /// point anywhere.
     fn nameserver(&mut self, ip: IpAddr, asker: &mut impl Asker) {
         let is_alive = self.context.table.nameservers.contains(&ip)
@@ -411,8 +411,9 @@ impl Question<'_> {
                 resolver.distant == Some(ip) || resolver.near.is_some_and(|near| near.nameservers.contains(&ip))
             };
         if !is_alive {
-            // In a cut names of hosts can be beneath it (RFC 8020), though none can be had.
-            return self.negative(if self.found.is_cut { Rcode::NoError } else { Rcode::NxDomain });
+            // Not "no such name", which would be remembered: in a large network a node does not know all others. Each
+            // knows its own name, at the least, and is asked next.
+            return self.out.reset(Rcode::ServFail, None);
         }
         if !is_wanted(self.kind, ip) {
             return self.negative(Rcode::NoError);
