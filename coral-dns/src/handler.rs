@@ -249,7 +249,10 @@ impl Handler {
         if let Some(client) = asking.is_worth_waiting.filter(|_| may_wait) {
             return Outcome::Wait(client);
         }
-        let hold = asking.hold;
+        let hold = asking.hold.filter(|_| transport == Transport::Udp && may_wait);
+        if hold.is_some() && referral::is_left_out(random) {
+            return self.nothing("last_resort");
+        }
         self.count(kind_number(kind), answer.rcode, transport);
         if let Some(level) = answer.level {
             if answer.is_referral() {
@@ -264,7 +267,7 @@ impl Handler {
         }
         self.encode(&query, answer, reply.as_ref(), cookie, from.ip(), transport, out);
         match hold {
-            Some(hold) if !hold.is_zero() && may_wait => Outcome::SendAfter(hold),
+            Some(hold) if !hold.is_zero() => Outcome::SendAfter(hold),
             _ => Outcome::Send,
         }
     }
@@ -453,8 +456,11 @@ impl Asker for Asking<'_> {
         match referral::decide(&resolver, resolver.distant.is_some(), was_referred) {
             Decision::Answer => Course::Answer,
             Decision::LastResort => {
-                let rtt = prober.clients().peek(self.now, Client::new(self.from, None).key()).rtt;
-                self.hold = Some(referral::hold(self.handler.config.last_resort, rtt));
+                let slow = self.handler.config.last_resort;
+                if !slow.is_zero() {
+                    let rtt = prober.clients().peek(self.now, Client::new(self.from, None).key()).rtt;
+                    self.hold = Some(referral::hold(slow, rtt));
+                }
                 Course::Answer
             }
             Decision::Refer => {

@@ -10,6 +10,12 @@
 //!
 //! Resolvers choose among nameservers by how fast they answer, some of them loosely: Unbound takes all for equal that are
 //! within 400 ms of the best. A last resort that is slow on purpose as long as the others live is asked much less.
+//!
+//! And they remember who has failed: as long as the last resort serves them well, Unbound does not try the others again for
+//! 15 minutes, and BIND for as long as it takes its estimates to fade. So while those others live, the last resort also
+//! leaves some queries unanswered ([`is_left_out`]). What a resolver does then is to think less of this server and to ask
+//! another: one of the near ones, which answers, and is preferred from then on. A resolver that cannot reach them, whatever
+//! we think, asks again here, and has what looks like a lossy path.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -17,6 +23,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rand_core::Rng;
 use tokio::time::Instant;
 
 use crate::answer::View;
@@ -49,6 +56,14 @@ pub fn decide(resolver: &View, is_bound: bool, was_referred: bool) -> Decision {
 /// How long the answer of a last resort is held back, so that it takes `slow` in all to a resolver that is `rtt` away.
 pub fn hold(slow: Duration, rtt: Option<Duration>) -> Duration {
     slow.saturating_sub(rtt.unwrap_or_default())
+}
+
+/// Of so many queries that come to a last resort one is left out.
+const LEFT_OUT: u32 = 4;
+
+/// Whether a last resort leaves a query unanswered although it could answer it.
+pub fn is_left_out(random: &mut impl Rng) -> bool {
+    random.next_u32() < u32::MAX / LEFT_OUT
 }
 
 /// The resolvers that were referred lately, each with its cut. A bounded number: a resolver that was forgotten is referred
@@ -108,6 +123,8 @@ mod tests {
     use std::sync::Arc;
 
     use coral_dsht::Level;
+    use rand_chacha::ChaCha8Rng;
+    use rand_core::SeedableRng;
 
     use super::*;
 
@@ -133,6 +150,13 @@ mod tests {
                 assert_eq!(decide(&view, is_bound, was_referred), Decision::Answer);
             }
         }
+    }
+
+    #[test]
+    fn a_last_resort_leaves_out_one_in_four() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let count = (0..1_000).filter(|_| is_left_out(&mut random)).count();
+        assert!(count.abs_diff(250) < 50, "{count}");
     }
 
     #[test]
