@@ -46,12 +46,22 @@ struct Entry {
     measured: Option<Instant>,
     /// There while a measurement is under way: for those who wait for its end.
     under_way: Option<Arc<Notify>>,
-    /// The nodes near it, and until when that may be relied on.
-    near: Option<(Arc<Near>, Instant)>,
+    /// The nodes near it.
+    near: Option<Found>,
     duty: Option<Duty>,
     /// When somebody of it last asked this node for something, in milliseconds from the start; zero if nobody has, or nobody
     /// looks after it any more.
     asked: AtomicU64,
+}
+
+/// Nodes near a prefix, as a search has found them.
+#[derive(Debug)]
+struct Found {
+    near: Arc<Near>,
+    /// When: they lived.
+    at: Instant,
+    /// How long that may be relied on.
+    until: Instant,
 }
 
 /// A promise: until then this node answers the resolvers of a prefix, and refers them to nobody.
@@ -76,6 +86,8 @@ pub struct Known {
     pub is_new: bool,
     /// The nodes near it.
     pub near: Option<Arc<Near>>,
+    /// How long ago they were last heard from, if there are any.
+    pub near_age: Duration,
     /// What was promised, if that holds still.
     pub duty: Option<Duty>,
 }
@@ -128,12 +140,14 @@ impl Clients {
     fn known(&self, now: Instant, key: PrefixKey, asked: Option<u64>) -> Known {
         let known = self.read(key, |entry| {
             let is_new = asked.is_some_and(|asked| entry.asked.swap(asked, Ordering::Relaxed) == 0);
+            let found = entry.near.as_ref().filter(|found| now < found.until);
             Known {
                 rtt: entry.rtt,
                 is_measured: entry.measured.is_some(),
                 is_wanted: !self.is_measured(now, entry) && entry.under_way.is_none(),
                 is_new,
-                near: entry.near.as_ref().filter(|(_, until)| now < *until).map(|(near, _)| Arc::clone(near)),
+                near: found.map(|found| Arc::clone(&found.near)),
+                near_age: found.map_or(Duration::ZERO, |found| now.saturating_duration_since(found.at)),
                 duty: entry.duty.filter(|duty| now < duty.until),
             }
         });
@@ -202,9 +216,10 @@ impl Clients {
         });
     }
 
-    /// Notes who is near the prefix, to be relied on `until` then; `None` if nobody is, or is there any more.
-    pub fn set_near(&self, key: PrefixKey, near: Option<Near>, until: Instant) {
-        self.change(key, |entry| entry.near = near.map(|near| (Arc::new(near), until)));
+    /// Notes who is near the prefix now, to be relied on for so long; `None` if nobody is, or is there any more.
+    pub fn set_near(&self, now: Instant, key: PrefixKey, near: Option<Near>, reliance: Duration) {
+        let found = near.map(|near| Found { near: Arc::new(near), at: now, until: now + reliance });
+        self.change(key, |entry| entry.near = found);
     }
 
     /// Notes a promise; a longer one that holds already stays.
@@ -364,9 +379,10 @@ mod tests {
         let clients = Clients::new(TTL, 9, now);
         clients.begin(now, key, true);
         let near = Near { level: coral_dsht::Level::GLOBAL, nameservers: Vec::new(), proxies: Vec::new() };
-        clients.set_near(key, Some(near), now + second);
-        assert!(clients.look_up(now, key).near.is_some());
-        assert!(clients.look_up(now + second, key).near.is_none());
+        clients.set_near(now, key, Some(near), 2 * second);
+        let known = clients.look_up(now + second, key);
+        assert_eq!((known.near.is_some(), known.near_age), (true, second));
+        assert!(clients.look_up(now + 2 * second, key).near.is_none());
     }
 
     #[tokio::test(start_paused = true)]

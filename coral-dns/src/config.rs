@@ -52,7 +52,7 @@ pub struct Config {
     /// query's departure to the answer's arrival; 0s answers at once, and always.
     ///
     /// Resolvers prefer nameservers by their speed. A node that is slow to those who have nearer ones is asked less. For
-    /// the same reason it leaves one in four of their queries over UDP unanswered, as long as the nearer ones live.
+    /// the same reason it leaves half the queries over UDP of one that comes all the time unanswered while nearer ones live.
     #[serde(with = "humantime_serde")]
     pub last_resort: Duration,
     /// How long a resolver may remember that something is not there: the SOA's MINIMUM (RFC 2308 §4). Default 30s.

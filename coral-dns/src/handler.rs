@@ -34,7 +34,7 @@ use crate::probe::Prober;
 use crate::proximity::{self, Client};
 use crate::rate::{self, Limiter};
 use crate::records::Records;
-use crate::referral::{self, Decision, Referred};
+use crate::referral::{self, Decision, Referred, Return};
 use crate::wire::query::{LowerName, Query, Rejection};
 use crate::wire::{classes, types};
 use crate::zone::Soa;
@@ -234,6 +234,7 @@ impl Handler {
             resolver: None,
             is_worth_waiting: None,
             hold: None,
+            may_leave_out: false,
         };
         let mut reply = None;
         if let Some(rcode) = self.refusal(&query, cookie) {
@@ -250,7 +251,7 @@ impl Handler {
             return Outcome::Wait(client);
         }
         let hold = asking.hold.filter(|_| transport == Transport::Udp && may_wait);
-        if hold.is_some() && referral::is_left_out(random) {
+        if hold.is_some() && asking.may_leave_out && referral::is_left_out(random) {
             return self.nothing("last_resort");
         }
         self.count(kind_number(kind), answer.rcode, transport);
@@ -369,6 +370,8 @@ struct Asking<'a> {
     is_worth_waiting: Option<Client>,
     /// How long the answer is to be held back.
     hold: Option<Duration>,
+    /// Whether there may be none instead: see [`referral`].
+    may_leave_out: bool,
 }
 
 impl<'a> Asking<'a> {
@@ -452,14 +455,20 @@ impl Asker for Asking<'_> {
         };
         let referred = &self.handler.referred;
         // Who knows the cut asks for names within it: whoever asks about the cut does not know it, or not any more.
-        let was_referred = !is_cut_itself && referred.was(self.now, self.from, cut);
-        match referral::decide(&resolver, resolver.distant.is_some(), was_referred) {
+        let returns = if is_cut_itself { None } else { referred.returns(self.now, self.from, cut) };
+        match referral::decide(&resolver, resolver.distant.is_some(), returns.is_some()) {
             Decision::Answer => Course::Answer,
             Decision::LastResort => {
                 let slow = self.handler.config.last_resort;
                 if !slow.is_zero() {
-                    let rtt = prober.clients().peek(self.now, Client::new(self.from, None).key()).rtt;
-                    self.hold = Some(referral::hold(slow, rtt));
+                    let client = Client::new(self.from, None);
+                    let known = prober.clients().peek(self.now, client.key());
+                    self.hold = Some(referral::hold(slow, known.rtt));
+                    let is_fresh = known.near_age < referral::FRESH;
+                    if returns == Some(Return::Stuck) && !is_fresh {
+                        prober.check(&client);
+                    }
+                    self.may_leave_out = returns == Some(Return::Stuck) && is_fresh;
                 }
                 Course::Answer
             }

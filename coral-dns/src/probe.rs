@@ -61,6 +61,8 @@ enum Wanted {
     Measure(Client),
     /// It was measured for another node, and asks now itself.
     LookAfter(Client),
+    /// Whether the nodes near it live is to be known now.
+    Check(Client),
 }
 
 /// The side that measures: to be [run](Task::run) as a task.
@@ -77,7 +79,7 @@ pub struct Task<M> {
     metrics: Metrics,
     /// Clients that are looked after.
     sought: HashMap<PrefixKey, Sought>,
-    /// The searches to come for them, the soonest first. A client whose search is under way has none.
+    /// The searches to come for them, the soonest first; some were brought forward, and are of no effect here.
     due: BinaryHeap<Reverse<(Instant, PrefixKey)>>,
 }
 
@@ -89,6 +91,8 @@ struct Sought {
     routers: Option<Vec<IpAddr>>,
     /// How often nodes near it were looked for.
     searches: u32,
+    /// When that is to be done next; `None` while it is under way.
+    due: Option<Instant>,
 }
 
 /// How a measurement ended: the round-trip time, and the last routers in front of the client if they were traced.
@@ -185,6 +189,13 @@ impl Prober {
         !known.is_measured
     }
 
+    /// Has it found out soon whether the nodes near `client`, which is looked after, live.
+    pub fn check(&self, client: &Client) {
+        if let Ok(room) = self.wanted.try_reserve() {
+            room.send(Wanted::Check(*client));
+        }
+    }
+
     /// What is remembered of all clients.
     pub(crate) fn clients(&self) -> &Arc<Clients> {
         &self.clients
@@ -209,6 +220,7 @@ impl<M: Measure> Task<M> {
                         measuring.spawn(async move { measured(client, &*measure, may_trace).await });
                     }
                     Some(Wanted::LookAfter(client)) => self.look_after(client, None),
+                    Some(Wanted::Check(client)) => self.bring_forward(client.key()),
                     None => return,
                 },
                 Some(ended) = measuring.join_next() => match ended {
@@ -243,19 +255,35 @@ impl<M: Measure> Task<M> {
             return;
         }
         if let Entry::Vacant(vacant) = self.sought.entry(key) {
-            vacant.insert(Sought { client, routers, searches: 0 });
+            vacant.insert(Sought { client, routers, searches: 0, due: Some(now) });
+            self.due.push(Reverse((now, key)));
+        }
+    }
+
+    /// Has the next search for a client take place at once.
+    fn bring_forward(&mut self, key: PrefixKey) {
+        let now = Instant::now();
+        if let Some(sought) = self.sought.get_mut(&key)
+            && sought.due.is_some_and(|due| due > now)
+        {
+            sought.due = Some(now);
             self.due.push(Reverse((now, key)));
         }
     }
 
     /// Begins the search that is due, unless its client has fallen silent.
     fn search(&mut self, searching: &mut JoinSet<Searched>) {
-        let Some(Reverse((_, key))) = self.due.pop() else {
+        let Some(Reverse((at, key))) = self.due.pop() else {
             return;
         };
-        let (Some(sought), Some(searcher)) = (self.sought.get(&key).cloned(), self.searcher.clone()) else {
+        let (Some(entry), Some(searcher)) = (self.sought.get_mut(&key), self.searcher.clone()) else {
             return;
         };
+        if entry.due != Some(at) {
+            return;
+        }
+        entry.due = None;
+        let sought = entry.clone();
         let now = Instant::now();
         // A resolver that was referred comes back within the promise, if it still wants anything.
         let has_asked = |then| self.clients.has_asked_since(then, key);
@@ -277,15 +305,12 @@ impl<M: Measure> Task<M> {
             let rtt = known.rtt.or(bound);
             let near = searcher.search(address, rtt, routers.clone(), known.near.as_deref()).await;
             let searches = sought.searches.saturating_add(1);
-            (
-                Sought { client: sought.client, routers: Some(routers), searches },
-                bound.filter(|_| known.rtt.is_none()),
-                near,
-            )
+            let sought = Sought { routers: Some(routers), searches, ..sought };
+            (sought, bound.filter(|_| known.rtt.is_none()), near)
         });
     }
 
-    fn found(&mut self, (sought, bound, near): Searched) {
+    fn found(&mut self, (mut sought, bound, near): Searched) {
         let (now, key) = (Instant::now(), sought.client.key());
         let outcome = if near.is_some() { "found" } else { "nobody" };
         self.metrics.searches.get_or_create(&OutcomeLabels { outcome }).inc();
@@ -294,9 +319,10 @@ impl<M: Measure> Task<M> {
             self.clients.observe(now, key, bound);
         }
         let is_early = near.is_none() && sought.searches == 1;
-        self.clients.set_near(key, near, now + self.config.search_interval + RELIANCE);
-        let wait = if is_early { SECOND_LOOK } else { self.config.search_interval };
-        self.due.push(Reverse((now + wait, key)));
+        self.clients.set_near(now, key, near, self.config.search_interval + RELIANCE);
+        let due = now + if is_early { SECOND_LOOK } else { self.config.search_interval };
+        self.due.push(Reverse((due, key)));
+        sought.due = Some(due);
         self.sought.insert(key, sought);
     }
 }
@@ -306,68 +332,4 @@ fn count(metrics: &Metrics, outcome: &'static str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroUsize;
-    use std::sync::Mutex;
-
-    use prometheus_client::registry::Registry;
-    use tokio::sync::Semaphore;
-
-    use super::*;
-
-    const RTT: Option<Duration> = Some(Duration::from_millis(7));
-
-    fn client(address: &str) -> Client {
-        Client::new(address.parse().unwrap(), None)
-    }
-
-    /// Answers once for each permit, and writes down whom it was asked for.
-    struct Script {
-        asked: Mutex<Vec<IpAddr>>,
-        permits: Semaphore,
-    }
-
-    impl Measure for Arc<Script> {
-        async fn rtt(&self, address: IpAddr) -> Option<Duration> {
-            self.asked.lock().unwrap().push(address);
-            self.permits.acquire().await.unwrap().forget();
-            RTT
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_query_never_waits_and_the_next_one_knows() {
-        let script = Arc::new(Script { asked: Mutex::default(), permits: Semaphore::new(0) });
-        let config = ProbeConfig { at_once: NonZeroUsize::new(1).unwrap(), ..ProbeConfig::default() };
-        let metrics = Metrics::register(&mut Registry::default());
-        let clients = Arc::new(Clients::new(config.ttl, config.capacity.get(), Instant::now()));
-        let me = coral_dsht::Peer::new("192.0.2.9:4160".parse().unwrap(), crate::PROXY);
-        let candidates = Candidates::new(me, config.ttl, Instant::now());
-        let (prober, task) = new(&config, clients, Arc::clone(&script), None, candidates, metrics.clone());
-        let [near, far, third] = ["192.0.2.1", "198.51.100.1", "203.0.113.1"].map(client);
-        let task = tokio::spawn(task.run());
-
-        // The first is under way, the second waits in line, for all who ask; the third finds no room.
-        for (client, asked, comes) in [(&near, 1, true), (&far, 1, true), (&far, 1, true), (&third, 1, false)] {
-            let (known, is_worth_waiting) = prober.look_up(Instant::now(), client);
-            assert_eq!((known.rtt, is_worth_waiting), (None, comes));
-            until(|| script.asked.lock().unwrap().len() == asked).await;
-        }
-        let skipped = OutcomeLabels { outcome: "skipped" };
-        assert_eq!(metrics.probes.get_or_create(&skipped).get(), 1);
-
-        script.permits.add_permits(2);
-        let knows = |client| prober.look_up(Instant::now(), client).0.rtt == RTT;
-        until(|| knows(&near) && knows(&far)).await;
-        assert_eq!(*script.asked.lock().unwrap(), [near.address, far.address]);
-        drop(prober);
-        task.await.unwrap();
-    }
-
-    /// Lets the other tasks run until the condition holds.
-    async fn until(condition: impl Fn() -> bool) {
-        while !condition() {
-            tokio::task::yield_now().await;
-        }
-    }
-}
+mod tests;

@@ -12,10 +12,10 @@
 //! within 400 ms of the best. A last resort that is slow on purpose as long as the others live is asked much less.
 //!
 //! And they remember who has failed: as long as the last resort serves them well, Unbound does not try the others again for
-//! 15 minutes, and BIND for as long as it takes its estimates to fade. So while those others live, the last resort also
-//! leaves some queries unanswered ([`is_left_out`]). What a resolver does then is to think less of this server and to ask
-//! another: one of the near ones, which answers, and is preferred from then on. A resolver that cannot reach them, whatever
-//! we think, asks again here, and has what looks like a lossy path.
+//! 15 minutes, and BIND for as long as it takes its estimates to fade. So a resolver that comes here again and again,
+//! although those others are known to live, is left without some of its answers ([`is_left_out`]). What it does then is to
+//! think less of this server and to ask another: one of the near ones, which answers, and is preferred from then on. A
+//! resolver that cannot reach them, whatever we think, asks again here, and has what looks like a lossy path.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -58,13 +58,29 @@ pub fn hold(slow: Duration, rtt: Option<Duration>) -> Duration {
     slow.saturating_sub(rtt.unwrap_or_default())
 }
 
-/// Of so many queries that come to a last resort one is left out.
-const LEFT_OUT: u32 = 4;
+/// The nodes near a resolver are known to live if they were heard from so long ago.
+pub const FRESH: Duration = Duration::from_secs(5);
 
-/// Whether a last resort leaves a query unanswered although it could answer it.
+/// Of so many queries of a resolver that is stuck with its last resort one is left out.
+const LEFT_OUT: u32 = 2;
+
+/// Whether the last resort of a resolver that is stuck leaves a query unanswered although it could answer it.
 pub fn is_left_out(random: &mut impl Rng) -> bool {
     random.next_u32() < u32::MAX / LEFT_OUT
 }
+
+/// A resolver that was referred has come back to its last resort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Return {
+    /// As it does now and then.
+    Seldom,
+    /// So often that it does not seem to ask the near ones any more.
+    Stuck,
+}
+
+/// Who comes to the last resort as often as that, within [`WINDOW`], is stuck there.
+const STUCK: u32 = 4;
+const WINDOW: Duration = Duration::from_secs(30);
 
 /// The resolvers that were referred lately, each with its cut. A bounded number: a resolver that was forgotten is referred
 /// once more, takes this node for lame, and asks the near ones.
@@ -77,9 +93,17 @@ pub struct Referred {
 
 #[derive(Debug, Default)]
 struct Entries {
-    until: HashMap<u64, Instant>,
+    known: HashMap<u64, Entry>,
     /// In the order in which they came; some may have been renewed since.
     order: VecDeque<(u64, Instant)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    until: Instant,
+    /// How often it has come back in the window that began then.
+    returns: u32,
+    window: Instant,
 }
 
 /// What a resolver's clock may be behind ours: its TTL counts from when the referral arrives.
@@ -91,11 +115,17 @@ impl Referred {
         Self { hasher: RandomState::new(), capacity: capacity.max(1), entries: Mutex::default() }
     }
 
-    /// Whether `resolver` was referred to the nameservers of the cut `cut`, and will ask them until later than `now`.
-    pub fn was(&self, now: Instant, resolver: IpAddr, cut: &[u8]) -> bool {
+    /// Notes that `resolver` asks this node about the cut `cut`. `None` if it was not referred to others, or not lately: it
+    /// does not ask those then, and wants to be.
+    pub fn returns(&self, now: Instant, resolver: IpAddr, cut: &[u8]) -> Option<Return> {
         let key = self.hasher.hash_one((resolver, cut));
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.until.get(&key).is_some_and(|until| now < *until)
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.known.get_mut(&key).filter(|entry| now < entry.until)?;
+        if now.saturating_duration_since(entry.window) >= WINDOW {
+            (entry.returns, entry.window) = (0, now);
+        }
+        entry.returns = entry.returns.saturating_add(1);
+        Some(if entry.returns >= STUCK { Return::Stuck } else { Return::Seldom })
     }
 
     /// Notes that `resolver` is referred, for `ttl`.
@@ -103,15 +133,15 @@ impl Referred {
         let key = self.hasher.hash_one((resolver, cut));
         let until = now + ttl + SLACK;
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let Entries { until: known, order } = &mut *entries;
-        known.insert(key, until);
+        let Entries { known, order } = &mut *entries;
+        known.entry(key).and_modify(|entry| entry.until = until).or_insert(Entry { until, returns: 0, window: now });
         order.push_back((key, until));
         // What has ended goes, and as much more as there is no room for.
         while let Some((key, until)) = order.front().copied()
             && (until <= now || order.len() > self.capacity)
         {
             order.pop_front();
-            if known.get(&key) == Some(&until) {
+            if known.get(&key).is_some_and(|entry| entry.until == until) {
                 known.remove(&key);
             }
         }
@@ -123,8 +153,6 @@ mod tests {
     use std::sync::Arc;
 
     use coral_dsht::Level;
-    use rand_chacha::ChaCha8Rng;
-    use rand_core::SeedableRng;
 
     use super::*;
 
@@ -153,13 +181,6 @@ mod tests {
     }
 
     #[test]
-    fn a_last_resort_leaves_out_one_in_four() {
-        let mut random = ChaCha8Rng::seed_from_u64(1);
-        let count = (0..1_000).filter(|_| is_left_out(&mut random)).count();
-        assert!(count.abs_diff(250) < 50, "{count}");
-    }
-
-    #[test]
     fn who_comes_back_within_the_ttl_is_answered() {
         assert_eq!(decide(&view(0, true), false, true), Decision::LastResort);
     }
@@ -170,10 +191,23 @@ mod tests {
         let referred = Referred::new(9);
         let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
         referred.note(now, one, b"com", 60 * second);
-        assert!(referred.was(now + 60 * second, one, b"com"));
-        assert!(!referred.was(now + 61 * second, one, b"com"));
-        assert!(!referred.was(now, one, b"net"));
-        assert!(!referred.was(now, other, b"com"));
+        assert_eq!(referred.returns(now + 60 * second, one, b"com"), Some(Return::Seldom));
+        assert_eq!(referred.returns(now + 61 * second, one, b"com"), None);
+        assert_eq!(referred.returns(now, one, b"net"), None);
+        assert_eq!(referred.returns(now, other, b"com"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_back_again_and_again_is_stuck() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let referred = Referred::new(9);
+        let resolver = "192.0.2.1".parse().unwrap();
+        referred.note(now, resolver, b"com", 300 * second);
+        let returns = |after: u32| referred.returns(now + after * second, resolver, b"com").unwrap();
+        assert_eq!([1, 2, 3].map(returns), [Return::Seldom; 3]);
+        assert_eq!([4, 5, 29].map(returns), [Return::Stuck; 3]);
+        // Once in ten seconds is what resolvers do to see whether it has become faster.
+        assert!((3..30).all(|tens| returns(tens * 10) == Return::Seldom));
     }
 
     #[tokio::test(start_paused = true)]
@@ -184,9 +218,9 @@ mod tests {
             referred.note(now, std::net::Ipv4Addr::from(number).into(), b"com", Duration::from_secs(60));
         }
         let entries = referred.entries.lock().unwrap();
-        assert_eq!((entries.until.len(), entries.order.len()), (100, 100));
+        assert_eq!((entries.known.len(), entries.order.len()), (100, 100));
         drop(entries);
-        assert!(referred.was(now, "0.0.3.231".parse().unwrap(), b"com"));
-        assert!(!referred.was(now, "0.0.0.1".parse().unwrap(), b"com"));
+        assert!(referred.returns(now, "0.0.3.231".parse().unwrap(), b"com").is_some());
+        assert!(referred.returns(now, "0.0.0.1".parse().unwrap(), b"com").is_none());
     }
 }
