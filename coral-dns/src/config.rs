@@ -51,8 +51,8 @@ pub struct Config {
     /// How slowly this node answers, as the last resort, resolvers that it has referred to others. Default 200ms, from the
     /// query's departure to the answer's arrival; 0s answers at once, and always.
     ///
-    /// Resolvers prefer nameservers by their speed. A node that is slow to those who have nearer ones is asked less. For
-    /// the same reason it leaves half the queries over UDP of one that comes all the time unanswered while nearer ones live.
+    /// Resolvers prefer nameservers by their speed. A node that is slow to those who have nearer ones is asked less. To
+    /// one that comes all the time while the nearer ones live it is silent for some seconds, over UDP.
     #[serde(with = "humantime_serde")]
     pub last_resort: Duration,
     /// How long a resolver may remember that something is not there: the SOA's MINIMUM (RFC 2308 §4). Default 30s.

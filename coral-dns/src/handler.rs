@@ -234,7 +234,7 @@ impl Handler {
             resolver: None,
             is_worth_waiting: None,
             hold: None,
-            may_leave_out: false,
+            is_stuck: false,
         };
         let mut reply = None;
         if let Some(rcode) = self.refusal(&query, cookie) {
@@ -251,7 +251,7 @@ impl Handler {
             return Outcome::Wait(client);
         }
         let hold = asking.hold.filter(|_| transport == Transport::Udp && may_wait);
-        if hold.is_some() && asking.may_leave_out && referral::is_left_out(random) {
+        if hold.is_some() && asking.is_stuck {
             return self.nothing("last_resort");
         }
         self.count(kind_number(kind), answer.rcode, transport);
@@ -370,8 +370,8 @@ struct Asking<'a> {
     is_worth_waiting: Option<Client>,
     /// How long the answer is to be held back.
     hold: Option<Duration>,
-    /// Whether there may be none instead: see [`referral`].
-    may_leave_out: bool,
+    /// Whether it is better not to answer at all over UDP: see [`Return::Stuck`].
+    is_stuck: bool,
 }
 
 impl<'a> Asking<'a> {
@@ -465,10 +465,10 @@ impl Asker for Asking<'_> {
                     let known = prober.clients().peek(self.now, client.key());
                     self.hold = Some(referral::hold(slow, known.rtt));
                     let is_fresh = known.near_age < referral::FRESH;
-                    if returns == Some(Return::Stuck) && !is_fresh {
+                    if returns >= Some(Return::Often) && !is_fresh {
                         prober.check(&client);
                     }
-                    self.may_leave_out = returns == Some(Return::Stuck) && is_fresh;
+                    self.is_stuck = returns == Some(Return::Stuck) && is_fresh;
                 }
                 Course::Answer
             }

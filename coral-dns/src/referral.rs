@@ -12,10 +12,12 @@
 //! within 400 ms of the best. A last resort that is slow on purpose as long as the others live is asked much less.
 //!
 //! And they remember who has failed: as long as the last resort serves them well, Unbound does not try the others again for
-//! 15 minutes, and BIND for as long as it takes its estimates to fade. So a resolver that comes here again and again,
-//! although those others are known to live, is left without some of its answers ([`is_left_out`]). What it does then is to
-//! think less of this server and to ask another: one of the near ones, which answers, and is preferred from then on. A
-//! resolver that cannot reach them, whatever we think, asks again here, and has what looks like a lossy path.
+//! 15 minutes, and BIND for as long as it takes its estimates to fade. So to a resolver that comes here again and again,
+//! although those others are known to live, the last resort falls silent for a few seconds ([`Return::Stuck`]). What the
+//! resolver does then is to think less of this server and to ask another: one of the near ones, which answers, and is
+//! preferred from then on. Silence for some of the queries would not do: Unbound doubles its time-out with each query that is
+//! lost, and forgets that with each that is not. A resolver that cannot reach the others, whatever we think, gets its answer a
+//! few seconds later.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -23,7 +25,6 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rand_core::Rng;
 use tokio::time::Instant;
 
 use crate::answer::View;
@@ -58,29 +59,28 @@ pub fn hold(slow: Duration, rtt: Option<Duration>) -> Duration {
     slow.saturating_sub(rtt.unwrap_or_default())
 }
 
-/// The nodes near a resolver are known to live if they were heard from so long ago.
-pub const FRESH: Duration = Duration::from_secs(5);
-
-/// Of so many queries of a resolver that is stuck with its last resort one is left out.
-const LEFT_OUT: u32 = 2;
-
-/// Whether the last resort of a resolver that is stuck leaves a query unanswered although it could answer it.
-pub fn is_left_out(random: &mut impl Rng) -> bool {
-    random.next_u32() < u32::MAX / LEFT_OUT
-}
-
 /// A resolver that was referred has come back to its last resort.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Return {
     /// As it does now and then.
     Seldom,
-    /// So often that it does not seem to ask the near ones any more.
+    /// More often than that: whether the nodes near it live is to be known now.
+    Often,
+    /// So often that it does not seem to ask those nodes any more: if they live, it is not answered.
     Stuck,
 }
 
-/// Who comes to the last resort as often as that, within [`WINDOW`], is stuck there.
+/// The nodes near a resolver are known to live if they were heard from so long ago.
+pub const FRESH: Duration = Duration::from_secs(5);
+
+/// Returns are counted for so long, and then again from the start.
+const WINDOW: Duration = Duration::from_secs(15);
+/// From this one on they are not seldom.
+const OFTEN: u32 = 2;
+/// From this one on the resolver is stuck, for [`SILENCE`].
 const STUCK: u32 = 4;
-const WINDOW: Duration = Duration::from_secs(30);
+/// Within that, Unbound's time-out grows from 0.4 to 3 s. Resolvers give up a name after 10 s or more.
+const SILENCE: Duration = Duration::from_secs(4);
 
 /// The resolvers that were referred lately, each with its cut. A bounded number: a resolver that was forgotten is referred
 /// once more, takes this node for lame, and asks the near ones.
@@ -104,6 +104,8 @@ struct Entry {
     /// How often it has come back in the window that began then.
     returns: u32,
     window: Instant,
+    /// Until when it is stuck, if it is.
+    stuck: Instant,
 }
 
 /// What a resolver's clock may be behind ours: its TTL counts from when the referral arrives.
@@ -125,7 +127,14 @@ impl Referred {
             (entry.returns, entry.window) = (0, now);
         }
         entry.returns = entry.returns.saturating_add(1);
-        Some(if entry.returns >= STUCK { Return::Stuck } else { Return::Seldom })
+        if entry.returns == STUCK {
+            entry.stuck = now + SILENCE;
+        }
+        Some(match entry.returns {
+            ..OFTEN => Return::Seldom,
+            STUCK.. if now < entry.stuck => Return::Stuck,
+            _ => Return::Often,
+        })
     }
 
     /// Notes that `resolver` is referred, for `ttl`.
@@ -134,7 +143,8 @@ impl Referred {
         let until = now + ttl + SLACK;
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let Entries { known, order } = &mut *entries;
-        known.entry(key).and_modify(|entry| entry.until = until).or_insert(Entry { until, returns: 0, window: now });
+        let new = Entry { until, returns: 0, window: now, stuck: now };
+        known.entry(key).and_modify(|entry| entry.until = until).or_insert(new);
         order.push_back((key, until));
         // What has ended goes, and as much more as there is no room for.
         while let Some((key, until)) = order.front().copied()
@@ -204,10 +214,12 @@ mod tests {
         let resolver = "192.0.2.1".parse().unwrap();
         referred.note(now, resolver, b"com", 300 * second);
         let returns = |after: u32| referred.returns(now + after * second, resolver, b"com").unwrap();
-        assert_eq!([1, 2, 3].map(returns), [Return::Seldom; 3]);
-        assert_eq!([4, 5, 29].map(returns), [Return::Stuck; 3]);
-        // Once in ten seconds is what resolvers do to see whether it has become faster.
-        assert!((3..30).all(|tens| returns(tens * 10) == Return::Seldom));
+        let expected = [Return::Seldom, Return::Often, Return::Often, Return::Stuck, Return::Stuck, Return::Often];
+        assert_eq!([1, 2, 3, 4, 7, 8].map(returns), expected);
+        // The next window, in which it is as before.
+        assert_eq!([15, 16, 17, 18].map(returns), expected[..4]);
+        // Now and then is what resolvers do to see whether it has become faster.
+        assert!((4..30).all(|tens| returns(tens * 10) < Return::Stuck));
     }
 
     #[tokio::test(start_paused = true)]
