@@ -455,8 +455,10 @@ impl Asker for Asking<'_> {
         };
         let referred = &self.handler.referred;
         // Who knows the cut asks for names within it: whoever asks about the cut does not know it, or not any more.
+        // What this node has promised or done before binds it towards those alone that know.
         let returns = if is_cut_itself { None } else { referred.returns(self.now, self.from, cut) };
-        match referral::decide(&resolver, resolver.distant.is_some(), returns.is_some()) {
+        let is_bound = resolver.distant.is_some() && !is_cut_itself;
+        match referral::decide(&resolver, is_bound, returns.is_some()) {
             Decision::Answer => Course::Answer,
             Decision::LastResort => {
                 let slow = self.handler.config.last_resort;
