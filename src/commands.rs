@@ -17,7 +17,7 @@ const FORCED: i32 = 130;
 /// `coral node`: runs until a signal, or until a part of it fails.
 pub fn node(args: &NodeArgs) -> anyhow::Result<bool> {
     let config = load(args)?;
-    logging::start(&config.log)?;
+    let _log = logging::start(&config.log)?;
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
         let node = Node::start(config).await?;

@@ -61,7 +61,7 @@ pub struct Options {
 
 /// Runs the demonstration. False if it ran and anything was wrong.
 pub fn run(options: &Options) -> anyhow::Result<bool> {
-    logging::start(&crate::config::Log { filter: options.log_level.clone(), ..Default::default() })?;
+    let _log = logging::start(&crate::config::Log { filter: options.log_level.clone(), ..Default::default() })?;
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
         let disk = tempfile::tempdir().context("no directory for the nodes' large objects")?;

@@ -1,5 +1,7 @@
 //! The log: lines for people or for machines, on standard error, through `tracing`.
 
+mod lines;
+
 use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
@@ -8,6 +10,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
+pub use self::lines::Writing;
 use crate::config::{Log, LogFormat};
 
 /// What a filter such as `info,coral_proxy::access=off` means.
@@ -23,18 +26,17 @@ pub fn parse_filter(text: &str) -> anyhow::Result<Targets> {
     meant().with_context(|| format!("`{text}` is no level (error, warn, info, debug, trace, off), nor module=level,…"))
 }
 
-/// Sends the log of this process to standard error from now on. Called once, by `main`.
-pub fn start(config: &Log) -> anyhow::Result<()> {
+/// Sends the log of this process to standard error from now on, until what this gives is dropped. Called once, by `main`.
+pub fn start(config: &Log) -> anyhow::Result<Writing> {
     let filter = parse_filter(&config.filter)?;
-    let lines = match config.format {
-        LogFormat::Human => {
-            let colours = std::io::stderr().is_terminal();
-            fmt::layer().with_writer(std::io::stderr).with_ansi(colours).boxed()
-        }
-        LogFormat::Json => fmt::layer().with_writer(std::io::stderr).json().boxed(),
+    let (lines, writing) = lines::start(std::io::stderr()).context("the log has no thread to be written by")?;
+    let layer = match config.format {
+        LogFormat::Human => fmt::layer().with_writer(lines).with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => fmt::layer().with_writer(lines).json().boxed(),
     };
-    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
-    subscriber.try_init().context("a log has been started before")
+    let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
+    subscriber.try_init().context("a log has been started before")?;
+    Ok(writing)
 }
 
 #[cfg(test)]
