@@ -115,8 +115,8 @@ impl Server {
 
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut readers) = (JoinSet::new(), Vec::new());
-        for socket in sockets.udp {
-            let (reader, ended) = Reader::start(socket, Arc::clone(&handler), self.metrics.clone())?;
+        for (number, socket) in sockets.udp.into_iter().enumerate() {
+            let (reader, ended) = Reader::start(number, socket, Arc::clone(&handler), self.metrics.clone())?;
             readers.push(reader);
             tasks.spawn(udp::end(ended));
         }

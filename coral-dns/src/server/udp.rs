@@ -61,13 +61,14 @@ impl Stop {
 }
 
 impl Reader {
-    /// Has a thread answer what comes in at `socket`. Tasks of the current runtime send what is to be sent later.
+    /// Has the thread with this number answer what comes in at `socket`. Tasks of the current runtime send what is to be sent later.
     pub(super) fn start(
+        number: usize,
         socket: UdpSocket,
         handler: Arc<Handler>,
         metrics: Metrics,
     ) -> Result<(Self, oneshot::Receiver<Ending>), DnsError> {
-        let scratch = handler.scratch(entropy()?);
+        let scratch = handler.scratch(entropy()?).of_thread(number);
         let runtime = Handle::current();
         Self::start_with(socket, |socket| {
             let answering = Answering {
