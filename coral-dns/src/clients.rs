@@ -5,7 +5,7 @@
 //! are hashed with a secret. Knows no clock and sends nothing.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::hash::Folded;
 use crate::near::Near;
 use crate::proximity::PrefixKey;
 
@@ -23,18 +24,23 @@ const SHARDS: usize = 64;
 /// Everything known of clients.
 #[derive(Debug)]
 pub struct Clients {
-    shards: Vec<RwLock<Shard>>,
-    hasher: RandomState,
+    shards: Vec<Aligned>,
+    folded: Folded,
     /// How long a measured round-trip time is good.
     ttl: Duration,
     /// What instants count from where they are kept as a number.
     start: Instant,
 }
 
+/// A part of the map. Its lock is written by whoever reads: so no two of them share a cache line, or a pair of lines.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Aligned(RwLock<Shard>);
+
 #[derive(Debug)]
 struct Shard {
     capacity: usize,
-    entries: HashMap<PrefixKey, Entry>,
+    entries: HashMap<PrefixKey, Entry, Folded>,
     /// The keys of `entries`, each once, in the order in which they came.
     order: VecDeque<PrefixKey>,
 }
@@ -84,17 +90,17 @@ impl Clients {
     /// None yet. Of at most about `capacity` prefixes something is remembered; how far one is, for `ttl`.
     pub fn new(ttl: Duration, capacity: usize, now: Instant) -> Self {
         let capacity = capacity.div_ceil(SHARDS).max(1);
-        let shard = || RwLock::new(Shard { capacity, entries: HashMap::new(), order: VecDeque::new() });
-        Self {
-            shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
-            hasher: RandomState::new(),
-            ttl,
-            start: now,
-        }
+        let folded = Folded::random();
+        let shard = || {
+            let entries = HashMap::with_hasher(folded);
+            Aligned(RwLock::new(Shard { capacity, entries, order: VecDeque::new() }))
+        };
+        Self { shards: std::iter::repeat_with(shard).take(SHARDS).collect(), folded, ttl, start: now }
     }
 
     fn shard(&self, key: PrefixKey) -> &RwLock<Shard> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+        // By other bits than those that a part places its entries by.
+        &self.shards[(self.folded.hash_one(key) >> 48) as usize % SHARDS].0
     }
 
     fn read<T>(&self, key: PrefixKey, read: impl FnOnce(&Entry) -> T) -> Option<T> {
@@ -127,7 +133,7 @@ impl Clients {
 
     fn known(&self, now: Instant, key: PrefixKey, asked: Option<u64>) -> Known {
         let known = self.read(key, |entry| {
-            let is_new = asked.is_some_and(|asked| entry.asked.swap(asked, Ordering::Relaxed) == 0);
+            let is_new = asked.is_some_and(|asked| entry.note(asked));
             Known {
                 rtt: entry.rtt,
                 is_measured: entry.measured.is_some(),
@@ -231,7 +237,7 @@ impl Clients {
 
     /// The number of prefixes of which something is remembered.
     pub fn len(&self) -> usize {
-        let length = |shard: &RwLock<Shard>| shard.read().unwrap_or_else(PoisonError::into_inner).entries.len();
+        let length = |shard: &Aligned| shard.0.read().unwrap_or_else(PoisonError::into_inner).entries.len();
         self.shards.iter().map(length).sum()
     }
 
@@ -242,6 +248,15 @@ impl Clients {
 
     fn is_measured(&self, now: Instant, entry: &Entry) -> bool {
         entry.measured.is_some_and(|at| now.saturating_duration_since(at) < self.ttl)
+    }
+}
+
+impl Entry {
+    /// Notes that somebody asks at this time. True if nobody has before.
+    fn note(&self, asked: u64) -> bool {
+        let before = self.asked.load(Ordering::Relaxed);
+        // A busy resolver's entry stays in the caches of all cores for as long as the time is the same.
+        before != asked && self.asked.swap(asked, Ordering::Relaxed) == 0
     }
 }
 

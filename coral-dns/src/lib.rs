@@ -38,6 +38,7 @@ pub mod config;
 pub mod cookie;
 pub mod error;
 mod handler;
+pub mod hash;
 pub mod metrics;
 pub mod name;
 pub mod near;
