@@ -45,19 +45,26 @@ struct Shard {
     order: VecDeque<PrefixKey>,
 }
 
+/// What each query reads: with its key within a cache line, as it comes from memory for a client who has not asked lately.
 #[derive(Debug)]
 struct Entry {
     rtt: Option<Duration>,
     /// When it was last known how far the prefix is, that it does not answer included.
     measured: Option<Instant>,
+    /// When somebody of it last asked this node for something, in milliseconds from the start; zero if nobody has, or nobody
+    /// looks after it any more.
+    asked: AtomicU64,
+    /// What most prefixes have nothing of.
+    more: Option<Box<More>>,
+}
+
+#[derive(Debug, Default)]
+struct More {
     /// There while a measurement is under way: for those who wait for its end.
     under_way: Option<Arc<Notify>>,
     /// The nodes near it, and until when that may be relied on.
     near: Option<(Arc<Near>, Instant)>,
     duty: Option<Duty>,
-    /// When somebody of it last asked this node for something, in milliseconds from the start; zero if nobody has, or nobody
-    /// looks after it any more.
-    asked: AtomicU64,
 }
 
 /// A promise: until then this node answers the resolvers of a prefix, and refers them to nobody.
@@ -134,13 +141,15 @@ impl Clients {
     fn known(&self, now: Instant, key: PrefixKey, asked: Option<u64>) -> Known {
         let known = self.read(key, |entry| {
             let is_new = asked.is_some_and(|asked| entry.note(asked));
+            let more = entry.more.as_deref();
+            let near = more.and_then(|more| more.near.as_ref()).filter(|(_, until)| now < *until);
             Known {
                 rtt: entry.rtt,
                 is_measured: entry.measured.is_some(),
-                is_wanted: !self.is_measured(now, entry) && entry.under_way.is_none(),
+                is_wanted: !self.is_measured(now, entry) && entry.under_way().is_none(),
                 is_new,
-                near: entry.near.as_ref().filter(|(_, until)| now < *until).map(|(near, _)| Arc::clone(near)),
-                duty: entry.duty.filter(|duty| now < duty.until),
+                near: near.map(|(near, _)| Arc::clone(near)),
+                duty: more.and_then(|more| more.duty).filter(|duty| now < duty.until),
             }
         });
         known.unwrap_or(Known { is_wanted: true, is_new: true, ..Known::default() })
@@ -165,7 +174,7 @@ impl Clients {
     /// Looks after the prefix no more, until somebody of it asks again.
     pub fn leave(&self, key: PrefixKey) {
         self.change(key, |entry| {
-            entry.near = None;
+            entry.change(|more| more.near = None);
             *entry.asked.get_mut() = 0;
         });
     }
@@ -174,10 +183,10 @@ impl Clients {
     /// and nothing is noted, if one is under way or the last is still good.
     pub fn begin(&self, now: Instant, key: PrefixKey, is_asked: bool) -> bool {
         self.write(key, |entry| {
-            if entry.under_way.is_some() || self.is_measured(now, entry) {
+            if entry.under_way().is_some() || self.is_measured(now, entry) {
                 return false;
             }
-            entry.under_way = Some(Arc::default());
+            entry.change(|more| more.under_way = Some(Arc::default()));
             if is_asked {
                 *entry.asked.get_mut() = self.millis(now);
             }
@@ -190,9 +199,7 @@ impl Clients {
         self.change(key, |entry| {
             entry.rtt = rtt;
             entry.measured = Some(now);
-            if let Some(waiting) = entry.under_way.take() {
-                waiting.notify_waiters();
-            }
+            entry.change(More::release);
         });
     }
 
@@ -210,27 +217,28 @@ impl Clients {
 
     /// Notes who is near the prefix, to be relied on `until` then; `None` if nobody is, or is there any more.
     pub fn set_near(&self, key: PrefixKey, near: Option<Near>, until: Instant) {
-        self.change(key, |entry| entry.near = near.map(|near| (Arc::new(near), until)));
+        self.change(key, |entry| entry.change(|more| more.near = near.map(|near| (Arc::new(near), until))));
     }
 
     /// Notes a promise; a longer one that holds already stays.
     pub fn promise(&self, key: PrefixKey, duty: Duty) {
-        self.write(key, |entry| {
-            if entry.duty.is_none_or(|known| known.until <= duty.until) {
-                entry.duty = Some(duty);
+        let promise = |more: &mut More| {
+            if more.duty.is_none_or(|known| known.until <= duty.until) {
+                more.duty = Some(duty);
             }
-        });
+        };
+        self.write(key, |entry| entry.change(promise));
     }
 
     /// Waits until the measurement of `key` that is under way has ended, if there is one.
     pub async fn measured(&self, key: PrefixKey) {
-        let Some(waiting) = self.read(key, |entry| entry.under_way.clone()).flatten() else {
+        let Some(waiting) = self.read(key, |entry| entry.under_way().cloned()).flatten() else {
             return;
         };
         let mut ended = std::pin::pin!(waiting.notified());
         ended.as_mut().enable();
         // It may have ended in between.
-        if self.read(key, |entry| entry.under_way.is_some()).unwrap_or(false) {
+        if self.read(key, |entry| entry.under_way().is_some()).unwrap_or(false) {
             ended.await;
         }
     }
@@ -251,7 +259,33 @@ impl Clients {
     }
 }
 
+impl More {
+    fn is_empty(&self) -> bool {
+        self.under_way.is_none() && self.near.is_none() && self.duty.is_none()
+    }
+
+    /// Tells those who wait for a measurement that there is nothing more to wait for.
+    fn release(&mut self) {
+        if let Some(waiting) = self.under_way.take() {
+            waiting.notify_waiters();
+        }
+    }
+}
+
 impl Entry {
+    fn under_way(&self) -> Option<&Arc<Notify>> {
+        self.more.as_ref().and_then(|more| more.under_way.as_ref())
+    }
+
+    /// Changes what few prefixes have, which takes up memory as long as there is some of it.
+    fn change(&mut self, change: impl FnOnce(&mut More)) {
+        let more = self.more.get_or_insert_default();
+        change(more);
+        if more.is_empty() {
+            self.more = None;
+        }
+    }
+
     /// Notes that somebody asks at this time. True if nobody has before.
     fn note(&self, asked: u64) -> bool {
         let before = self.asked.load(Ordering::Relaxed);
@@ -266,20 +300,17 @@ impl Shard {
         if !self.entries.contains_key(&key) {
             if self.entries.len() >= self.capacity
                 && let Some(oldest) = self.order.pop_front()
-                && let Some(entry) = self.entries.remove(&oldest)
-                && let Some(waiting) = entry.under_way
+                && let Some(mut entry) = self.entries.remove(&oldest)
             {
-                waiting.notify_waiters();
+                entry.change(More::release);
             }
             self.order.push_back(key);
         }
         self.entries.entry(key).or_insert_with(|| Entry {
             rtt: None,
             measured: None,
-            under_way: None,
-            near: None,
-            duty: None,
             asked: AtomicU64::new(0),
+            more: None,
         })
     }
 }
