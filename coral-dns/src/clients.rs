@@ -1,16 +1,18 @@
 //! What is known of clients, by their prefix (/24, /48): how far each is, who is near it, and what was promised about it.
 //!
-//! Read for each query and written by the tasks that measure. A bounded number is remembered, the oldest giving way, as
-//! anybody can make up source addresses. The map is split, so that writing to one part holds up few readers, and its keys
-//! are hashed with a secret. Knows no clock and sends nothing.
+//! Read for each query, on all cores at once, and written by the tasks that measure. So a thread that reads takes a part of
+//! a lock that is its own: a busy resolver's entry is read everywhere without a word between the cores. The map is split, so
+//! that writing to one part holds up few readers. A bounded number is remembered, the oldest giving way, as anybody can make
+//! up source addresses, and the keys are hashed with a secret. Knows no clock and sends nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use crossbeam_utils::sync::ShardedLock;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -24,18 +26,13 @@ const SHARDS: usize = 64;
 /// Everything known of clients.
 #[derive(Debug)]
 pub struct Clients {
-    shards: Vec<Aligned>,
+    shards: Vec<ShardedLock<Shard>>,
     folded: Folded,
     /// How long a measured round-trip time is good.
     ttl: Duration,
     /// What instants count from where they are kept as a number.
     start: Instant,
 }
-
-/// A part of the map. Its lock is written by whoever reads: so no two of them share a cache line, or a pair of lines.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Aligned(RwLock<Shard>);
 
 #[derive(Debug)]
 struct Shard {
@@ -100,14 +97,14 @@ impl Clients {
         let folded = Folded::random();
         let shard = || {
             let entries = HashMap::with_hasher(folded);
-            Aligned(RwLock::new(Shard { capacity, entries, order: VecDeque::new() }))
+            ShardedLock::new(Shard { capacity, entries, order: VecDeque::new() })
         };
         Self { shards: std::iter::repeat_with(shard).take(SHARDS).collect(), folded, ttl, start: now }
     }
 
-    fn shard(&self, key: PrefixKey) -> &RwLock<Shard> {
+    fn shard(&self, key: PrefixKey) -> &ShardedLock<Shard> {
         // By other bits than those that a part places its entries by.
-        &self.shards[(self.folded.hash_one(key) >> 48) as usize % SHARDS].0
+        &self.shards[(self.folded.hash_one(key) >> 48) as usize % SHARDS]
     }
 
     fn read<T>(&self, key: PrefixKey, read: impl FnOnce(&Entry) -> T) -> Option<T> {
@@ -245,7 +242,7 @@ impl Clients {
 
     /// The number of prefixes of which something is remembered.
     pub fn len(&self) -> usize {
-        let length = |shard: &Aligned| shard.0.read().unwrap_or_else(PoisonError::into_inner).entries.len();
+        let length = |shard: &ShardedLock<Shard>| shard.read().unwrap_or_else(PoisonError::into_inner).entries.len();
         self.shards.iter().map(length).sum()
     }
 
