@@ -2,14 +2,14 @@
 //! `dig @127.0.0.1 -p 5300 www.example.com.nyud.net`. Ctrl-C ends it and prints what it counted.
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use coral_dns::{Config, Metrics, NAMESERVER, PROXY, Server, Sockets};
 use coral_dsht::Peer;
 use coral_dsht::memory::MemoryNetwork;
 use prometheus_client::registry::Registry;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut registry = Registry::default();
     let server =
         Server::new(Arc::new(Config::default()), vec!["nyud.net".parse()?], me, dsht, Metrics::register(&mut registry));
-    let sockets = Sockets { udp: vec![UdpSocket::bind(&listen).await?], tcp: Some(TcpListener::bind(&listen).await?) };
+    let sockets = Sockets { udp: vec![UdpSocket::bind(&listen)?], tcp: Some(TcpListener::bind(&listen).await?) };
     let stop = async {
         // Without a handler for it there is no other end than a kill.
         let _ = tokio::signal::ctrl_c().await;

@@ -1,19 +1,22 @@
 //! What is known of clients, by their prefix (/24, /48): how far each is, who is near it, and what was promised about it.
 //!
-//! Read for each query and written by the tasks that measure. A bounded number is remembered, the oldest giving way, as
-//! anybody can make up source addresses. The map is split, so that writing to one part holds up few readers, and its keys
-//! are hashed with a secret. Knows no clock and sends nothing.
+//! Read for each query, on all cores at once, and written by the tasks that measure. So a thread that reads takes a part of
+//! a lock that is its own: a busy resolver's entry is read everywhere without a word between the cores. The map is split, so
+//! that writing to one part holds up few readers. A bounded number is remembered, the oldest giving way, as anybody can make
+//! up source addresses, and the keys are hashed with a secret. Knows no clock and sends nothing.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use crossbeam_utils::sync::ShardedLock;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::hash::Folded;
 use crate::near::Near;
 use crate::proximity::PrefixKey;
 
@@ -23,8 +26,8 @@ const SHARDS: usize = 64;
 /// Everything known of clients.
 #[derive(Debug)]
 pub struct Clients {
-    shards: Vec<RwLock<Shard>>,
-    hasher: RandomState,
+    shards: Vec<ShardedLock<Shard>>,
+    folded: Folded,
     /// How long a measured round-trip time is good.
     ttl: Duration,
     /// What instants count from where they are kept as a number.
@@ -34,24 +37,31 @@ pub struct Clients {
 #[derive(Debug)]
 struct Shard {
     capacity: usize,
-    entries: HashMap<PrefixKey, Entry>,
+    entries: HashMap<PrefixKey, Entry, Folded>,
     /// The keys of `entries`, each once, in the order in which they came.
     order: VecDeque<PrefixKey>,
 }
 
+/// What each query reads: with its key within a cache line, as it comes from memory for a client who has not asked lately.
 #[derive(Debug)]
 struct Entry {
     rtt: Option<Duration>,
     /// When it was last known how far the prefix is, that it does not answer included.
     measured: Option<Instant>,
+    /// When somebody of it last asked this node for something, in milliseconds from the start; zero if nobody has, or nobody
+    /// looks after it any more.
+    asked: AtomicU64,
+    /// What most prefixes have nothing of.
+    more: Option<Box<More>>,
+}
+
+#[derive(Debug, Default)]
+struct More {
     /// There while a measurement is under way: for those who wait for its end.
     under_way: Option<Arc<Notify>>,
     /// The nodes near it.
     near: Option<Found>,
     duty: Option<Duty>,
-    /// When somebody of it last asked this node for something, in milliseconds from the start; zero if nobody has, or nobody
-    /// looks after it any more.
-    asked: AtomicU64,
 }
 
 /// Nodes near a prefix, as a search has found them.
@@ -96,17 +106,17 @@ impl Clients {
     /// None yet. Of at most about `capacity` prefixes something is remembered; how far one is, for `ttl`.
     pub fn new(ttl: Duration, capacity: usize, now: Instant) -> Self {
         let capacity = capacity.div_ceil(SHARDS).max(1);
-        let shard = || RwLock::new(Shard { capacity, entries: HashMap::new(), order: VecDeque::new() });
-        Self {
-            shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
-            hasher: RandomState::new(),
-            ttl,
-            start: now,
-        }
+        let folded = Folded::random();
+        let shard = || {
+            let entries = HashMap::with_hasher(folded);
+            ShardedLock::new(Shard { capacity, entries, order: VecDeque::new() })
+        };
+        Self { shards: std::iter::repeat_with(shard).take(SHARDS).collect(), folded, ttl, start: now }
     }
 
-    fn shard(&self, key: PrefixKey) -> &RwLock<Shard> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+    fn shard(&self, key: PrefixKey) -> &ShardedLock<Shard> {
+        // By other bits than those that a part places its entries by.
+        &self.shards[(self.folded.hash_one(key) >> 48) as usize % SHARDS]
     }
 
     fn read<T>(&self, key: PrefixKey, read: impl FnOnce(&Entry) -> T) -> Option<T> {
@@ -139,16 +149,17 @@ impl Clients {
 
     fn known(&self, now: Instant, key: PrefixKey, asked: Option<u64>) -> Known {
         let known = self.read(key, |entry| {
-            let is_new = asked.is_some_and(|asked| entry.asked.swap(asked, Ordering::Relaxed) == 0);
-            let found = entry.near.as_ref().filter(|found| now < found.until);
+            let is_new = asked.is_some_and(|asked| entry.note(asked));
+            let more = entry.more.as_deref();
+            let found = more.and_then(|more| more.near.as_ref()).filter(|found| now < found.until);
             Known {
                 rtt: entry.rtt,
                 is_measured: entry.measured.is_some(),
-                is_wanted: !self.is_measured(now, entry) && entry.under_way.is_none(),
+                is_wanted: !self.is_measured(now, entry) && entry.under_way().is_none(),
                 is_new,
                 near: found.map(|found| Arc::clone(&found.near)),
                 near_age: found.map_or(Duration::ZERO, |found| now.saturating_duration_since(found.at)),
-                duty: entry.duty.filter(|duty| now < duty.until),
+                duty: more.and_then(|more| more.duty).filter(|duty| now < duty.until),
             }
         });
         known.unwrap_or(Known { is_wanted: true, is_new: true, ..Known::default() })
@@ -173,7 +184,7 @@ impl Clients {
     /// Looks after the prefix no more, until somebody of it asks again.
     pub fn leave(&self, key: PrefixKey) {
         self.change(key, |entry| {
-            entry.near = None;
+            entry.change(|more| more.near = None);
             *entry.asked.get_mut() = 0;
         });
     }
@@ -182,10 +193,10 @@ impl Clients {
     /// and nothing is noted, if one is under way or the last is still good.
     pub fn begin(&self, now: Instant, key: PrefixKey, is_asked: bool) -> bool {
         self.write(key, |entry| {
-            if entry.under_way.is_some() || self.is_measured(now, entry) {
+            if entry.under_way().is_some() || self.is_measured(now, entry) {
                 return false;
             }
-            entry.under_way = Some(Arc::default());
+            entry.change(|more| more.under_way = Some(Arc::default()));
             if is_asked {
                 *entry.asked.get_mut() = self.millis(now);
             }
@@ -198,9 +209,7 @@ impl Clients {
         self.change(key, |entry| {
             entry.rtt = rtt;
             entry.measured = Some(now);
-            if let Some(waiting) = entry.under_way.take() {
-                waiting.notify_waiters();
-            }
+            entry.change(More::release);
         });
     }
 
@@ -219,34 +228,35 @@ impl Clients {
     /// Notes who is near the prefix now, to be relied on for so long; `None` if nobody is, or is there any more.
     pub fn set_near(&self, now: Instant, key: PrefixKey, near: Option<Near>, reliance: Duration) {
         let found = near.map(|near| Found { near: Arc::new(near), at: now, until: now + reliance });
-        self.change(key, |entry| entry.near = found);
+        self.change(key, |entry| entry.change(|more| more.near = found));
     }
 
     /// Notes a promise; a longer one that holds already stays.
     pub fn promise(&self, key: PrefixKey, duty: Duty) {
-        self.write(key, |entry| {
-            if entry.duty.is_none_or(|known| known.until <= duty.until) {
-                entry.duty = Some(duty);
+        let promise = |more: &mut More| {
+            if more.duty.is_none_or(|known| known.until <= duty.until) {
+                more.duty = Some(duty);
             }
-        });
+        };
+        self.write(key, |entry| entry.change(promise));
     }
 
     /// Waits until the measurement of `key` that is under way has ended, if there is one.
     pub async fn measured(&self, key: PrefixKey) {
-        let Some(waiting) = self.read(key, |entry| entry.under_way.clone()).flatten() else {
+        let Some(waiting) = self.read(key, |entry| entry.under_way().cloned()).flatten() else {
             return;
         };
         let mut ended = std::pin::pin!(waiting.notified());
         ended.as_mut().enable();
         // It may have ended in between.
-        if self.read(key, |entry| entry.under_way.is_some()).unwrap_or(false) {
+        if self.read(key, |entry| entry.under_way().is_some()).unwrap_or(false) {
             ended.await;
         }
     }
 
     /// The number of prefixes of which something is remembered.
     pub fn len(&self) -> usize {
-        let length = |shard: &RwLock<Shard>| shard.read().unwrap_or_else(PoisonError::into_inner).entries.len();
+        let length = |shard: &ShardedLock<Shard>| shard.read().unwrap_or_else(PoisonError::into_inner).entries.len();
         self.shards.iter().map(length).sum()
     }
 
@@ -260,26 +270,58 @@ impl Clients {
     }
 }
 
+impl More {
+    fn is_empty(&self) -> bool {
+        self.under_way.is_none() && self.near.is_none() && self.duty.is_none()
+    }
+
+    /// Tells those who wait for a measurement that there is nothing more to wait for.
+    fn release(&mut self) {
+        if let Some(waiting) = self.under_way.take() {
+            waiting.notify_waiters();
+        }
+    }
+}
+
+impl Entry {
+    fn under_way(&self) -> Option<&Arc<Notify>> {
+        self.more.as_ref().and_then(|more| more.under_way.as_ref())
+    }
+
+    /// Changes what few prefixes have, which takes up memory as long as there is some of it.
+    fn change(&mut self, change: impl FnOnce(&mut More)) {
+        let more = self.more.get_or_insert_default();
+        change(more);
+        if more.is_empty() {
+            self.more = None;
+        }
+    }
+
+    /// Notes that somebody asks at this time. True if nobody has before.
+    fn note(&self, asked: u64) -> bool {
+        let before = self.asked.load(Ordering::Relaxed);
+        // A busy resolver's entry stays in the caches of all cores for as long as the time is the same.
+        before != asked && self.asked.swap(asked, Ordering::Relaxed) == 0
+    }
+}
+
 impl Shard {
     /// The entry of `key`, made if there is none.
     fn entry(&mut self, key: PrefixKey) -> &mut Entry {
         if !self.entries.contains_key(&key) {
             if self.entries.len() >= self.capacity
                 && let Some(oldest) = self.order.pop_front()
-                && let Some(entry) = self.entries.remove(&oldest)
-                && let Some(waiting) = entry.under_way
+                && let Some(mut entry) = self.entries.remove(&oldest)
             {
-                waiting.notify_waiters();
+                entry.change(More::release);
             }
             self.order.push_back(key);
         }
         self.entries.entry(key).or_insert_with(|| Entry {
             rtt: None,
             measured: None,
-            under_way: None,
-            near: None,
-            duty: None,
             asked: AtomicU64::new(0),
+            more: None,
         })
     }
 }

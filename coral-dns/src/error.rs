@@ -20,6 +20,12 @@ pub enum DnsError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The operating system gave no thread for a socket. Nothing runs.
+    #[error("no thread for a socket: {source}")]
+    Thread {
+        /// What it said.
+        source: io::Error,
+    },
     /// A record that the operator wants to add is none.
     #[error("the record {name} {kind} cannot be added (`dns.records`): {why}")]
     Record {

@@ -16,7 +16,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coral_dsht::{Level, Peer, Prefix, Services};
-use prometheus_client::metrics::counter::Counter;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
 use tokio::time::Instant;
@@ -28,7 +27,7 @@ use crate::clients::{Duty, Known};
 use crate::config::Config;
 use crate::cookie::{self, Secret};
 use crate::error::DnsError;
-use crate::metrics::{LevelLabels, Metrics, QueryLabels, ReasonLabels};
+use crate::metrics::{LevelLabels, Metrics, QueryLabels, ReasonLabels, Spread};
 use crate::name::Suffix;
 use crate::probe::Prober;
 use crate::proximity::{self, Client};
@@ -96,9 +95,16 @@ pub(crate) struct Scratch {
     answer: Answer,
     seen: Seen,
     random: ChaCha8Rng,
+    /// Where it counts.
+    thread: usize,
 }
 
 impl Scratch {
+    /// The same for the thread with this number, which counts apart from others.
+    pub(crate) fn of_thread(self, number: usize) -> Self {
+        Self { thread: 1 + number, ..self }
+    }
+
     /// A seed for another one.
     pub(crate) fn seed(&mut self) -> [u8; 32] {
         let mut seed = [0; 32];
@@ -130,8 +136,8 @@ pub(crate) struct Handler {
 /// The counters of what is counted for each query, looked up once.
 #[derive(Debug, Default)]
 struct Counters {
-    queries: [[[OnceLock<Counter>; 2]; RCODES.len()]; KINDS.len()],
-    answers: [OnceLock<Counter>; 3],
+    queries: [[[OnceLock<Spread>; 2]; RCODES.len()]; KINDS.len()],
+    answers: [OnceLock<Spread>; 3],
 }
 
 /// What is counted of a query's type; the places are those of [`kind_number`].
@@ -179,6 +185,7 @@ impl Handler {
             answer: Answer::default(),
             seen: Seen::default(),
             random: ChaCha8Rng::from_seed(seed),
+            thread: 0,
         }
     }
 
@@ -196,7 +203,8 @@ impl Handler {
             return self.nothing("source");
         }
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        let Scratch { name, answer, seen, random } = scratch;
+        let Scratch { name, answer, seen, random, thread } = scratch;
+        let thread = *thread;
         let query = match Query::read(bytes, name) {
             Ok(query) => query,
             Err(Rejection::Drop(reason)) => return self.nothing(reason),
@@ -205,7 +213,7 @@ impl Handler {
                 if transport == Transport::Udp && self.limit(now, from.ip()) != rate::Verdict::Send {
                     return self.nothing("rate");
                 }
-                self.count(NONE, rcode, transport);
+                self.count(thread, NONE, rcode, transport);
                 encode::error(bytes, rcode, out);
                 return Outcome::Send;
             }
@@ -243,7 +251,7 @@ impl Handler {
             reply = asking.appraise(request);
             self.answer(answer, &query, kind, &mut asking, random);
         } else if query.class == classes::CH {
-            return self.chaos(&query, cookie, from.ip(), transport, out);
+            return self.chaos(thread, &query, cookie, from.ip(), transport, out);
         } else {
             self.answer(answer, &query, kind, &mut asking, random);
         }
@@ -254,7 +262,7 @@ impl Handler {
         if hold.is_some() && asking.is_stuck {
             return self.nothing("last_resort");
         }
-        self.count(kind_number(kind), answer.rcode, transport);
+        self.count(thread, kind_number(kind), answer.rcode, transport);
         if let Some(level) = answer.level {
             if answer.is_referral() {
                 let level = u32::from(level.number());
@@ -263,7 +271,7 @@ impl Handler {
                 let number = level.index();
                 let level = u32::from(level.number());
                 let make = || self.metrics.answers.get_or_create_owned(&LevelLabels { level });
-                self.counters.answers[number].get_or_init(make).inc();
+                self.counters.answers[number].get_or_init(make).inner().inc_at(thread);
             }
         }
         self.encode(&query, answer, reply.as_ref(), cookie, from.ip(), transport, out);
@@ -308,6 +316,7 @@ impl Handler {
     /// What servers tell of themselves (RFC 4892), if they are to.
     fn chaos(
         &self,
+        thread: usize,
         query: &Query<'_>,
         cookie: Option<cookie::Verdict>,
         from: IpAddr,
@@ -321,7 +330,7 @@ impl Handler {
         };
         let text = text.filter(|_| matches!(query.kind, types::TXT | types::ANY));
         let rcode = if text.is_some() { Rcode::NoError } else { Rcode::Refused };
-        self.count(CHAOS, rcode, transport);
+        self.count(thread, CHAOS, rcode, transport);
         self.encode_chaos(query, text, rcode, cookie, from, out);
         Outcome::Send
     }
@@ -340,10 +349,10 @@ impl Handler {
         self.metrics.dropped.get_or_create(&ReasonLabels { reason }).inc();
     }
 
-    fn count(&self, kind: usize, rcode: Rcode, transport: Transport) {
+    fn count(&self, thread: usize, kind: usize, rcode: Rcode, transport: Transport) {
         let counter = &self.counters.queries[kind][rcode as usize][transport as usize];
         let labels = || QueryLabels { kind: KINDS[kind], rcode: RCODES[rcode as usize], transport: transport.name() };
-        counter.get_or_init(|| self.metrics.queries.get_or_create_owned(&labels())).inc();
+        counter.get_or_init(|| self.metrics.queries.get_or_create_owned(&labels())).inner().inc_at(thread);
     }
 
     /// Waits until `client` is measured, for as long as that can matter: who has not answered within the diameter of level 1

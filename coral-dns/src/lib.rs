@@ -5,10 +5,9 @@
 //! in the suffix zone itself, without an alias.
 //!
 //! ```
-//! use std::sync::Arc;
+//! use std::{net::UdpSocket, sync::Arc};
 //! use coral_dns::{Config, Metrics, NAMESERVER, PROXY, Server, Sockets};
 //! use coral_dsht::{Peer, memory::MemoryNetwork};
-//! use tokio::net::UdpSocket;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,7 +16,7 @@
 //! let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
 //! let server = Server::new(Arc::new(Config::default()), vec!["nyud.net".parse()?], me, dsht, metrics);
 //!
-//! let sockets = Sockets { udp: vec![UdpSocket::bind("127.0.0.1:0").await?], tcp: None };
+//! let sockets = Sockets { udp: vec![UdpSocket::bind("127.0.0.1:0")?], tcp: None };
 //! let stop = std::future::ready(()); // or, say, ctrl_c()
 //! server.run(sockets, stop).await?;
 //! # Ok(())
@@ -39,6 +38,7 @@ pub mod config;
 pub mod cookie;
 pub mod error;
 mod handler;
+pub mod hash;
 pub mod metrics;
 pub mod name;
 pub mod near;

@@ -51,6 +51,8 @@ impl<M: Measure> Measure for Option<M> {
 pub struct Prober {
     clients: Arc<Clients>,
     wanted: mpsc::Sender<Wanted>,
+    /// Whether nodes near clients are looked for.
+    may_search: bool,
     metrics: Metrics,
 }
 
@@ -140,7 +142,8 @@ pub fn new<M: Measure>(
     metrics: Metrics,
 ) -> (Prober, Task<M>) {
     let (sender, wanted) = mpsc::channel(config.at_once.get());
-    let prober = Prober { clients: Arc::clone(&clients), wanted: sender, metrics: metrics.clone() };
+    let may_search = searcher.is_some();
+    let prober = Prober { clients: Arc::clone(&clients), wanted: sender, may_search, metrics: metrics.clone() };
     let task = Task {
         clients,
         wanted,
@@ -173,7 +176,7 @@ impl Prober {
 
     /// Asks for what is to be done for the client. True if it was never measured, and will be.
     fn want(&self, now: Instant, client: &Client, known: &Known, is_asked: bool) -> bool {
-        if !known.is_wanted && !known.is_new {
+        if !(known.is_wanted || known.is_new && self.may_search) {
             return !known.is_measured;
         }
         // Room first: what finds none leaves no trace, or forged addresses would push out what is known of real ones.

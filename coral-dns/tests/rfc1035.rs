@@ -10,9 +10,10 @@ use coral_dsht::memory::MemoryNetwork;
 use expect_test::expect;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use support::{A, AXFR, Dns, SOA, config, framed, peer, plain_query, query, read_framed, show};
+use support::{A, AXFR, Dns, PATIENCE, SOA, config, framed, peer, plain_query, query, read_framed, show};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UdpSocket;
+use tokio::time::timeout;
 
 /// §7.3, and draft-vixie-dnsext-dns0x20: resolvers hide entropy in the case of letters.
 #[tokio::test]
@@ -185,6 +186,32 @@ async fn what_has_arrived_before_the_stop_is_answered() {
     let mut buffer = [0; 512];
     let length = socket.recv(&mut buffer).await.unwrap();
     assert!(show(&buffer[..length]).contains("c.com.nyud.net. 30 A"));
+}
+
+/// What was there before the stop is answered, and not one of it is lost while the thread that reads is woken.
+#[tokio::test]
+async fn a_queue_that_has_arrived_before_the_stop_is_answered_whole() {
+    for queued in [1, 7, 100] {
+        let dns = Dns::alone().await;
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let query = query("c.com.nyud.net", A);
+        for _ in 0..queued {
+            socket.send_to(&query, dns.addr).await.unwrap();
+        }
+        dns.stop().await;
+        let mut buffer = [0; 512];
+        for _ in 0..queued {
+            timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("an answer").unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_drops_the_server_has_its_address_back() {
+    let dns = Dns::alone().await;
+    assert!(dns.ask("x.com.nyud.net", A).await.starts_with("NOERROR"));
+    let addr = dns.abort().await;
+    UdpSocket::bind(addr).await.unwrap();
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Sockets {
         let dns = self.dns.as_ref().and_then(|sockets| sockets.udp.first());
         Ok(Addresses {
             dsht: self.dsht.local_addr()?,
-            dns: dns.map(UdpSocket::local_addr).transpose()?,
+            dns: dns.map(std::net::UdpSocket::local_addr).transpose()?,
             proxy: tcp(&self.proxy)?,
             admin: tcp(&self.admin)?,
         })
@@ -72,7 +72,7 @@ async fn nameserver(addr: SocketAddr) -> io::Result<coral_dns::Sockets> {
         // Without that it would share the port with another program that shares, and get every second query.
         let addr = UdpSocket::bind(addr).await?.local_addr()?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_SOCKETS);
-        let udp: io::Result<Vec<UdpSocket>> = (0..cores).map(|_| shared(addr)).collect();
+        let udp: io::Result<Vec<_>> = (0..cores).map(|_| shared(addr)).collect();
         match TcpListener::bind(addr).await {
             Ok(tcp) => {
                 return Ok(coral_dns::Sockets { udp: udp?, tcp: Some(tcp) });
@@ -84,14 +84,13 @@ async fn nameserver(addr: SocketAddr) -> io::Result<coral_dns::Sockets> {
 }
 
 /// A UDP socket that shares its address with others of this process.
-fn shared(addr: SocketAddr) -> io::Result<UdpSocket> {
+fn shared(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
     // What comes in while a reader is held up by the machine. The kernel gives what it may.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     socket.bind(&addr.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 fn refused(what: &str, addr: SocketAddr, section: &str, e: &io::Error) -> anyhow::Error {

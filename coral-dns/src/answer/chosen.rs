@@ -1,8 +1,9 @@
 //! Drawing addresses for an answer: by chance, each once, and without any memory but its own.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use rand_core::Rng;
+use smallvec::SmallVec;
 
 /// The most addresses that an answer holds, whatever the configuration says.
 pub const MAX_ADDRESSES: usize = 64;
@@ -11,22 +12,16 @@ pub const MAX_ADDRESSES: usize = 64;
 const MAX_MEMBERS: usize = 128;
 
 /// Addresses drawn for an answer, each once.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Chosen {
-    ips: [IpAddr; MAX_ADDRESSES],
-    count: usize,
-}
-
-impl Default for Chosen {
-    fn default() -> Self {
-        Self { ips: [IpAddr::V4(Ipv4Addr::UNSPECIFIED); MAX_ADDRESSES], count: 0 }
-    }
+    /// Few in most answers, which then need no memory of their own.
+    ips: SmallVec<[IpAddr; 8]>,
 }
 
 impl Chosen {
     /// Those drawn so far.
     pub(super) fn ips(&self) -> &[IpAddr] {
-        &self.ips[..self.count]
+        &self.ips
     }
 
     /// Adds some of `from`, until there are `most`: each set and each order as likely as any other.
@@ -37,15 +32,14 @@ impl Chosen {
             *slot = number as u8;
         }
         let mut count = from.len();
-        while self.count < most.min(MAX_ADDRESSES) && count > 0 {
+        while self.ips.len() < most.min(MAX_ADDRESSES) && count > 0 {
             // The bias of the multiplication is under one in ten million for lists of ours.
             let pick = ((u64::from(random.next_u32()) * count as u64) >> 32) as usize;
             let ip = from[usize::from(left[pick])];
             count -= 1;
             left[pick] = left[count];
-            if !self.ips().contains(&ip) {
-                self.ips[self.count] = ip;
-                self.count += 1;
+            if !self.ips.contains(&ip) {
+                self.ips.push(ip);
             }
         }
     }

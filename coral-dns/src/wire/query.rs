@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use smallvec::SmallVec;
+
 use super::{HEADER_BYTES, MAX_LABELS, MAX_NAME_BYTES, options, types};
 use crate::answer::Rcode;
 use crate::proximity::{MalformedSubnet, Subnet};
@@ -99,13 +101,11 @@ impl LowerName {
 
     /// Its labels, from the left, without the root.
     pub fn labels(&self) -> Labels<'_> {
-        let mut all = [&[][..]; MAX_LABELS];
-        for (slot, number) in all.iter_mut().zip(0..self.labels) {
-            let start = usize::from(self.starts[number]);
-            let length = usize::from(self.bytes[start]);
-            *slot = &self.bytes[start + 1..start + 1 + length];
-        }
-        Labels { all, count: self.labels }
+        let label = |start: &u8| {
+            let start = usize::from(*start);
+            &self.bytes[start + 1..start + 1 + usize::from(self.bytes[start])]
+        };
+        Labels(self.starts[..self.labels].iter().map(label).collect())
     }
 
     /// The name as it goes over the wire, the root's zero at its end.
@@ -119,18 +119,15 @@ impl LowerName {
     }
 }
 
-/// The labels of a name, from the left.
+/// The labels of a name, from the left. Those of most names need no memory of their own.
 #[derive(Debug)]
-pub struct Labels<'a> {
-    all: [&'a [u8]; MAX_LABELS],
-    count: usize,
-}
+pub struct Labels<'a>(SmallVec<[&'a [u8]; 16]>);
 
 impl<'a> std::ops::Deref for Labels<'a> {
     type Target = [&'a [u8]];
 
     fn deref(&self) -> &Self::Target {
-        &self.all[..self.count]
+        &self.0
     }
 }
 

@@ -79,7 +79,7 @@ impl Dns {
         let mut server = Server::new(Arc::new(config), suffixes, me, dsht, metrics);
         tell(&mut server);
         let (stop, stopped) = oneshot::channel();
-        let sockets = Sockets { udp: vec![udp], tcp: Some(tcp) };
+        let sockets = Sockets { udp: vec![udp.into_std().unwrap()], tcp: Some(tcp) };
         let task = tokio::spawn(server.run(sockets, async { drop(stopped.await) }));
         Self { addr, registry, stop, task }
     }
@@ -89,6 +89,14 @@ impl Dns {
         self.stop.send(()).expect("the server runs until it is stopped");
         let ended = timeout(PATIENCE, self.task).await.expect("the server stops in time");
         ended.expect("no task panics").expect("no socket fails");
+    }
+
+    /// Drops it in the middle, and says where it was.
+    pub(crate) async fn abort(self) -> SocketAddr {
+        self.task.abort();
+        let ended = timeout(PATIENCE, self.task).await.expect("it is dropped in time");
+        assert!(ended.is_err_and(|error| error.is_cancelled()));
+        self.addr
     }
 
     /// The answer over UDP to exactly these bytes.

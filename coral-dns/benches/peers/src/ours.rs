@@ -26,12 +26,8 @@ pub(crate) fn serve(port: u16) -> anyhow::Result<()> {
             // A third of them at each level.
             server.remember(IpAddr::V4(prefix).into(), Duration::from_millis([5, 40, 150][number % 3]));
         }
-        let udp = (0..WORKERS).map(|_| {
-            let socket = reuse_port(port)?;
-            socket.set_nonblocking(true)?;
-            tokio::net::UdpSocket::from_std(socket)
-        });
-        let sockets = Sockets { udp: udp.collect::<Result<_, _>>()?, tcp: None };
+        let udp = (0..WORKERS).map(|_| reuse_port(port)).collect::<Result<_, _>>()?;
+        let sockets = Sockets { udp, tcp: None };
         Ok(server.run(sockets, std::future::pending()).await?)
     })
 }
