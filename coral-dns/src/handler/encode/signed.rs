@@ -217,10 +217,10 @@ impl Handler {
                 writer.set_authoritative();
             }
             if has_records {
-                for part in &signed.sets {
-                    if part.section != Section::Additional || has_additional {
-                        write_part(&mut writer, query, part);
-                    }
+                let last = if has_additional { 3 } else { 2 };
+                for section in &[Section::Answer, Section::Authority, Section::Additional][..last] {
+                    let parts = signed.sets.iter().filter(|part| part.section == *section);
+                    parts.for_each(|part| write_part(&mut writer, query, part));
                 }
             } else {
                 self.metrics.truncated.inc();
@@ -335,3 +335,6 @@ fn is_label(name: &[u8], there: usize) -> bool {
     }
     at == there
 }
+
+#[cfg(test)]
+mod tests;
