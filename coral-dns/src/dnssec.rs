@@ -81,7 +81,8 @@ impl Signer {
         Ok((!keys.is_empty()).then(|| Self::new(keys, secret)))
     }
 
-    fn new(keys: Vec<Key>, secret: [u8; 16]) -> Self {
+    /// With these keys, of which there is one at least.
+    pub(crate) fn new(keys: Vec<Key>, secret: [u8; 16]) -> Self {
         Self { keys, cache: Cache::new(MAX_SIGNATURES), secret }
     }
 

@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn names_in_data_are_as_they_are_signed() {
-        let records = Records::new(&[record("@", "MX", "10 Mail.Example.ORG."), record("@", "TXT", "\"A.B\"")]).unwrap();
+        let records =
+            Records::new(&[record("@", "MX", "10 Mail.Example.ORG."), record("@", "TXT", "\"A.B\"")]).unwrap();
         assert_eq!(&*records.get(0).data, b"\0\x0a\x04mail\x07example\x03org\0");
         assert_eq!(&*records.get(1).data, b"\x03A.B");
     }

@@ -16,7 +16,7 @@ use hickory_net::client::{Client, DnssecClient};
 use hickory_net::proto::dnssec::{Algorithm as Number, PublicKeyBuf, TrustAnchors};
 use hickory_net::proto::op::{DnsRequestOptions, DnsResponse, Message, Query};
 use hickory_net::proto::rr::{Name, RData, RecordType};
-use hickory_net::runtime::{TokioRuntimeProvider, TokioTime};
+use hickory_net::runtime::TokioRuntimeProvider;
 use hickory_net::udp::UdpClientStream;
 use hickory_net::xfer::{DnsHandle as _, FirstAnswer as _};
 use hickory_net::{DnsError as NetDnsError, NetError};
@@ -250,9 +250,12 @@ async fn a_bitmap_has_all_that_the_name_can_have_but_what_was_asked_for() {
 async fn who_takes_compact_answers_gets_the_response_code_back() {
     let file = KeyFile::new(Algorithm::EcdsaP256);
     let dns = start(&[&file]).await;
-    for (flags, rcode, has_denial, back) in
-        [(0, "NXDomain", false, 0), (CO, "NXDomain", false, 0), (DO, "NoError", true, DO), (DO | CO, "NXDomain", true, DO | CO)]
-    {
+    for (flags, rcode, has_denial, back) in [
+        (0, "NXDomain", false, 0),
+        (CO, "NXDomain", false, 0),
+        (DO, "NoError", true, DO),
+        (DO | CO, "NXDomain", true, DO | CO),
+    ] {
         let answer = dns.udp(&flagged("_.com.nyud.net", A, flags)).await;
         let (found, types) = denial(&answer);
         assert_eq!((found.as_str(), !types.is_empty()), (rcode, has_denial), "{flags:x}");
@@ -348,7 +351,7 @@ async fn a_key_that_cannot_be_used_ends_the_server_with_the_file_s_name() {
     std::fs::write(&wrong, "-----BEGIN EC PRIVATE KEY-----\n").unwrap();
     let [p256, ed25519] = [Algorithm::EcdsaP256, Algorithm::Ed25519].map(KeyFile::new);
     for (files, named, wanted) in [
-        (vec![missing.clone()], &missing, "No such file"),
+        (vec![missing.clone()], &missing, "coral dnssec-key"),
         (vec![wrong.clone()], &wrong, "openssl pkcs8"),
         (vec![p256.path.clone(), ed25519.path.clone()], &ed25519.path, "one algorithm"),
     ] {

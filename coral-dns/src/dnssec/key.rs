@@ -8,10 +8,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use data_encoding::BASE64;
+use data_encoding::{BASE64, HEXUPPER};
 use ring::digest;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+
+use crate::name::Suffix;
 
 /// Bytes of a signature: both algorithms have the same.
 pub const SIGNATURE_BYTES: usize = 64;
@@ -35,11 +37,16 @@ pub enum Algorithm {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
+    /// There is no such file.
+    #[error("there is no such file: `coral dnssec-key FILE` makes one")]
+    Missing,
     /// The file could not be read or written.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Io(std::io::Error),
     /// It is no PEM, or holds something else.
-    #[error("there is no `{BEGIN}` in it: `coral dnssec-key FILE` makes a key, `openssl pkcs8 -topk8 -nocrypt` converts one")]
+    #[error(
+        "there is no `{BEGIN}` in it: `coral dnssec-key FILE` makes a key, `openssl pkcs8 -topk8 -nocrypt` converts one"
+    )]
     NotPkcs8,
     /// What is between the lines of the PEM is broken.
     #[error("its Base64 is broken")]
@@ -50,6 +57,12 @@ pub enum KeyError {
     /// The operating system gave no randomness.
     #[error("no randomness from the operating system")]
     NoEntropy,
+}
+
+impl From<std::io::Error> for KeyError {
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::NotFound { Self::Missing } else { Self::Io(error) }
+    }
 }
 
 /// A key pair. What is printed of it by `Debug` is public.
@@ -84,7 +97,8 @@ impl Key {
     pub fn create(path: &Path, algorithm: Algorithm) -> Result<Self, KeyError> {
         let text = Self::generate(algorithm)?;
         let key = Self::from_pem(&text)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        // That a directory is missing is no reason to ask for a key.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(KeyError::Io)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         Ok(key)
@@ -161,6 +175,12 @@ impl Key {
         [&[high, low, self.algorithm as u8, 2], context.finish().as_ref()].concat()
     }
 
+    /// The DS record of a suffix as a line of the zone file above it.
+    pub fn ds_line(&self, suffix: &Suffix) -> String {
+        let data = self.ds(&suffix.to_wire());
+        format!("{suffix}. IN DS {} {} 2 {}", self.tag, self.algorithm as u8, HEXUPPER.encode(&data[4..]))
+    }
+
     /// The signature of `data`.
     pub fn sign(&self, data: &[u8]) -> Result<[u8; SIGNATURE_BYTES], KeyError> {
         let signature = match &self.pair {
@@ -173,9 +193,9 @@ impl Key {
 
 /// RFC 4034 appendix B: the sum of its pairs of bytes, the carry added back.
 fn key_tag(dnskey: &[u8]) -> u16 {
-    let sum = dnskey.chunks(2).fold(0_u32, |sum, pair| {
-        sum + (u32::from(pair[0]) << 8) + pair.get(1).copied().map_or(0, u32::from)
-    });
+    let sum = dnskey
+        .chunks(2)
+        .fold(0_u32, |sum, pair| sum + (u32::from(pair[0]) << 8) + pair.get(1).copied().map_or(0, u32::from));
     (sum + (sum >> 16)) as u16
 }
 
@@ -223,7 +243,12 @@ ZglfE08uiwpQSPjR+Doepq7+aG0bwX1RV+4hAgC4D0cLKQKWmshmWgX+
         assert_eq!(key.tag(), 3613);
         let digest = "3aa5ab37efce57f737fc1627013fee07bdf241bd10f3b1964ab55c78e79a304b";
         let ds = key.ds(b"\x07example\x03com\0");
-        assert_eq!(ds, [&[0x0e, 0x1d, 15, 2], &data_encoding::HEXLOWER.decode(digest.as_bytes()).unwrap()[..]].concat());
+        let line = format!("example.com. IN DS 3613 15 2 {}", digest.to_ascii_uppercase());
+        assert_eq!(key.ds_line(&"example.com".parse().unwrap()), line);
+        assert_eq!(
+            ds,
+            [&[0x0e, 0x1d, 15, 2], &data_encoding::HEXLOWER.decode(digest.as_bytes()).unwrap()[..]].concat()
+        );
     }
 
     #[test]
