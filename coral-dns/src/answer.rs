@@ -273,7 +273,8 @@ pub fn answer(
     }
     if found.is_cut {
         if found.depth == 1 && kind == Kind::Ds {
-            // What is above the cut answers this, and nobody is referred to what is below it for it.
+            // What is above the cut answers this, and nobody is referred to what is below it for it. Where it is signed there is
+            // something, which `handler/encode/signed.rs` adds.
             question.found.is_cut = false;
             return question.negative(Rcode::NoError);
         }

@@ -29,7 +29,8 @@ const MAX_SIGNATURES: usize = 1 << 16;
 const STEP: Duration = Duration::from_secs(12 * 3_600);
 /// How far a validator's clock may be behind the beginning of a span.
 const BEHIND: Duration = Duration::from_secs(3_600);
-/// From the beginning of a span to the end of its signatures: no TTL of a zone comes near what is left at the span's end.
+/// From the beginning of a span to the end of its signatures. Resolvers keep nothing beyond that (RFC 4035 §5.3.3), and two days and a
+/// half are left at the least.
 const VALIDITY: Duration = Duration::from_secs(3 * 86_400);
 
 /// Records of one name and one type (RFC 2181 §5), in the form in which they are signed (RFC 4034 §6.2): names in lower case

@@ -327,8 +327,11 @@ async fn what_is_too_large_loses_its_additions_and_then_everything_to_tcp() {
 async fn the_suffix_within_a_suffix_is_proven_too() {
     let file = KeyFile::new(Algorithm::EcdsaP256);
     let (me, dsht) = members();
-    let config = Config { dnssec_keys: vec![file.path.clone()], ..config() };
-    let suffixes = ["nyud.net", "b.nyud.net", "c.com.nyud.net"];
+    let (name, kind, ttl) = ("mail.org".to_owned(), "A".to_owned(), Duration::from_secs(60));
+    // With a name of the operator's beneath it, `org` is no cut.
+    let records = vec![RecordConfig { name, kind, ttl, data: "192.0.2.25".to_owned() }];
+    let config = Config { dnssec_keys: vec![file.path.clone()], records, ..config() };
+    let suffixes = ["nyud.net", "b.nyud.net", "c.com.nyud.net", "d.org.nyud.net"];
     let dns = Dns::start_for(&suffixes, config, me, dsht).await;
     let client = validator(&dns, &[&file]).await;
     for suffix in suffixes {

@@ -93,7 +93,9 @@ impl Handler {
             types::DS if is_zone => {
                 let labels = query.name.labels();
                 let above = place(labels.get(1..)?, &self.suffixes, self.config.ip_literals)?;
-                let depth = if above.is_cut { above.depth - 1 } else { above.depth };
+                // As in `answer`: the operator's own names stay in the operator's zone.
+                let is_cut = above.is_cut && !self.records.have_below(labels[above.depth]);
+                let depth = if is_cut { above.depth - 1 } else { above.depth };
                 Some((signer.ds(name), &name[query.name.start(1 + depth)..]))
             }
             _ => None,

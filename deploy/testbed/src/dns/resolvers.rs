@@ -194,3 +194,27 @@ pub fn resolv_conf(address: Ipv4Addr) -> String {
     let _ = writeln!(text, "nameserver {address}\noptions timeout:10 attempts:1");
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_resolver_is_told_whom_to_trust_and_to_validate() {
+        let trust = Trust::of("nyud.net. IN DS 7 13 2 00FF").unwrap();
+        assert_eq!(Trust::of("nyud.net. IN A 192.0.2.1"), None);
+        assert_eq!(trust.forged().record(), "nyud.net. IN DS 7 13 2 1100");
+        let address = Ipv4Addr::new(198, 18, 1, 1);
+        for (resolver, wanted, off) in [
+            (Resolver::Unbound, "validator iterator", None),
+            (Resolver::Bind, "dnssec-validation yes;", Some("dnssec-validation no;")),
+            (Resolver::KnotResolver, "trust_anchors.add('nyud.net. IN DS 7 13 2 00FF')", None),
+            (Resolver::PdnsRecursor, "dnssec=validate\n", Some("dnssec=off")),
+        ] {
+            let plain = configuration(resolver, &[address], address, "/here");
+            let (told, anchors) = trust.told(resolver, plain, "/here");
+            assert!(told.text.contains(wanted) && off.is_none_or(|off| !told.text.contains(off)), "{}", told.text);
+            assert!(format!("{}{anchors}", told.text).contains("00FF"), "{resolver}");
+        }
+    }
+}
