@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Contact, LogFormat, Override, Suffix};
 use crate::{demo, sim};
@@ -42,6 +42,9 @@ pub enum Command {
     /// Ask a running node whether it does its work; the exit status is 0 if so, else 1.
     #[command(after_help = HEALTH_HELP)]
     Health(HealthArgs),
+    /// Make a key to sign names with (DNSSEC), unless there is one, and print the records that vouch for it.
+    #[command(after_help = DNSSEC_KEY_HELP)]
+    DnssecKey(DnssecKeyArgs),
     /// Read a configuration as `coral node` would, and print what results.
     #[command(after_help = CHECK_HELP)]
     CheckConfig(NodeArgs),
@@ -162,6 +165,28 @@ pub struct HealthArgs {
     pub admin: SocketAddr,
 }
 
+/// Of `coral dnssec-key`.
+#[derive(Debug, Args)]
+pub struct DnssecKeyArgs {
+    /// The file of the key, which is made if it is not there.
+    pub file: PathBuf,
+    /// A zone that is to be signed by it; may be given many times.
+    #[arg(long, value_name = "ZONE", default_value = "nyud.net")]
+    pub suffix: Vec<Suffix>,
+    /// How a new key signs.
+    #[arg(long, value_name = "ALGORITHM", default_value = "ecdsa-p256")]
+    pub algorithm: KeyAlgorithm,
+}
+
+/// How a DNSSEC key signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeyAlgorithm {
+    /// Number 13: all resolvers know it.
+    EcdsaP256,
+    /// Number 15: nearly all do.
+    Ed25519,
+}
+
 const NODE_HELP: &str = "\
 Every option can be set in the file, by a variable of the environment (CORAL_PROXY__LISTEN for
 proxy.listen), or by a flag; a flag counts more than a variable, a variable more than the file.
@@ -207,6 +232,14 @@ For health checks where there is no shell and no curl, as in a container.
 Examples:
   coral health
   coral health --admin 127.0.0.1:4161";
+
+const DNSSEC_KEY_HELP: &str = "\
+Copy the file to every node of the network, and name it there (dns.dnssec_keys). Once all of them sign,
+give the DS record to the zone above: your registrar has a form for it.
+
+Examples:
+  coral dnssec-key /etc/coral/dnssec.key
+  coral dnssec-key dnssec.key --suffix cdn.example.org --algorithm ed25519";
 
 const CHECK_HELP: &str = "\
 Examples:

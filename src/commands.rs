@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
+use coral_dns::dnssec::key::{Algorithm, Key};
 use serde_json::Value as Json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{HealthArgs, LookupArgs, NodeArgs, StatusArgs, UrlArgs};
+use crate::cli::{DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, NodeArgs, StatusArgs, UrlArgs};
 use crate::config::{Config, Override};
 use crate::node::Node;
 use crate::{admin, http, logging, tables};
@@ -82,6 +83,26 @@ pub fn health(args: &HealthArgs) -> anyhow::Result<bool> {
 /// `coral check-config`: the configuration that results, as TOML where each option is set.
 pub fn check_config(args: &NodeArgs) -> anyhow::Result<bool> {
     print!("{}", toml::to_string(&load(args)?).context("cannot write the configuration as TOML")?);
+    Ok(true)
+}
+
+/// `coral dnssec-key`: makes the file unless it is there, and prints what the zone above needs, as lines of a zone file.
+pub fn dnssec_key(args: &DnssecKeyArgs) -> anyhow::Result<bool> {
+    let path = args.file.display();
+    let key = if args.file.exists() {
+        Key::read(&args.file).with_context(|| format!("cannot use the key {path}"))?
+    } else {
+        let algorithm = match args.algorithm {
+            KeyAlgorithm::EcdsaP256 => Algorithm::EcdsaP256,
+            KeyAlgorithm::Ed25519 => Algorithm::Ed25519,
+        };
+        let key = Key::create(&args.file, algorithm).with_context(|| format!("cannot make the key {path}"))?;
+        eprintln!("made {path}, which only its owner can read");
+        key
+    };
+    for suffix in &args.suffix {
+        println!("{}", key.ds_line(&suffix.dns));
+    }
     Ok(true)
 }
 

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Lookup(args) => commands::lookup(&args),
         Command::Status(args) => commands::status(&args),
         Command::Health(args) => commands::health(&args),
+        Command::DnssecKey(args) => commands::dnssec_key(&args),
         Command::CheckConfig(args) => commands::check_config(&args),
     };
     match outcome {

@@ -38,6 +38,39 @@ fn url_prints_the_coralized_url_and_nothing_else() {
     assert!(stderr(&bad).contains("ftp://www.example.com/"), "{}", stderr(&bad));
 }
 
+/// The file is made once; whatever zone is asked for, its DS record is of that key.
+#[test]
+fn a_key_is_made_once_and_its_ds_records_are_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dnssec.key");
+    let path = path.to_str().unwrap();
+    let [made, again, others] = [
+        &["dnssec-key", path, "--algorithm", "ed25519"][..],
+        &["dnssec-key", path],
+        &["dnssec-key", path, "--suffix", "a.example", "--suffix", "b.example"],
+    ]
+    .map(|arguments| {
+        let output = run(arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    });
+    assert!(made.starts_with("nyud.net. IN DS ") && made.contains(" 15 2 ") && made.lines().count() == 1, "{made}");
+    assert_eq!(made, again);
+    let tag = |line: &str| line.split(' ').nth(3).map(str::to_owned);
+    let names: Vec<&str> = others.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(names, ["a.example.", "b.example."]);
+    assert!(others.lines().all(|line| tag(line) == tag(&made)), "{others}");
+
+    std::fs::write(path, "Private-key-format: v1.3\n").unwrap();
+    let elsewhere = directory.path().join("missing/dnssec.key");
+    for (bad, wanted) in [(path, "openssl pkcs8"), (elsewhere.to_str().unwrap(), "No such file")] {
+        let output = run(&["dnssec-key", bad]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = stderr(&output);
+        assert!(said.contains(bad) && said.matches(wanted).count() == 1 && said.lines().count() == 1, "{said}");
+    }
+}
+
 #[test]
 fn a_wrong_file_is_told_with_line_key_and_nearest_known_key() {
     let directory = tempfile::tempdir().unwrap();

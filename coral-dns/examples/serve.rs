@@ -1,5 +1,6 @@
 //! A nameserver by itself, with made-up neighbours: `cargo run -p coral-dns --example serve -- 127.0.0.1:5300`, and then
-//! `dig @127.0.0.1 -p 5300 www.example.com.nyud.net`. Ctrl-C ends it and prints what it counted.
+//! `dig @127.0.0.1 -p 5300 www.example.com.nyud.net`. Ctrl-C ends it and prints what it counted. Behind the address the file
+//! of a key may be named (`coral dnssec-key FILE`), with which it signs then.
 
 use std::error::Error;
 use std::net::{SocketAddr, UdpSocket};
@@ -26,8 +27,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     ];
 
     let mut registry = Registry::default();
-    let server =
-        Server::new(Arc::new(Config::default()), vec!["nyud.net".parse()?], me, dsht, Metrics::register(&mut registry));
+    let config = Config { dnssec_keys: std::env::args().skip(2).map(Into::into).collect(), ..Config::default() };
+    let metrics = Metrics::register(&mut registry);
+    let server = Server::new(Arc::new(config), vec!["nyud.net".parse()?], me, dsht, metrics);
     let sockets = Sockets { udp: vec![UdpSocket::bind(&listen)?], tcp: Some(TcpListener::bind(&listen).await?) };
     let stop = async {
         // Without a handler for it there is no other end than a kill.

@@ -134,6 +134,8 @@ pub struct Answer {
     pub zone: Option<usize>,
     /// The number of labels that the question has in front of the zone.
     pub depth: usize,
+    /// What the name in the question is, within a zone of ours.
+    pub found: Option<Found>,
     /// Whether it is said with authority: all but errors and referrals.
     pub is_authoritative: bool,
     /// The answer section.
@@ -156,6 +158,7 @@ impl Default for Answer {
             rcode: Rcode::ServFail,
             zone: None,
             depth: 0,
+            found: None,
             is_authoritative: false,
             answers: Vec::new(),
             authority: Vec::new(),
@@ -247,6 +250,7 @@ pub fn answer(
     asker: &mut impl Asker,
     random: &mut impl Rng,
 ) {
+    out.found = None;
     let Some(mut found) = place(labels, context.suffixes, context.config.ip_literals) else {
         return out.reset(Rcode::Refused, None);
     };
@@ -257,6 +261,7 @@ pub fn answer(
         // The operator's own names stay in the operator's zone.
         found.is_cut = false;
     }
+    out.found = Some(found);
     match kind {
         Kind::Transfer => return out.reset(Rcode::Refused, None),
         Kind::Meta => return out.reset(Rcode::FormErr, None),
@@ -268,7 +273,8 @@ pub fn answer(
     }
     if found.is_cut {
         if found.depth == 1 && kind == Kind::Ds {
-            // What is above the cut answers this, and nobody is referred to what is below it for it.
+            // What is above the cut answers this, and nobody is referred to what is below it for it. Where it is signed there is
+            // something, which `handler/encode/signed.rs` adds.
             question.found.is_cut = false;
             return question.negative(Rcode::NoError);
         }

@@ -242,7 +242,7 @@ impl Appraiser {
         question.extend_from_slice(&classes::IN.to_be_bytes());
         let mut bytes = Vec::new();
         let mut writer = Writer::new(&mut bytes, &[id[0], id[1], 0, 0], &question);
-        writer.opt(1232, 0, false, |w| {
+        writer.opt(1232, 0, 0, |w| {
             w.option(options::COOKIE, |w| w.bytes(cookie));
             w.option(options::APPRAISAL, |w| request.encode(w));
         });

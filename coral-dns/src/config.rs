@@ -2,6 +2,7 @@
 //! binds the sockets and parses the suffixes.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use coral_dsht::Level;
@@ -98,6 +99,11 @@ pub struct Config {
     pub https: Vec<String>,
     /// Records to add to the zones, such as MX and CAA. Default: none.
     pub records: Vec<RecordConfig>,
+    /// Files of the keys with which answers are signed (DNSSEC), PKCS#8 in PEM: the first one signs, any others are published for
+    /// when they will. Default: none, and nothing is signed.
+    ///
+    /// All nodes of a network need the same, before the zone above has the DS record: what others say is then taken for forged.
+    pub dnssec_keys: Vec<PathBuf>,
     /// TCP connections open at once; a further one takes the place of the oldest. Default 256.
     ///
     /// Each costs a file descriptor and at most about 8 KiB.
@@ -140,6 +146,7 @@ impl Default for Config {
             version: None,
             https: Vec::new(),
             records: Vec::new(),
+            dnssec_keys: Vec::new(),
             tcp_connections: const { NonZeroUsize::new(256).unwrap() },
             tcp_idle: Duration::from_secs(10),
             probe: Some(ProbeConfig::default()),

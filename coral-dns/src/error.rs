@@ -1,6 +1,7 @@
 //! What can end the server. Nothing that comes from the network does: that is answered, or counted and dropped.
 
 use std::io;
+use std::path::PathBuf;
 
 /// The server cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,14 @@ pub enum DnsError {
         /// Its type, as configured.
         kind: String,
         /// What is wrong.
+        why: String,
+    },
+    /// A key to sign with cannot be had.
+    #[error("the DNSSEC key {} cannot be used (`dns.dnssec_keys`): {why}", path.display())]
+    Key {
+        /// Its file, as configured.
+        path: PathBuf,
+        /// What is wrong, and what to do.
         why: String,
     },
     /// The operating system gave no randomness at start.

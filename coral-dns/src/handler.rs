@@ -26,6 +26,7 @@ use crate::candidates::{Candidates, Seen, Table};
 use crate::clients::{Duty, Known};
 use crate::config::Config;
 use crate::cookie::{self, Secret};
+use crate::dnssec::Signer;
 use crate::error::DnsError;
 use crate::metrics::{LevelLabels, Metrics, QueryLabels, ReasonLabels, Spread};
 use crate::name::Suffix;
@@ -120,6 +121,7 @@ pub(crate) struct Handler {
     suffixes: Vec<Suffix>,
     soas: Vec<Soa>,
     records: Records,
+    signer: Option<Signer>,
     /// This node's address and what it offers.
     ip: IpAddr,
     home: Prefix,
@@ -149,7 +151,7 @@ const NONE: usize = 11;
 const RCODES: [&str; 7] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "BADVERS"];
 
 impl Handler {
-    /// An error says which of the operator's records is none.
+    /// An error says which of the operator's records is none, or which key cannot be used.
     pub(crate) fn new(
         config: Arc<Config>,
         suffixes: Vec<Suffix>,
@@ -159,9 +161,14 @@ impl Handler {
         metrics: Metrics,
         secret: [u8; 16],
     ) -> Result<Self, DnsError> {
+        let signer = Signer::open(&config.dnssec_keys, secret)?;
+        if signer.is_some() {
+            Records::check_signed(&config.records)?;
+        }
         let soas = suffixes.iter().map(|_| Soa::new(me.addr.ip(), &config)).collect();
         Ok(Self {
             records: Records::new(&config.records)?,
+            signer,
             limiter: NonZeroU32::new(config.rate).map(|rate| Limiter::new(rate, Instant::now())),
             referred: Referred::new(MAX_REFERRED),
             secret: Secret::new(secret),

@@ -27,7 +27,7 @@
 //! stands for), [`proximity`] (how near the client is) → [`answer`] (records). Beside the queries, [`candidates`] learns
 //! who is alive and [`probe`] measures clients; a query reads what they know and waits for neither.
 //!
-//! It is no resolver, holds no zone file, transfers nothing and signs nothing. Which node is alive, and in which cluster,
+//! It is no resolver, holds no zone file and transfers nothing. With a key it signs what it says ([`dnssec`]). Which node is alive, and in which cluster,
 //! is the index's to say (`coral_dsht`).
 
 pub mod answer;
@@ -36,6 +36,7 @@ pub mod candidates;
 pub mod clients;
 pub mod config;
 pub mod cookie;
+pub mod dnssec;
 pub mod error;
 mod handler;
 pub mod hash;

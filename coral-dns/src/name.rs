@@ -38,6 +38,17 @@ impl Suffix {
         &self.0
     }
 
+    /// The name as it goes over the wire.
+    pub fn to_wire(&self) -> Vec<u8> {
+        let mut wire = Vec::with_capacity(self.0.len() + 2);
+        for label in self.labels() {
+            wire.push(label.len() as u8);
+            wire.extend_from_slice(label);
+        }
+        wire.push(0);
+        wire
+    }
+
     /// Its labels from the left.
     fn labels(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.0.split('.').map(str::as_bytes)

@@ -40,7 +40,7 @@ pub struct Added {
     pub kind: u16,
     /// How long it may be kept, in seconds.
     pub ttl: u32,
-    /// Its data as it goes over the wire, without any compressed name.
+    /// Its data as it is signed (RFC 4034 §6.2): no name is compressed, and those that count are in lower case.
     pub data: Box<[u8]>,
 }
 
@@ -73,10 +73,23 @@ impl Records {
             let mut bytes = Vec::new();
             let mut encoder = BinEncoder::new(&mut bytes);
             encoder.set_name_encoding(NameEncoding::Uncompressed);
+            encoder.set_canonical_form(true);
             data.emit(&mut encoder).map_err(|e| wrong(e.to_string()))?;
             records.add(&record.name, Added { kind: number, ttl: seconds(record.ttl), data: bytes.into() }, wrong)?;
         }
         Ok(records)
+    }
+
+    /// Refuses what a zone that is signed has by itself, or what would say that there is a zone of somebody else.
+    pub fn check_signed(configured: &[RecordConfig]) -> Result<(), DnsError> {
+        const OURS: [&str; 7] = ["DNSKEY", "RRSIG", "NSEC", "NSEC3", "NSEC3PARAM", "DS", "KEY"];
+        match configured.iter().find(|record| OURS.iter().any(|kind| record.kind.eq_ignore_ascii_case(kind))) {
+            Some(RecordConfig { name, kind, .. }) => {
+                let why = "with `dns.dnssec_keys` the zone has those itself".into();
+                Err(DnsError::Record { name: name.clone(), kind: kind.clone(), why })
+            }
+            None => Ok(()),
+        }
     }
 
     fn add(&mut self, name: &str, record: Added, wrong: impl Fn(String) -> DnsError) -> Result<(), DnsError> {
@@ -162,6 +175,21 @@ mod tests {
         assert!(!records.are_below(&[b"_domain"]));
         assert!(records.have_below(b"_domainkey"));
         assert_eq!(&*records.get(0).data, b"\0\x0a\x04mail\x07example\x03org\0");
+    }
+
+    #[test]
+    fn names_in_data_are_as_they_are_signed() {
+        let records =
+            Records::new(&[record("@", "MX", "10 Mail.Example.ORG."), record("@", "TXT", "\"A.B\"")]).unwrap();
+        assert_eq!(&*records.get(0).data, b"\0\x0a\x04mail\x07example\x03org\0");
+        assert_eq!(&*records.get(1).data, b"\x03A.B");
+    }
+
+    #[test]
+    fn a_signed_zone_has_its_keys_itself() {
+        let error = Records::check_signed(&[record("@", "MX", "10 a."), record("com", "ds", "1 2 3 4")]).unwrap_err();
+        assert!(error.to_string().contains("com ds"), "{error}");
+        Records::check_signed(&[record("@", "MX", "10 a.")]).unwrap();
     }
 
     #[test]

@@ -32,8 +32,16 @@ pub mod types {
     pub const OPT: u16 = 41;
     /// The digest of a child zone's key, which the parent has (RFC 4034 §5).
     pub const DS: u16 = 43;
+    /// The signature of an RRset (RFC 4034 §3).
+    pub const RRSIG: u16 = 46;
+    /// What a name has, and up to where there is no other (RFC 4034 §4).
+    pub const NSEC: u16 = 47;
+    /// A zone's key (RFC 4034 §2).
+    pub const DNSKEY: u16 = 48;
     /// How to reach an HTTP service (RFC 9460).
     pub const HTTPS: u16 = 65;
+    /// Says, in the bits of an NSEC, that there is no such name (RFC 9824 §3.4). Nobody can ask for it.
+    pub const NXNAME: u16 = 128;
     /// Changes of a zone (RFC 1995).
     pub const IXFR: u16 = 251;
     /// A whole zone (RFC 5936).
@@ -48,6 +56,14 @@ pub mod classes {
     pub const IN: u16 = 1;
     /// CHAOS, in which servers tell of themselves.
     pub const CH: u16 = 3;
+}
+
+/// Flags of EDNS, of the upper byte in which they are.
+pub mod flags {
+    /// DO: signatures are wanted (RFC 3225).
+    pub const DNSSEC_OK: u8 = 0x80;
+    /// CO: what is denied compactly may have the response code that it would have without (RFC 9824 §5.1).
+    pub const COMPACT_OK: u8 = 0x40;
 }
 
 /// Options of EDNS.

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 use super::{Handler, Outcome, Transport};
 use crate::candidates::Candidates;
 use crate::config::Config;
+use crate::dnssec::Signer;
+use crate::dnssec::key::Key;
 use crate::metrics::Metrics;
 use crate::probe::Prober;
 use crate::wire::HEADER_BYTES;
@@ -38,6 +40,15 @@ pub(super) fn sample_with(config: Config, prober: Option<Prober>) -> Handler {
     .expect("no records are added")
 }
 
+/// The same, signing by the key of no network.
+fn sample_signed() -> Handler {
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MC4CAQAwBQYDK2VwBCIEILfmCWoFldur8aCPf0iJGoj2qPYQqEuWZnPzHrzKl+cF\n\
+        -----END PRIVATE KEY-----\n";
+    let key = Key::from_pem(KEY).expect("a key of this function");
+    Handler { signer: Some(Signer::new(vec![key], [0; 16])), ..sample(None) }
+}
+
 impl Handler {
     /// The answer, if there is one at once.
     pub(super) fn answer_now(&self, from: SocketAddr, transport: Transport, bytes: &[u8]) -> Option<Vec<u8>> {
@@ -48,11 +59,16 @@ impl Handler {
     }
 }
 
-/// Any bytes as a message, answered over both transports and checked.
+/// Any bytes as a message, answered over both transports, with and without signatures, and checked.
 ///
 /// Panics if an answer breaks a rule that holds for all answers.
 pub fn check_query(bytes: &[u8]) {
-    let handler = sample(None);
+    for handler in [sample(None), sample_signed()] {
+        check(&handler, bytes);
+    }
+}
+
+fn check(handler: &Handler, bytes: &[u8]) {
     let from = SocketAddr::from(([198, 51, 100, 1], 53));
     for transport in [Transport::Udp, Transport::Tcp] {
         let Some(answer) = handler.answer_now(from, transport, bytes) else {

@@ -1,6 +1,8 @@
 //! An answer as the bytes of a message: whole if it fits, else without the additional section, else an empty one that
 //! sends the resolver to TCP (RFC 2181 §9). Addresses in a referral are no addition, but what it consists of.
 
+mod signed;
+
 use std::net::IpAddr;
 
 use super::{Handler, Transport, unix_time, wire_rcode};
@@ -10,7 +12,7 @@ use crate::cookie::{self, CLIENT_BYTES};
 use crate::name::{CUT_NAMESERVER, NameserverLabel};
 use crate::wire::query::{Query, question};
 use crate::wire::writer::{Pointer, Section, Writer};
-use crate::wire::{HEADER_BYTES, classes, options, types};
+use crate::wire::{HEADER_BYTES, classes, flags, options, types};
 
 /// What an answer over UDP may have when the query names no size (RFC 1035 §4.2.1), and the least size there is with one.
 const PLAIN_UDP_BYTES: u16 = 512;
@@ -70,7 +72,11 @@ impl Handler {
             }
             _ => 0,
         };
-        let additions = Additions { query, rcode: answer.rcode, scope, reply, cookie, from };
+        let mut additions = Additions { query, rcode: answer.rcode, scope, reply, cookie, from };
+        if let Some(signed) = self.signed(query, answer) {
+            additions.rcode = signed.rcode;
+            return self.write_signed(&additions, answer, &signed, limit, out);
+        }
         let mut writer = Writer::new(out, &head(query), query.question);
         writer.set_rcode(wire_rcode(answer.rcode) as u8);
         if answer.is_authoritative {
@@ -134,8 +140,10 @@ impl Handler {
         };
         let payload = self.config.udp_payload.max(PLAIN_UDP_BYTES);
         let high = (wire_rcode(additions.rcode) >> 4) as u8;
-        // RFC 3225 §3: DO is copied, though there is nothing signed to send.
-        writer.opt(payload, high, asked.dnssec_ok, |w| {
+        // RFC 3225 §3: DO is copied, whether there is something signed to send or not. CO says that we know of it (RFC 9824 §5.1).
+        let dnssec_ok = if asked.dnssec_ok { flags::DNSSEC_OK } else { 0 };
+        let compact_ok = asked.dnssec_ok && asked.compact_ok && self.signer.is_some();
+        writer.opt(payload, high, dnssec_ok | if compact_ok { flags::COMPACT_OK } else { 0 }, |w| {
             if let Some((bytes, Ok(_))) = asked.subnet {
                 // As asked, but for the scope.
                 w.option(options::SUBNET, |w| {

@@ -16,7 +16,7 @@ use crate::wire::HEADER_BYTES;
 use crate::wire::query::question;
 
 /// A query as a resolver sends it: recursion desired, and EDNS with 1232 bytes and these options.
-fn query(name: &str, kind: u16, options: &[u8]) -> Vec<u8> {
+pub(super) fn query(name: &str, kind: u16, options: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
     for label in name.split('.').filter(|label| !label.is_empty()) {
         bytes.push(label.len() as u8);
@@ -61,7 +61,7 @@ fn counts_that_only_a_header_claims_cost_nothing() {
 }
 
 /// Nobody answers it.
-struct Silence;
+pub(super) struct Silence;
 
 impl Measure for Silence {
     async fn rtt(&self, _: IpAddr) -> Option<Duration> {
@@ -163,7 +163,7 @@ fn what_is_asked_is_counted_under_words_of_ours() {
 }
 
 /// A node that knows of another one near the client, at 198.51.100.1, which is far from itself.
-fn far_node() -> (Handler, probe::Task<Silence>) {
+pub(super) fn far_node() -> (Handler, probe::Task<Silence>) {
     let (prober, task) = prober(&ProbeConfig::default());
     let key = Client::new([198, 51, 100, 1].into(), None).key();
     prober.clients().begin(Instant::now(), key, true);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use smallvec::SmallVec;
 
-use super::{HEADER_BYTES, MAX_LABELS, MAX_NAME_BYTES, options, types};
+use super::{HEADER_BYTES, MAX_LABELS, MAX_NAME_BYTES, flags, options, types};
 use crate::answer::Rcode;
 use crate::proximity::{MalformedSubnet, Subnet};
 
@@ -43,6 +43,8 @@ pub struct Edns<'a> {
     pub version: u8,
     /// Whether signatures are wanted (RFC 3225).
     pub dnssec_ok: bool,
+    /// Whether NXDOMAIN is wanted where it is denied compactly that there is a name (RFC 9824 §5.1).
+    pub compact_ok: bool,
     /// Whether the server's name is wanted (RFC 5001).
     pub nsid: bool,
     /// The client's network: the option's bytes, which go back, and what they mean.
@@ -250,7 +252,8 @@ impl<'a> Edns<'a> {
         let mut edns = Self {
             payload: record.class,
             version: record.ttl[1],
-            dnssec_ok: record.ttl[2] & 0x80 != 0,
+            dnssec_ok: record.ttl[2] & flags::DNSSEC_OK != 0,
+            compact_ok: record.ttl[2] & flags::COMPACT_OK != 0,
             ..Self::default()
         };
         let mut rest = record.data;

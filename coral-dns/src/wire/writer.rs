@@ -142,12 +142,12 @@ impl<'b> Writer<'b> {
     }
 
     /// The OPT record (RFC 6891 §6.1.2), `options` writing what it has. `high` is the upper part of the response code.
-    pub fn opt(&mut self, payload: u16, high: u8, dnssec_ok: bool, options: impl FnOnce(&mut Self)) {
+    pub fn opt(&mut self, payload: u16, high: u8, flags: u8, options: impl FnOnce(&mut Self)) {
         self.count(Section::Additional);
         self.bytes(&[0]);
         self.u16(types::OPT);
         self.u16(payload);
-        self.bytes(&[high, 0, if dnssec_ok { 0x80 } else { 0 }, 0]);
+        self.bytes(&[high, 0, flags, 0]);
         self.data(options);
     }
 
@@ -199,7 +199,7 @@ mod tests {
         writer.count(Section::Additional);
         writer.pointer(name.unwrap());
         writer.address("2001:db8::1".parse().unwrap(), 60);
-        writer.opt(1232, 0, true, |w| w.option(3, |w| w.bytes(b"me")));
+        writer.opt(1232, 0, crate::wire::flags::DNSSEC_OK, |w| w.option(3, |w| w.bytes(b"me")));
         let message = Message::from_vec(writer.message()).unwrap();
         let shown: Vec<String> = message.all_sections().map(ToString::to_string).collect();
         expect![[r#"

@@ -65,6 +65,21 @@ impl Dns {
 
     /// The same, with more told to the server before it runs.
     pub(crate) async fn start_with(config: Config, me: Peer, dsht: DshtHandle, tell: impl FnOnce(&mut Server)) -> Self {
+        Self::start_as(&["nyud.net"], config, me, dsht, tell).await
+    }
+
+    /// One for these zones.
+    pub(crate) async fn start_for(suffixes: &[&str], config: Config, me: Peer, dsht: DshtHandle) -> Self {
+        Self::start_as(suffixes, config, me, dsht, |_| {}).await
+    }
+
+    async fn start_as(
+        suffixes: &[&str],
+        config: Config,
+        me: Peer,
+        dsht: DshtHandle,
+        tell: impl FnOnce(&mut Server),
+    ) -> Self {
         // Two sockets on one port: the second may be taken by somebody else, so try again with another.
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -75,7 +90,7 @@ impl Dns {
         let addr = udp.local_addr().unwrap();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let suffixes = vec!["nyud.net".parse().unwrap()];
+        let suffixes = suffixes.iter().map(|suffix| suffix.parse().unwrap()).collect();
         let mut server = Server::new(Arc::new(config), suffixes, me, dsht, metrics);
         tell(&mut server);
         let (stop, stopped) = oneshot::channel();
@@ -97,6 +112,12 @@ impl Dns {
         let ended = timeout(PATIENCE, self.task).await.expect("it is dropped in time");
         assert!(ended.is_err_and(|error| error.is_cancelled()));
         self.addr
+    }
+
+    /// Waits for its end, which an error brings.
+    pub(crate) async fn failed(self) -> DnsError {
+        let ended = timeout(PATIENCE, self.task).await.expect("the server fails in time");
+        ended.expect("no task panics").expect_err("the server cannot run")
     }
 
     /// The answer over UDP to exactly these bytes.

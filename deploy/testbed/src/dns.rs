@@ -6,7 +6,7 @@
 mod resolvers;
 mod zones;
 
-pub use resolvers::{Configuration, configuration, resolv_conf, trixie_configuration};
+pub use resolvers::{ANCHORS, Configuration, Trust, configuration, resolv_conf, trixie_configuration};
 pub use zones::{ROOT_HINTS, file as zone_file, registered, root_hints, server, zones};
 
 /// The zone under which host names are coralized.

@@ -21,6 +21,7 @@ pub mod loss;
 pub mod nearest;
 pub mod redirection;
 pub mod resolvers;
+pub mod signed;
 pub mod stage;
 
 /// Which experiment.
@@ -40,6 +41,8 @@ pub enum Scenario {
     Nearest(Options),
     /// Whether the suffix zone is one by the standards: single queries with dig, and Zonemaster's judgement.
     Conformance(Options),
+    /// Whether a network that signs its answers is believed: by eight resolvers that validate, and by single queries.
+    Signed(Options),
     /// All four resolvers at each client's site resolve a coralized name, and curl fetches pages through the answer.
     Resolvers,
     /// Chromium browses the coralized site: screenshots, and a waterfall of what came from where.
@@ -88,6 +91,7 @@ impl Scenario {
             Self::Loss(options) => ("loss", options, loss::run),
             Self::Nearest(options) => ("nearest", options, nearest::run),
             Self::Conformance(options) => ("conformance", options, conformance::run),
+            Self::Signed(options) => ("signed", options, signed::run),
             Self::Join(options) => ("join", options, join::run),
             Self::Redirection(redirection::Options { common, release }) => {
                 return Stage::run("redirection", common, |stage| redirection::run(stage, *release));

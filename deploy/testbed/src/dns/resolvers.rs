@@ -120,10 +120,101 @@ pub fn trixie_configuration(
     configuration
 }
 
+/// The file with trust anchors, where a program wants one.
+pub const ANCHORS: &str = "anchors";
+
+/// A DS record that a resolver is to trust, whatever is above it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    zone: String,
+    /// Tag, algorithm, type of digest.
+    numbers: [String; 3],
+    digest: String,
+}
+
+impl Trust {
+    /// That of a record as zone files have it. `None` if it is none.
+    pub fn of(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [zone, "IN", "DS", numbers @ .., digest] = &words[..] else { return None };
+        let numbers: [&str; 3] = numbers.try_into().ok()?;
+        Some(Self { zone: (*zone).to_owned(), numbers: numbers.map(str::to_owned), digest: (*digest).to_owned() })
+    }
+
+    /// The same for a key that nobody has.
+    pub fn forged(&self) -> Self {
+        let turned = |digit: char| if digit == '0' { '1' } else { '0' };
+        Self { digest: self.digest.chars().map(turned).collect(), ..self.clone() }
+    }
+
+    /// As BIND's programs have it in a file.
+    pub fn bind(&self) -> String {
+        format!("trust-anchors {{ {} static-ds {} \"{}\"; }};\n", self.zone, self.numbers.join(" "), self.digest)
+    }
+
+    fn record(&self) -> String {
+        format!("{} IN DS {} {}", self.zone, self.numbers.join(" "), self.digest)
+    }
+
+    /// What makes a resolver with this configuration trust it, and validate by it, whose files are in `directory`. The second is what
+    /// the file [`ANCHORS`] has there.
+    pub fn told(
+        &self,
+        resolver: Resolver,
+        mut configuration: Configuration,
+        directory: &str,
+    ) -> (Configuration, String) {
+        let mut anchors = String::new();
+        let record = self.record();
+        let text = &mut configuration.text;
+        match resolver {
+            Resolver::Unbound => {
+                *text += &format!("server:\n  module-config: \"validator iterator\"\n  trust-anchor: \"{record}\"\n");
+            }
+            Resolver::Bind => {
+                *text = text.replace("dnssec-validation no;", "dnssec-validation yes;");
+                *text += &self.bind();
+            }
+            Resolver::KnotResolver => *text += &format!("trust_anchors.add('{record}')\n"),
+            Resolver::PdnsRecursor => {
+                *text = text.replace("dnssec=off", "dnssec=validate");
+                *text += &format!("lua-config-file={directory}/{ANCHORS}\n");
+                let (numbers, digest) = (self.numbers.join(" "), &self.digest);
+                anchors = format!("clearTA()\naddTA('{}', '{numbers} {digest}')\n", self.zone);
+            }
+        }
+        (configuration, anchors)
+    }
+}
+
 /// The file that makes programs at a host ask the resolver at `address`.
 pub fn resolv_conf(address: Ipv4Addr) -> String {
     let mut text = String::new();
     // One attempt of ten seconds: what a client waits for is the resolver's affair, and each query is then counted once.
     let _ = writeln!(text, "nameserver {address}\noptions timeout:10 attempts:1");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_resolver_is_told_whom_to_trust_and_to_validate() {
+        let trust = Trust::of("nyud.net. IN DS 7 13 2 00FF").unwrap();
+        assert_eq!(Trust::of("nyud.net. IN A 192.0.2.1"), None);
+        assert_eq!(trust.forged().record(), "nyud.net. IN DS 7 13 2 1100");
+        let address = Ipv4Addr::new(198, 18, 1, 1);
+        for (resolver, wanted, off) in [
+            (Resolver::Unbound, "validator iterator", None),
+            (Resolver::Bind, "dnssec-validation yes;", Some("dnssec-validation no;")),
+            (Resolver::KnotResolver, "trust_anchors.add('nyud.net. IN DS 7 13 2 00FF')", None),
+            (Resolver::PdnsRecursor, "dnssec=validate\n", Some("dnssec=off")),
+        ] {
+            let plain = configuration(resolver, &[address], address, "/here");
+            let (told, anchors) = trust.told(resolver, plain, "/here");
+            assert!(told.text.contains(wanted) && off.is_none_or(|off| !told.text.contains(off)), "{}", told.text);
+            assert!(format!("{}{anchors}", told.text).contains("00FF"), "{resolver}");
+        }
+    }
 }

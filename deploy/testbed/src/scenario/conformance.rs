@@ -24,9 +24,9 @@ pub mod cases;
 
 /// Who asks, and who is asked.
 #[derive(Debug)]
-struct Cast<'m> {
+pub(super) struct Cast<'m> {
     far_client: &'m Site,
-    near_client: &'m Site,
+    pub(super) near_client: &'m Site,
     registered: &'m Site,
     near: &'m Site,
 }
@@ -71,11 +71,11 @@ pub(super) fn run(stage: &Stage) -> anyhow::Result<Findings> {
     Ok(Findings { report: Report { title, rows, summary, chart }, broken })
 }
 
-fn row(source: &str, what: &str, query: &str, is_right: bool) -> Row {
+pub(super) fn row(source: &str, what: &str, query: &str, is_right: bool) -> Row {
     vec![("by", json!(source)), ("what", json!(what)), ("asked", json!(query)), ("is_so", json!(is_right))]
 }
 
-fn cast(map: &Map) -> anyhow::Result<Cast<'_>> {
+pub(super) fn cast(map: &Map) -> anyhow::Result<Cast<'_>> {
     let rtt = |client: &Site, node: &Site| map.link(client, node).rtt();
     let registered = registered(map)[0];
     let clients = || map.clients().map(|(site, _)| site);
@@ -92,7 +92,7 @@ fn cast(map: &Map) -> anyhow::Result<Cast<'_>> {
 }
 
 /// Asks until the answer is right, or it is clear that it will not be: measuring a client takes a moment. What is wrong then.
-fn ask(lab: &Lab, tree: &Tree, cast: &Cast<'_>, case: &Case) -> anyhow::Result<Option<String>> {
+pub(super) fn ask(lab: &Lab, tree: &Tree, cast: &Cast<'_>, case: &Case) -> anyhow::Result<Option<String>> {
     let (client, server) = if case.query.contains("@far") {
         (cast.far_client, cast.registered)
     } else if case.query.contains("@refer") {
@@ -142,7 +142,7 @@ fn zonemaster(lab: &Lab, tree: &Tree, cast: &Cast<'_>) -> anyhow::Result<Vec<Str
 const EXCUSED: &[(&str, &str)] =
     &[("NAMESERVER_IP_PRIVATE_NETWORK", "a laboratory's addresses are those set aside for laboratories")];
 const NEAR: Duration = Duration::from_millis(20);
-const FAR: Duration = Duration::from_millis(60);
+pub(super) const FAR: Duration = Duration::from_millis(60);
 /// How long an answer may take to become what it is to be: a client is measured, and nodes near it are looked for.
 const PATIENCE: Duration = Duration::from_secs(10);
 

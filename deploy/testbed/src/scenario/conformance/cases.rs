@@ -219,3 +219,86 @@ pub const CASES: &[Case] = &[
         &["WARNING", "ERROR:"],
     ),
 ];
+
+/// What a network that signs answers besides.
+pub const SIGNED: &[Case] = &[
+    case(
+        "RFC 4035",
+        "an answer has its signature, by the cut",
+        "dig @far +dnssec www.x.com.nyud.net A",
+        &["NOERROR", "qr aa", "flags: do", "IN\tRRSIG\tA 13 5 ", " com.nyud.net. "],
+        &[],
+    ),
+    case("RFC 3225", "who does not ask for it has none", "dig @far www.x.com.nyud.net A", &["NOERROR"], &["RRSIG"]),
+    case(
+        "RFC 4035",
+        "the apex has its key",
+        "dig @far +dnssec nyud.net DNSKEY",
+        &["NOERROR", "IN\tDNSKEY\t257 3 13", "IN\tRRSIG\tDNSKEY 13 2 "],
+        &[],
+    ),
+    case(
+        "RFC 4035",
+        "so has each cut",
+        "dig @far +dnssec any-label.nyud.net DNSKEY",
+        &["NOERROR", "IN\tDNSKEY\t257 3 13", "IN\tRRSIG\tDNSKEY 13 3 "],
+        &[],
+    ),
+    case(
+        "RFC 4035",
+        "what is above a cut vouches for its key",
+        "dig @far +dnssec com.nyud.net DS",
+        &["NOERROR", "qr aa", "IN\tDS\t", "IN\tRRSIG\tDS 13 3 ", " nyud.net. "],
+        &["SOA"],
+    ),
+    case(
+        "RFC 9824",
+        "what does not exist is denied compactly",
+        "dig @far +dnssec _x.com.nyud.net A",
+        &["NOERROR", "ANSWER: 0", "IN\tNSEC\t\\000._x.com.nyud.net. RRSIG NSEC TYPE128", "RRSIG\tNSEC", "RRSIG\tSOA"],
+        &[],
+    ),
+    case(
+        "RFC 8020",
+        "an empty non-terminal exists",
+        "dig @far +dnssec ns.nyud.net A",
+        &["NOERROR", "ANSWER: 0", "IN\tNSEC\t\\000.ns.nyud.net. RRSIG NSEC\n"],
+        &["TYPE128"],
+    ),
+    case(
+        "RFC 4034",
+        "NODATA says what there may be",
+        "dig @far +dnssec www.x.com.nyud.net TXT",
+        &["NOERROR", "ANSWER: 0", "A AAAA RRSIG NSEC"],
+        &["TYPE128"],
+    ),
+    case("RFC 9824", "nobody can ask for NXNAME", "dig @far www.x.com.nyud.net TYPE128", &["FORMERR"], &[]),
+    case(
+        "RFC 4035",
+        "a referral vouches for the cut's key",
+        "dig @refer +dnssec www.x.com.nyud.net A",
+        &["NOERROR", "ANSWER: 0", "IN\tNS\t", "IN\tDS\t", "RRSIG\tDS 13 3", "IN\tA\t198.18."],
+        &["qr aa", "RRSIG\tNS", "RRSIG\tA"],
+    ),
+    case(
+        "delv",
+        "an address is proven",
+        "delv @far -a /etc/testbed/anchors +root=nyud.net www.x.com.nyud.net A",
+        &["; fully validated", "198.18."],
+        &["unsigned"],
+    ),
+    case(
+        "delv",
+        "that there is no name is proven",
+        "delv @far -a /etc/testbed/anchors +root=nyud.net _x.com.nyud.net A",
+        &["; negative response, fully validated"],
+        &["unsigned"],
+    ),
+    case(
+        "delv",
+        "that there is no such data is proven",
+        "delv @far -a /etc/testbed/anchors +root=nyud.net com.nyud.net MX",
+        &["; negative response, fully validated"],
+        &["unsigned"],
+    ),
+];

@@ -11,7 +11,7 @@ use coral::demo::names;
 use tempfile::TempDir;
 
 use super::Release;
-use crate::dns::{self, ROOT_HINTS, configuration, trixie_configuration};
+use crate::dns::{self, ANCHORS, Configuration, ROOT_HINTS, Trust, configuration, trixie_configuration};
 use crate::images;
 use crate::lab::{Guest, Lab, Tree};
 use crate::map::{Resolver, Site};
@@ -86,17 +86,43 @@ impl Internet {
         release: Release,
         more: &str,
     ) -> anyhow::Result<Running> {
-        let name = format!("{}-{release}", site.name);
+        let mut run = configured(site, resolver, release);
+        run.text += more;
+        self.start_resolver(lab, site, release, run, "")
+    }
+
+    /// The same for one that validates, from this trust anchor on.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn validating_resolver(
+        &self,
+        lab: &Lab,
+        site: &Site,
+        resolver: Resolver,
+        release: Release,
+        trust: &Trust,
+    ) -> anyhow::Result<Running> {
+        let files = format!("{FILES}/{}", directory_name(site, release));
+        let (run, anchors) = trust.told(resolver, configured(site, resolver, release), &files);
+        self.start_resolver(lab, site, release, run, &anchors)
+    }
+
+    fn start_resolver(
+        &self,
+        lab: &Lab,
+        site: &Site,
+        release: Release,
+        run: Configuration,
+        anchors: &str,
+    ) -> anyhow::Result<Running> {
+        let name = directory_name(site, release);
         let host = self.directory.path().join(&name);
         fs::create_dir_all(&host).context("cannot make a directory")?;
-        let files = format!("{FILES}/{name}");
-        let make = match release {
-            Release::Bookworm => configuration,
-            Release::Trixie => trixie_configuration,
-        };
-        let run = make(resolver, &[site.ipv4], site.ipv4, &files);
-        fs::write(host.join(run.file), run.text + more).context("cannot write a file")?;
+        fs::write(host.join(run.file), run.text).context("cannot write a file")?;
         fs::write(host.join(ROOT_HINTS), dns::root_hints(&lab.map())).context("cannot write a file")?;
+        fs::write(host.join(ANCHORS), anchors).context("cannot write a file")?;
         open_to_all(&host)?;
         let guest = self.trees[&release].start(&name, &lab.namespace(site)?, &run.command, &self.log(&name))?;
         Ok(Running { guest, address: SocketAddr::new(IpAddr::V4(site.ipv4), DNS) })
@@ -125,6 +151,19 @@ impl Running {
     pub fn wait(&mut self, lab: &Lab, site: &Site) -> anyhow::Result<()> {
         answers(lab, site, &mut self.guest, self.address, "localhost")
     }
+}
+
+fn directory_name(site: &Site, release: Release) -> String {
+    format!("{}-{release}", site.name)
+}
+
+/// How a resolver is run at a site, by itself.
+fn configured(site: &Site, resolver: Resolver, release: Release) -> Configuration {
+    let make = match release {
+        Release::Bookworm => configuration,
+        Release::Trixie => trixie_configuration,
+    };
+    make(resolver, &[site.ipv4], site.ipv4, &format!("{FILES}/{}", directory_name(site, release)))
 }
 
 fn answers(lab: &Lab, site: &Site, guest: &mut Guest, address: SocketAddr, name: &str) -> anyhow::Result<()> {
