@@ -214,7 +214,7 @@ impl Fetcher {
         let watched = lead.watch();
         let fetch = Fetch {
             fetcher: Arc::clone(self),
-            upstream: to_upstream(&wanted.headers, &selecting),
+            upstream: to_upstream(&wanted.headers, &selecting, &wanted.url.passes),
             wanted,
             stale,
             lead,
@@ -231,7 +231,7 @@ impl Fetcher {
             return Err(ProxyError::NotCached);
         }
         let Wanted { method, url, .. } = &wanted;
-        let upstream = to_upstream(&wanted.headers, &selecting);
+        let upstream = to_upstream(&wanted.headers, &selecting, &url.passes);
         let sought = match *method == Method::HEAD && !self.cache.is_passed(&url.key()) {
             true => self.peers.fetch(method, url, &upstream, Search::Get).await,
             false => Err(Missed::Nowhere),
@@ -240,7 +240,7 @@ impl Fetcher {
             Ok(Delivery { answer, level, .. }) => (answer, Source::Peer(level)),
             Err(_) => (self.origins.fetch(method, url, upstream).await?, Source::Origin),
         };
-        clean_response(&mut answer.headers, answer.received);
+        clean_response(&mut answer.headers, &url.passes, answer.received);
         let (body, writer) = Body::new(answer.length, false, self.limits.clone());
         let object = self.object(&wanted, &HeaderMap::new(), &answer, Arc::from([]), body);
         let served = served(Arc::new(object), CacheStatus::Passed(source))?;
@@ -391,7 +391,7 @@ impl Fetch {
 
     /// The stale object is good again (RFC 9111 §4.3.3, §4.3.4).
     fn confirmed(self, stale: &Object, mut answer: Answer, source: Source) {
-        clean_response(&mut answer.headers, answer.received);
+        clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
         let headers = freshened(&stale.headers, &answer.headers);
         let config = &self.fetcher.config.freshness;
         let object = Arc::new(Object {
@@ -412,7 +412,7 @@ impl Fetch {
         let Asked { mut answer, source, peer, reference } = asked;
         let fetcher = Arc::clone(&self.fetcher);
         let key = self.wanted.url.key();
-        clean_response(&mut answer.headers, answer.received);
+        clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
         let may_store = may_store(&Method::GET, &self.wanted.headers, answer.status, &answer.headers);
         if let Err(reason) = may_store {
             tracing::debug!(url = %self.wanted.url.canonical(), ?reason, "not stored");

@@ -90,4 +90,4 @@ pub use error::ProxyError;
 pub use metrics::Metrics;
 pub use reference::{decode_reference, encode_reference};
 pub use server::{Proxy, Status};
-pub use url::{Site, Suffix, UrlError, coralize, index_key};
+pub use url::{Passes, Site, Suffix, UrlError, coralize, index_key};
