@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use http::header::{ETAG, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE};
+use http::header::{DATE, ETAG, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE};
 
 use crate::policy::{date, list_members};
 
@@ -18,7 +18,9 @@ pub fn not_modified(request: &HeaderMap, response: &HeaderMap) -> bool {
             .flat_map(|value| list_members(value.as_bytes()))
             .any(|tag| tag == "*" || response.get(ETAG).is_some_and(|ours| weak(&tag) == weak_bytes(ours.as_bytes())));
     }
-    match (date(request, &IF_MODIFIED_SINCE), date(response, &LAST_MODIFIED)) {
+    // RFC 9111 §4.3.2: what does not say when it was changed was not changed after it was sent.
+    let changed = if response.contains_key(LAST_MODIFIED) { LAST_MODIFIED } else { DATE };
+    match (date(request, &IF_MODIFIED_SINCE), date(response, &changed)) {
         (Some(since), Some(modified)) => modified <= since,
         _ => false,
     }
@@ -119,6 +121,17 @@ mod tests {
         assert!(unchanged(&["if-modified-since: Thu, 01 Jan 2026 11:00:00 GMT"]));
         assert!(!unchanged(&["if-modified-since: Thu, 01 Jan 2026 10:59:59 GMT"]));
         assert!(!unchanged(&["if-modified-since: yesterday"]));
+    }
+
+    #[test]
+    fn what_does_not_say_when_it_was_changed_is_as_old_as_its_date() {
+        let unchanged = |since: &str, ours: &[&str]| {
+            not_modified(&headers(&[&format!("if-modified-since: Thu, 01 Jan 2026 {since} GMT")]), &headers(ours))
+        };
+        let sent = "date: Thu, 01 Jan 2026 11:00:00 GMT";
+        assert!(unchanged("11:00:00", &[sent]) && !unchanged("10:59:59", &[sent]));
+        assert!(!unchanged("11:00:00", &[sent, "last-modified: no date"]));
+        assert!(!unchanged("11:00:00", &[]));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use coral_dsht::{DshtHandle, Key};
-use http::header::{HeaderMap, HeaderName};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
@@ -22,11 +22,11 @@ use crate::chain::Waiting;
 use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead, Stage};
 use crate::config::Config;
 use crate::error::ProxyError;
-use crate::headers::{add_condition, clean_response, freshened, has_validator, selecting, to_upstream};
+use crate::headers::{add_condition, clean_response, confirms, freshened, has_validator, selecting, to_upstream};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Origins, Upstream, client};
 use crate::peers::{Delivery, Missed, Peers, Search};
-use crate::policy::{CacheControl, NotStored, Validity, may_store, variant_key};
+use crate::policy::{CacheControl, Validity, may_store, variant_key};
 use crate::reference::{Fetching, References};
 use crate::resolver::Resolver;
 use crate::tls;
@@ -115,13 +115,21 @@ impl Fetcher {
         let now = SystemTime::now();
         let found = self.cache.find(key, &wanted.headers);
         if wanted.method == Method::OPTIONS {
-            return self.pass(wanted, found.selecting).await;
+            return self.pass(wanted, found.selecting, None).await;
         }
         let mut stale = None;
         if let Some(object) = found.object {
             if object.validity.is_fresh(now)
                 && let Some(served) = Served::new(Arc::clone(&object), CacheStatus::Hit)
             {
+                return Ok(served);
+            }
+            // Not for another node: it would pass on as new what it got as old.
+            if object.validity.may_be_revalidated_behind(now)
+                && wanted.waiting.is_none()
+                && let Some(served) = Served::new(Arc::clone(&object), CacheStatus::Behind)
+            {
+                self.revalidate_behind(wanted, found.selecting, object);
                 return Ok(served);
             }
             stale = Some(object);
@@ -143,9 +151,9 @@ impl Fetcher {
             {
                 return Ok(served);
             }
-            return self.pass(wanted, found.selecting).await;
+            return self.pass(wanted, found.selecting, stale).await;
         }
-        if !self.cache.is_passed(&key) && !CacheControl::of(&wanted.headers).no_store {
+        if !self.cache.is_passed(&key) && may_share(&wanted) {
             match self.coalesce.join(found.variant) {
                 Joined::Leader(lead) => return self.lead(wanted, found.selecting, found.variant, stale, lead).await,
                 Joined::Follower(fetch) => {
@@ -160,6 +168,18 @@ impl Fetcher {
         // By now it may be known what the responses for this URL vary by.
         let found = self.cache.find(key, &wanted.headers);
         self.lead(wanted, found.selecting, found.variant, stale, Lead::alone()).await
+    }
+
+    /// Asks whether a copy is still good that is served meanwhile (RFC 5861 §3), unless somebody does, or the origin failed
+    /// a moment ago.
+    fn revalidate_behind(self: &Arc<Self>, mut wanted: Wanted, selecting: Arc<[HeaderName]>, stale: Arc<Object>) {
+        if self.cache.failed(&stale.key).is_none()
+            && let Joined::Leader(lead) = self.coalesce.join(stale.variant)
+        {
+            wanted.method = Method::GET;
+            let upstream = to_upstream(&wanted.headers, &selecting, &wanted.url.passes);
+            tokio::spawn(Fetch { fetcher: Arc::clone(self), upstream, wanted, stale: Some(stale), lead }.run());
+        }
     }
 
     /// Serves another node, or a client who wants only what is here: from a fetch under way, or not at all.
@@ -225,8 +245,13 @@ impl Fetcher {
     }
 
     /// Passes a request on, and its response back, without the cache: OPTIONS to the origin, HEAD to a node that has the
-    /// object, else to the origin.
-    async fn pass(self: &Arc<Self>, wanted: Wanted, selecting: Arc<[HeaderName]>) -> Result<Served, ProxyError> {
+    /// object, else to the origin. The answer to HEAD may say that a `stale` copy is good again.
+    async fn pass(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        selecting: Arc<[HeaderName]>,
+        stale: Option<Arc<Object>>,
+    ) -> Result<Served, ProxyError> {
         if wanted.only_if_cached {
             return Err(ProxyError::NotCached);
         }
@@ -241,11 +266,33 @@ impl Fetcher {
             Err(_) => (self.origins.fetch(method, url, upstream).await?, Source::Origin),
         };
         clean_response(&mut answer.headers, &url.passes, answer.received);
+        if let Some(stale) =
+            stale.filter(|stale| answer.status == stale.status && confirms(&answer.headers, &stale.headers))
+        {
+            self.freshen(&stale, &answer);
+        }
         let (body, writer) = Body::new(answer.length, false, self.limits.clone());
         let object = self.object(&wanted, &HeaderMap::new(), &answer, Arc::from([]), body);
         let served = served(Arc::new(object), CacheStatus::Passed(source))?;
         tokio::spawn(pump(answer.body, writer, answer.length, || {}));
         Ok(served)
+    }
+
+    /// Puts in place of a stale object the same one with the head that `answer` updates (RFC 9111 §3.2).
+    fn freshen(&self, stale: &Object, answer: &Answer) -> Arc<Object> {
+        let headers = freshened(&stale.headers, &answer.headers);
+        let config = &self.config.freshness;
+        let object = Arc::new(Object {
+            key: stale.key,
+            selecting: Arc::clone(&stale.selecting),
+            variant: stale.variant,
+            status: stale.status,
+            validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config),
+            headers,
+            body: stale.body.clone(),
+        });
+        self.cache.insert(Arc::clone(&object), SystemTime::now());
+        object
     }
 
     fn object(
@@ -273,6 +320,13 @@ impl Fetcher {
             ),
         }
     }
+}
+
+/// Whether what comes for this request may be for others, too: if not, none of them is to wait for it.
+fn may_share(wanted: &Wanted) -> bool {
+    let shows_who_asks =
+        wanted.url.passes.fields.contains(&AUTHORIZATION) && wanted.headers.contains_key(AUTHORIZATION);
+    !shows_who_asks && !CacheControl::of(&wanted.headers).no_store
 }
 
 fn served(object: Arc<Object>, status: CacheStatus) -> Result<Served, ProxyError> {
@@ -392,18 +446,7 @@ impl Fetch {
     /// The stale object is good again (RFC 9111 §4.3.3, §4.3.4).
     fn confirmed(self, stale: &Object, mut answer: Answer, source: Source) {
         clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
-        let headers = freshened(&stale.headers, &answer.headers);
-        let config = &self.fetcher.config.freshness;
-        let object = Arc::new(Object {
-            key: stale.key,
-            selecting: Arc::clone(&stale.selecting),
-            variant: stale.variant,
-            status: stale.status,
-            validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config),
-            headers,
-            body: stale.body.clone(),
-        });
-        self.fetcher.cache.insert(Arc::clone(&object), SystemTime::now());
+        let object = self.fetcher.freshen(stale, &answer);
         self.tell(object, How::Revalidated(source), true, true);
     }
 
@@ -413,11 +456,10 @@ impl Fetch {
         let fetcher = Arc::clone(&self.fetcher);
         let key = self.wanted.url.key();
         clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
-        let may_store = may_store(&Method::GET, &self.wanted.headers, answer.status, &answer.headers);
+        let may_store = may_store(&self.wanted.headers, &self.upstream, answer.status, &answer.headers);
         if let Err(reason) = may_store {
             tracing::debug!(url = %self.wanted.url.canonical(), ?reason, "not stored");
-            // A client's own no-store says nothing of the URL.
-            if reason != NotStored::NoStore || CacheControl::of(&answer.headers).no_store {
+            if !reason.is_of_request() {
                 fetcher.cache.pass(key);
             }
         }

@@ -111,6 +111,13 @@ pub fn has_validator(stored: &HeaderMap) -> bool {
     stored.contains_key(ETAG) || stored.contains_key(LAST_MODIFIED)
 }
 
+/// Whether the answer to a HEAD with the head `news` speaks of the very version that is stored (RFC 9111 §4.3.5): by one
+/// validator at least, and by none, nor a length, that differs.
+pub fn confirms(news: &HeaderMap, stored: &HeaderMap) -> bool {
+    let same = |name: &HeaderName| news.get(name).is_none_or(|value| stored.get(name) == Some(value));
+    has_validator(news) && [ETAG, LAST_MODIFIED, CONTENT_LENGTH].iter().all(same)
+}
+
 /// Turns a request to an origin into one to another node, which then answers from what it has or not at all. What a
 /// client shows the origin is none of that node's business.
 pub fn only_if_cached(request: &mut HeaderMap) {
@@ -308,6 +315,16 @@ mod tests {
             (&"5".parse().unwrap(), &"max-age=9".parse().unwrap())
         );
         assert!(!new.contains_key("age"));
+    }
+
+    #[test]
+    fn a_head_confirms_what_it_names_by_all_that_it_names() {
+        let stored = headers(&["etag: \"a\"", "content-length: 5", "cache-control: max-age=1"]);
+        let confirms = |lines: &[&str]| confirms(&headers(lines), &stored);
+        assert!(confirms(&["etag: \"a\""]) && confirms(&["etag: \"a\"", "content-length: 5"]));
+        assert!(!confirms(&["etag: \"b\""]) && !confirms(&["etag: \"a\"", "content-length: 6"]));
+        assert!(!confirms(&["content-length: 5"]), "which says nothing of the version");
+        assert!(!confirms(&["last-modified: Thu, 01 Jan 2026 11:00:00 GMT"]));
     }
 
     proptest! {
