@@ -19,12 +19,14 @@ use crate::cache::disk::Disk;
 use crate::cache::{Cache, Object};
 use crate::cache_status::{CacheStatus, Source};
 use crate::chain::Waiting;
+use crate::client::Client;
 use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead, Stage};
 use crate::config::Config;
 use crate::error::ProxyError;
 use crate::headers::{add_condition, clean_response, confirms, freshened, has_validator, selecting, to_upstream};
+use crate::interim::Ticket;
 use crate::metrics::Metrics;
-use crate::origin::{Answer, Origins, Upstream, client};
+use crate::origin::{Answer, Origins, Upstream};
 use crate::peers::{Delivery, Missed, Peers, Search};
 use crate::policy::{CacheControl, Validity, may_store, variant_key};
 use crate::reference::{Fetching, References};
@@ -56,6 +58,8 @@ pub(crate) struct Wanted {
     pub(crate) only_if_cached: bool,
     /// Who waits for it, if another node asks.
     pub(crate) waiting: Option<Waiting>,
+    /// Where interim responses go that the origin sends meanwhile.
+    pub(crate) interim: Ticket,
 }
 
 /// What it gets: an object and a place to read it from.
@@ -89,12 +93,12 @@ impl Fetcher {
         let disk = config.disk.path.clone().map(Disk::open).transpose()?;
         let references = References::start(me, dsht.clone(), config.reference.clone(), metrics.clone());
         // Peers are always addresses, so this resolver is never asked.
-        let peer_client =
-            client(Resolver::of_system(config.peer.connect_timeout), tls.clone(), config.peer.connect_timeout)?;
+        let limit = config.peer.connect_timeout;
+        let peer_client = Client::new(Resolver::of_system(limit), tls.clone(), limit);
         Ok(Self {
             cache: Cache::new(&config, references.clone(), &metrics),
             peers: Peers::new(&config, peer_client, me, dsht, metrics.clone()),
-            origins: Origins::new(&config, &tls, &metrics)?,
+            origins: Origins::new(&config, &tls, &metrics),
             coalesce: Coalesce::default(),
             me,
             limits: Limits {
@@ -263,7 +267,7 @@ impl Fetcher {
         };
         let (mut answer, source) = match sought {
             Ok(Delivery { answer, level, .. }) => (answer, Source::Peer(level)),
-            Err(_) => (self.origins.fetch(method, url, upstream).await?, Source::Origin),
+            Err(_) => (self.origins.fetch(method, url, upstream, &wanted.interim).await?, Source::Origin),
         };
         clean_response(&mut answer.headers, &url.passes, answer.received);
         if let Some(stale) =
@@ -407,7 +411,7 @@ impl Fetch {
     async fn ask(&self, headers: HeaderMap) -> Result<Asked, ProxyError> {
         let (fetcher, url) = (&self.fetcher, &self.wanted.url);
         let from_origin = async |headers, reference| {
-            let answer = fetcher.origins.fetch(&Method::GET, url, headers).await?;
+            let answer = fetcher.origins.fetch(&Method::GET, url, headers, &self.wanted.interim).await?;
             Ok(Asked { answer, source: Source::Origin, peer: None, reference })
         };
         // What is never stored is at no other node, and this one will not have it either.

@@ -181,6 +181,16 @@ pub fn clean_response(headers: &mut HeaderMap, passes: &Passes, now: SystemTime)
     detach(headers);
 }
 
+/// The head of an interim response as it may be passed on.
+pub(crate) fn clean_interim(headers: &HeaderMap, passes: &Passes) -> HeaderMap {
+    let mut cleaned = headers.clone();
+    clean_response(&mut cleaned, passes, SystemTime::UNIX_EPOCH);
+    if !headers.contains_key(DATE) {
+        cleaned.remove(DATE);
+    }
+    cleaned
+}
+
 /// Gives each value memory of its own. As hyper made them they are slices of the connection's read buffer, and a single
 /// one of them in the store would keep all of it, 8 KiB or more.
 fn detach(headers: &mut HeaderMap) {
