@@ -112,8 +112,8 @@ impl Service<Uri> for Timed {
 
     fn call(&mut self, to: Uri) -> Self::Future {
         let connecting = tokio::time::timeout(self.limit, self.inner.call(to));
-        Box::pin(async move {
-            connecting.await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
-        })
+        Box::pin(
+            async move { connecting.await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) },
+        )
     }
 }

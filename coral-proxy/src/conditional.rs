@@ -59,19 +59,44 @@ pub fn part(request: &HeaderMap, response: &HeaderMap, length: u64) -> Part {
         // RFC 9110 §14.2: what is not understood is ignored.
         return Part::Whole;
     };
-    let bytes = match range {
-        Bytes::From(first, last) => first..last.map_or(length, |last| last.saturating_add(1).min(length)),
-        Bytes::Last(count) => length.saturating_sub(count)..length,
-    };
+    let bytes = range.of(length);
     if bytes.is_empty() { Part::Unsatisfiable } else { Part::Bytes(bytes) }
 }
 
-enum Bytes {
+/// The one range that `request` is for, whatever the version; `None` for the whole, several, or those of one version.
+pub fn wanted_range(request: &HeaderMap) -> Option<Wants> {
+    let mut values = request.get_all(RANGE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    value.to_str().ok().and_then(parse_range).filter(|_| !request.contains_key(IF_RANGE))
+}
+
+/// A range that is asked for (RFC 9110 §14.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wants {
+    /// From the first of these bytes on, up to and with the second, or to the end.
     From(u64, Option<u64>),
+    /// So many bytes at the end.
     Last(u64),
 }
 
-fn parse_range(value: &str) -> Option<Bytes> {
+impl Wants {
+    /// The bytes that are meant of a whole of `length` bytes; empty if it has none of them.
+    pub fn of(self, length: u64) -> Range<u64> {
+        match self {
+            Self::From(first, last) => first..last.map_or(length, |last| last.saturating_add(1).min(length)),
+            Self::Last(count) => length.saturating_sub(count)..length,
+        }
+    }
+
+    /// Whether it is for something further on than the beginning.
+    pub const fn seeks(self) -> bool {
+        !matches!(self, Self::From(0, _))
+    }
+}
+
+fn parse_range(value: &str) -> Option<Wants> {
     let (unit, range) = value.split_once('=')?;
     let (first, last) = range.trim().split_once('-')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
@@ -82,11 +107,11 @@ fn parse_range(value: &str) -> Option<Bytes> {
         false => None,
     };
     match (first, last) {
-        ("", count) => Some(Bytes::Last(number(count)?)),
-        (first, "") => Some(Bytes::From(number(first)?, None)),
+        ("", count) => Some(Wants::Last(number(count)?)),
+        (first, "") => Some(Wants::From(number(first)?, None)),
         (first, last) => {
             let (first, last) = (number(first)?, number(last)?);
-            (first <= last).then_some(Bytes::From(first, Some(last)))
+            (first <= last).then_some(Wants::From(first, Some(last)))
         }
     }
 }

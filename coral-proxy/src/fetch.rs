@@ -1,6 +1,6 @@
 //! Where an object comes from: the cache, then nodes that have it, then the origin. The order, as one function each.
 //!
-//! A fetch is a task of its own: the client who began it may leave without harm to others who joined. Its response is
+//! A fetch is a task of its own (`one`): the client who began it may leave without harm to others who joined. Its response is
 //! shown to all as soon as the head is here, and is stored once it is whole; then, and only then, it takes the place of
 //! what was there before.
 
@@ -8,31 +8,35 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use coral_dsht::{DshtHandle, Key};
+use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
-use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use crate::cache::body::{Body, BodyError, Limits, Reader, Writer};
+use crate::cache::body::{Body, Limits, Reader};
 use crate::cache::disk::Disk;
 use crate::cache::{Cache, Object};
 use crate::cache_status::{CacheStatus, Source};
 use crate::chain::Waiting;
 use crate::client::Client;
-use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead, Stage};
+use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead};
+use crate::conditional::{Wants, wanted_range};
 use crate::config::Config;
 use crate::error::ProxyError;
-use crate::headers::{add_condition, clean_response, confirms, freshened, has_validator, selecting, to_upstream};
+use crate::headers::{clean_response, confirms, freshened, to_upstream};
 use crate::interim::Ticket;
 use crate::metrics::Metrics;
-use crate::origin::{Answer, Origins, Upstream};
+use crate::origin::{Answer, Origins};
 use crate::peers::{Delivery, Missed, Peers, Search};
-use crate::policy::{CacheControl, Validity, may_store, variant_key};
-use crate::reference::{Fetching, References};
+use crate::policy::{CacheControl, Validity, variant_key};
+use crate::reference::References;
 use crate::resolver::Resolver;
 use crate::tls;
 use crate::url::CoralUrl;
+use one::{Fetch, pump};
+
+mod one;
+mod part;
 
 /// Everything that a fetch needs.
 #[derive(Debug)]
@@ -138,6 +142,16 @@ impl Fetcher {
             }
             stale = Some(object);
         }
+        // A whole copy is better asked about as such, even if it is stale.
+        let range = match (&stale, wanted.method == Method::GET) {
+            (None, true) => wanted_range(&wanted.headers),
+            _ => None,
+        };
+        if let Some(range) = range
+            && let Some(served) = self.part_here(&wanted, range, found.variant, now)
+        {
+            return Ok(served);
+        }
         if wanted.only_if_cached {
             return self.join_only(&wanted, found.variant).await;
         }
@@ -156,6 +170,9 @@ impl Fetcher {
                 return Ok(served);
             }
             return self.pass(wanted, found.selecting, stale).await;
+        }
+        if range.is_some_and(Wants::seeks) && self.coalesce.under_way(&found.variant).is_none() {
+            return self.lead_part(wanted, found.selecting, found.variant).await;
         }
         if !self.cache.is_passed(&key) && may_share(&wanted) {
             match self.coalesce.join(found.variant) {
@@ -182,7 +199,9 @@ impl Fetcher {
         {
             wanted.method = Method::GET;
             let upstream = to_upstream(&wanted.headers, &selecting, &wanted.url.passes);
-            tokio::spawn(Fetch { fetcher: Arc::clone(self), upstream, wanted, stale: Some(stale), lead }.run());
+            tokio::spawn(
+                Fetch { fetcher: Arc::clone(self), upstream, wanted, stale: Some(stale), range: None, lead }.run(),
+            );
         }
     }
 
@@ -241,6 +260,7 @@ impl Fetcher {
             upstream: to_upstream(&wanted.headers, &selecting, &wanted.url.passes),
             wanted,
             stale,
+            range: None,
             lead,
         };
         tokio::spawn(fetch.run());
@@ -291,6 +311,7 @@ impl Fetcher {
             selecting: Arc::clone(&stale.selecting),
             variant: stale.variant,
             status: stale.status,
+            part: None,
             validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config),
             headers,
             body: stale.body.clone(),
@@ -314,6 +335,7 @@ impl Fetcher {
             selecting,
             status: answer.status,
             headers: answer.headers.clone(),
+            part: None,
             body,
             validity: Validity::of(
                 answer.status,
@@ -356,187 +378,4 @@ fn status(fetched: &Fetched, collapsed: bool) -> CacheStatus {
         How::Revalidated(source) => CacheStatus::Revalidated(source),
         How::Stale(origin_status) => CacheStatus::Stale { origin_status },
     }
-}
-
-/// One fetch.
-struct Fetch {
-    fetcher: Arc<Fetcher>,
-    wanted: Wanted,
-    /// The fields with which others are asked.
-    upstream: HeaderMap,
-    stale: Option<Arc<Object>>,
-    lead: Lead,
-}
-
-/// What was asked for, with its head.
-struct Asked {
-    answer: Answer,
-    source: Source,
-    /// The node it comes from, if it is not the origin.
-    peer: Option<SocketAddr>,
-    /// Held until the object is stored or lost.
-    reference: Option<Fetching>,
-}
-
-impl Fetch {
-    async fn run(self) {
-        let mut conditional = self.upstream.clone();
-        let asks_if_changed = self.stale.as_ref().is_some_and(|stale| has_validator(&stale.headers));
-        if let Some(stale) = &self.stale {
-            add_condition(&mut conditional, &stale.headers);
-        }
-        let Asked { answer, source, peer, reference } = match self.ask(conditional).await {
-            Ok(answered) => answered,
-            Err(error) => return self.failed(error),
-        };
-        let may_stand_in = |stale: &Arc<Object>| stale.validity.may_stand_in(SystemTime::now());
-        if answer.status == StatusCode::NOT_MODIFIED {
-            match self.stale.clone().filter(|_| asks_if_changed) {
-                Some(stale) => return self.confirmed(&stale, answer, source),
-                None => return self.failed(ProxyError::OriginProtocol("304 to a request without condition".into())),
-            }
-        }
-        if answer.status.is_server_error()
-            && let Some(stale) = self.stale.clone().filter(may_stand_in)
-        {
-            let status = answer.status;
-            let failed = ProxyError::OriginProtocol(format!("it answered {status}").into());
-            self.fetcher.cache.fail(self.wanted.url.key(), failed);
-            return self.tell(stale, How::Stale(Some(status.as_u16())), true, false);
-        }
-        self.received(Asked { answer, source, peer, reference }).await;
-    }
-
-    /// Other nodes first, then the origin.
-    async fn ask(&self, headers: HeaderMap) -> Result<Asked, ProxyError> {
-        let (fetcher, url) = (&self.fetcher, &self.wanted.url);
-        let from_origin = async |headers, reference| {
-            let answer = fetcher.origins.fetch(&Method::GET, url, headers, &self.wanted.interim).await?;
-            Ok(Asked { answer, source: Source::Origin, peer: None, reference })
-        };
-        // What is never stored is at no other node, and this one will not have it either.
-        if fetcher.cache.is_passed(&url.key()) {
-            return from_origin(headers, None).await;
-        }
-        // Others are sent here only for what they can share.
-        let mut claim = self.lead.can_be_joined().then(|| fetcher.references.fetching(url.key()));
-        let search = match &mut claim {
-            Some(claim) => Search::Claim(claim, self.lead.chain()),
-            None => Search::Get,
-        };
-        match fetcher.peers.fetch(&Method::GET, url, &headers, search).await {
-            Ok(Delivery { answer, level, peer }) => {
-                Ok(Asked { answer, source: Source::Peer(level), peer: Some(peer), reference: claim })
-            }
-            Err(Missed::Nowhere) => from_origin(headers, claim).await,
-            Err(Missed::AskOrigin) => {
-                // Told on at once: the crowd shall not go to the origin one behind the other.
-                self.lead.tell(Stage::Alone);
-                drop(claim);
-                from_origin(headers, None).await
-            }
-        }
-    }
-
-    fn failed(self, error: ProxyError) {
-        let cache = &self.fetcher.cache;
-        cache.fail(self.wanted.url.key(), error.clone());
-        match self.stale.clone().filter(|stale| stale.validity.may_stand_in(SystemTime::now())) {
-            Some(stale) => self.tell(stale, How::Stale(None), true, false),
-            None => self.lead.tell(Stage::Head(Err(error))),
-        }
-    }
-
-    /// The stale object is good again (RFC 9111 §4.3.3, §4.3.4).
-    fn confirmed(self, stale: &Object, mut answer: Answer, source: Source) {
-        clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
-        let object = self.fetcher.freshen(stale, &answer);
-        self.tell(object, How::Revalidated(source), true, true);
-    }
-
-    /// A response with a body: shows it to all who wait, and stores it once it is whole.
-    async fn received(self, asked: Asked) {
-        let Asked { mut answer, source, peer, reference } = asked;
-        let fetcher = Arc::clone(&self.fetcher);
-        let key = self.wanted.url.key();
-        clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
-        let may_store = may_store(&self.wanted.headers, &self.upstream, answer.status, &answer.headers);
-        if let Err(reason) = may_store {
-            tracing::debug!(url = %self.wanted.url.canonical(), ?reason, "not stored");
-            if !reason.is_of_request() {
-                fetcher.cache.pass(key);
-            }
-        }
-        let selecting = selecting(&answer.headers);
-        let (body, writer) = Body::new(answer.length, may_store.is_ok(), fetcher.limits.clone());
-        let object = Arc::new(fetcher.object(&self.wanted, &self.upstream, &answer, selecting, body));
-        let mut lead = self.lead;
-        if may_store.is_ok() {
-            // In this order, so that at no moment a request finds neither.
-            lead.is_also(object.variant);
-            fetcher.cache.varies(key, &object.selecting);
-        }
-        let how = if self.stale.is_some() { How::Replaced(source) } else { How::New(source) };
-        let stored = may_store.is_ok() && !object.body.is_window();
-        lead.tell(Stage::Head(Ok(Arc::new(Fetched {
-            object: Arc::clone(&object),
-            how,
-            shared: may_store.is_ok(),
-            stored,
-        }))));
-        // What cannot be joined later is no longer offered, neither here nor in the index.
-        let (lead, reference) = if stored { (Some(lead), reference) } else { (None, None) };
-        let store = |body: &Body| {
-            if may_store.is_ok() && !body.is_window() {
-                fetcher.cache.insert(Arc::clone(&object), SystemTime::now());
-            }
-        };
-        let body = object.body.clone();
-        let ended = pump(answer.body, writer, answer.length, move || store(&body)).await;
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a fetch ended before its end");
-            // That nobody reads any more, or that the disk fails, is not the other node's fault.
-            if let Some(peer) = peer.filter(|_| !matches!(error, ProxyError::Node(_))) {
-                fetcher.peers.set_aside(peer, &error);
-            }
-        }
-        drop((lead, reference));
-    }
-
-    fn tell(self, object: Arc<Object>, how: How, shared: bool, stored: bool) {
-        let fetched = Fetched { object, how, shared, stored };
-        self.lead.tell(Stage::Head(Ok(Arc::new(fetched))));
-    }
-}
-
-/// Moves a body from where it comes to all who read it. `whole` is called when all of it is here, before any reader
-/// can have seen the end: the next request then finds it in the cache.
-async fn pump(mut from: Upstream, mut to: Writer, length: Option<u64>, whole: impl FnOnce()) -> Result<(), ProxyError> {
-    let mut so_far = 0;
-    let mut last = Bytes::new();
-    loop {
-        match from.chunk().await {
-            Ok(None) => break,
-            Ok(Some(chunk)) => {
-                so_far += chunk.len() as u64;
-                if length == Some(so_far) {
-                    last = chunk;
-                } else if let Err(error) = to.write(chunk).await {
-                    to.fail(error);
-                    return Err(ProxyError::Node(error.to_string().into()));
-                }
-            }
-            Err(error) => {
-                to.fail(BodyError::BrokenOff);
-                return Err(error);
-            }
-        }
-    }
-    if let Err(error) = to.seal(last).await {
-        to.fail(error);
-        return Err(ProxyError::Node(error.to_string().into()));
-    }
-    whole();
-    to.end();
-    Ok(())
 }

@@ -76,6 +76,7 @@ mod interim;
 mod limits;
 pub mod metrics;
 mod origin;
+pub mod partial;
 mod peers;
 pub mod policy;
 pub mod reference;

@@ -7,12 +7,12 @@
 //! ```
 //!
 //! The suite is not copied here. It needs Node.js; four of its tests also need its package undici (`npm install` in the
-//! checkout). What it prints: how many required and optimal tests pass, with one node and with two, and each one that
-//! does not, with the reason. `-- PATH one` or `-- PATH two` runs one of the two; `-- PATH one ID` a single test, in full.
-//! What the last run gave is in RESULTS.md.
+//! checkout). What it prints: how many required and optimal tests pass in each of three ways, and each one that does not,
+//! with the reason. `-- PATH one` runs the first way alone; `-- PATH one ID` a single test, in full. What the last run
+//! gave is in RESULTS.md.
 //!
-//! With one node, all requests of a test go to it. With two, the first goes to one node, and those that follow to another,
-//! which has nothing yet and finds the first by the index.
+//! `one`: all requests of a test go to one node. `first`: the first request goes to one node, and those that follow to
+//! another, which has nothing yet and finds the first by the index. `last`: only the last request goes to the other node.
 //!
 //! The suite numbers its requests in header fields, and its origin must see them: the nodes serve it as a site that
 //! passes these on, and those that the tests themselves send. Where it leaves the script of a test with the origin it
@@ -58,9 +58,9 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let which = arguments.get(1).map(String::as_str);
-    for (name, nodes) in [("one", 1), ("two", 2)] {
-        if which.is_none_or(|which| which == name)
-            && let Err(error) = run(Path::new(checkout), name, nodes, arguments.get(2)).await
+    for way in ["one", "first", "last"] {
+        if which.is_none_or(|which| which == way)
+            && let Err(error) = run(Path::new(checkout), way, arguments.get(2)).await
         {
             println!("{error}");
             return ExitCode::FAILURE;
@@ -69,23 +69,19 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn run(checkout: &Path, name: &str, nodes: usize, only: Option<&String>) -> Result<(), Box<dyn Error>> {
+async fn run(checkout: &Path, way: &str, only: Option<&String>) -> Result<(), Box<dyn Error>> {
     let (_server, origin) = start_origin(checkout).await?;
     let network = MemoryNetwork::new();
-    let mut bases = Vec::new();
-    for _ in 0..nodes {
-        bases.push(format!("http://{HOST}:{}", start_node(&network, origin).await?.port()));
-    }
-    let (first, later) = (&bases[0], &bases[nodes - 1]);
+    let one = start_node(&network, origin).await?;
+    let (other, which) = match way {
+        "one" => (one, "first"),
+        which => (start_node(&network, origin).await?, which),
+    };
+    let [one, other] = [one, other].map(|node| format!("http://{HOST}:{}", node.port()));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/cache_tests/run.mjs");
     let mut client = Command::new("node");
-    client
-        .arg("--no-warnings")
-        .arg(script)
-        .arg(checkout)
-        .arg(format!("http://{origin}"))
-        .args([first, later])
-        .args(only);
+    client.arg("--no-warnings").arg(script).arg(checkout).arg(format!("http://{origin}"));
+    client.args([&one, &other]).arg(which).args(only);
     let output = client.kill_on_drop(true).stderr(Stdio::inherit()).output().await?;
     let text = String::from_utf8_lossy(&output.stdout);
     if only.is_some() {
@@ -99,7 +95,7 @@ async fn run(checkout: &Path, name: &str, nodes: usize, only: Option<&String>) -
     if outcomes.is_empty() {
         return Err(format!("the suite gave no results: {text}").into());
     }
-    report(name, &outcomes);
+    report(way, &outcomes);
     Ok(())
 }
 
@@ -144,9 +140,9 @@ async fn start_node(network: &MemoryNetwork, origin: SocketAddr) -> Result<Socke
     Ok(addr)
 }
 
-fn report(name: &str, outcomes: &[Outcome]) {
+fn report(way: &str, outcomes: &[Outcome]) {
     let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    println!("== {name} node(s)");
+    println!("== {way}");
     for outcome in outcomes {
         let passed = matches!(outcome.symbol.as_str(), "✅" | "Y");
         let (good, all) = counts.entry(&outcome.kind).or_default();

@@ -1,25 +1,32 @@
 // Runs the tests of a checkout of http-tests/cache-tests against nodes, and prints one JSON object a line for each.
 //
-// usage: node run.mjs CHECKOUT ORIGIN FIRST LATER [ID]
+// usage: node run.mjs CHECKOUT ORIGIN ONE OTHER first|last [ID]
 //
-// ORIGIN is asked for what is no test: where the script of a test is left, and what the origin has seen of it. FIRST gets
-// the first request of each test, LATER all that follow: the same node twice, or two. With ID only that test is run, and
-// its requests and responses are shown.
+// ORIGIN is asked for what is no test: where the script of a test is left, and what the origin has seen of it. With `first`
+// node ONE gets the first request of each test and OTHER all that follow; with `last` OTHER gets the last one, and ONE all
+// before. They may be the same node. With ID only that test is run, and its requests and responses are shown.
 
 import { pathToFileURL } from 'node:url'
 import path from 'node:path'
 
-const [checkout, origin, first, later, only] = process.argv.slice(2)
+const [checkout, origin, one, other, which, only] = process.argv.slice(2)
 const from = file => import(pathToFileURL(path.join(checkout, file)))
 const { default: suites } = await from('tests/index.mjs')
 const { runTests, getResults } = await from('test-engine/client/runner.mjs')
 const { determineTestResult } = await from('test-engine/lib/results.mjs')
 
+const lengths = new Map(suites.flatMap(suite => suite.tests.map(test => [test.id, test.requests.length])))
+const node = headers => {
+  const field = wanted => headers.find(([name]) => name === wanted)?.[1]
+  const number = Number(field('Req-Num'))
+  const turns = which === 'first' ? number > 1 : number === lengths.get(field('Test-ID'))
+  return turns ? other : one
+}
+
 const plain = globalThis.fetch
 globalThis.fetch = (url, init) => {
   const { pathname, search } = new URL(url)
-  const number = (init?.headers ?? []).find(([name]) => name === 'Req-Num')?.[1]
-  const base = pathname.startsWith('/test/') ? (number === '1' ? first : later) : origin
+  const base = pathname.startsWith('/test/') ? node(init.headers) : origin
   return plain(base + pathname + search, init)
 }
 
