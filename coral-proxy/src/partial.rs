@@ -36,9 +36,11 @@ impl Part {
         let (first, last) = place.split_once('-')?;
         let (first, last, total) = (number(first)?, number(last)?, number(total)?);
         // RFC 9110 §14.4 calls these invalid.
-        let valid = first <= last && last < total;
+        if last < first || total <= last {
+            return None;
+        }
         let fits = length.is_some_and(|length| length <= last - first + 1);
-        (valid && fits).then(|| Self { first, total, asked: asked.clone() })
+        fits.then(|| Self { first, total, asked: asked.clone() })
     }
 
     /// Where the bytes are that `wants` names, within a body of `length` bytes; `None` unless all of them are here.

@@ -161,23 +161,25 @@ pub(crate) fn of_object(
     if asked_for && is_200 && not_modified(request, &object.headers) {
         return not_modified_reply(&headers);
     }
-    if asked_for && object.status == StatusCode::OK {
-        if let Some(length) = object.body.length().filter(|_| method == Method::GET && !object.body.is_window()) {
-            match part(request, &object.headers, length) {
-                Part::Whole => {}
-                Part::Unsatisfiable => return unsatisfiable(headers, length),
-                Part::Bytes(range) => {
-                    // RFC 9110 §15.3.7: the range, out of the length of the whole.
-                    let text = format!("bytes {}-{}/{length}", range.start, range.end - 1);
-                    let size = range.end - range.start;
-                    return match cut(&object, &range) {
-                        Some(content) => partial(headers, &text, size, content),
-                        None => respond(StatusCode::OK, headers, full(&object, reader)),
-                    };
-                }
+    if object.status == StatusCode::OK
+        && method == Method::GET
+        && !object.body.is_window()
+        && let Some(length) = object.body.length()
+    {
+        match part(request, &object.headers, length) {
+            Part::Whole => {}
+            Part::Unsatisfiable => return unsatisfiable(headers, length),
+            Part::Bytes(range) => {
+                // RFC 9110 §15.3.7: the range, out of the length of the whole.
+                let text = format!("bytes {}-{}/{length}", range.start, range.end - 1);
+                let size = range.end - range.start;
+                return match cut(&object, &range) {
+                    Some(content) => partial(headers, &text, size, content),
+                    None => respond(StatusCode::OK, headers, full(&object, reader)),
+                };
             }
-            headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
     if let (Some(part), Some(length)) = (&object.part, object.body.length())
         && let Some(wants) = wanted_range(request)
