@@ -7,12 +7,13 @@
 //! ```
 //!
 //! The suite is not copied here. It needs Node.js; four of its tests also need its package undici (`npm install` in the
-//! checkout). What it prints: how many required and optimal tests pass in each of three ways, and each one that does not,
+//! checkout). What it prints: how many required and optimal tests pass in each of four ways, and each one that does not,
 //! with the reason. `-- PATH one` runs the first way alone; `-- PATH one ID` a single test, in full. What the last run
 //! gave is in RESULTS.md.
 //!
 //! `one`: all requests of a test go to one node. `first`: the first request goes to one node, and those that follow to
 //! another, which has nothing yet and finds the first by the index. `last`: only the last request goes to the other node.
+//! `plain`: one node again, and nothing passes of what the tests themselves send, nor a cookie, as below a suffix.
 //!
 //! The suite numbers its requests in header fields, and its origin must see them: the nodes serve it as a site that
 //! passes these on, and those that the tests themselves send. Where it leaves the script of a test with the origin it
@@ -34,8 +35,9 @@ use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
-/// Request fields that the suite's client, its origin or its tests use.
+/// Request fields by which the suite keeps its books, and those that its tests send.
 const FIELDS: [&str; 9] = ["req-num", "test-id", "test-name", "foo", "bar", "baz", "other", "abc", "authorization"];
+const BOOKS: usize = 3;
 /// The name that the client asks for; any name that leads to this machine.
 const HOST: &str = "localhost";
 
@@ -58,7 +60,7 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let which = arguments.get(1).map(String::as_str);
-    for way in ["one", "first", "last"] {
+    for way in ["one", "first", "last", "plain"] {
         if which.is_none_or(|which| which == way)
             && let Err(error) = run(Path::new(checkout), way, arguments.get(2)).await
         {
@@ -72,10 +74,15 @@ async fn main() -> ExitCode {
 async fn run(checkout: &Path, way: &str, only: Option<&String>) -> Result<(), Box<dyn Error>> {
     let (_server, origin) = start_origin(checkout).await?;
     let network = MemoryNetwork::new();
-    let one = start_node(&network, origin).await?;
+    let mut site = Site::new(HOST, &format!("http://{origin}"))?;
+    site = match way {
+        "plain" => site.passing(&FIELDS[..BOOKS])?,
+        _ => site.passing(&FIELDS)?.setting_cookies(),
+    };
+    let one = start_node(&network, &site).await?;
     let (other, which) = match way {
-        "one" => (one, "first"),
-        which => (start_node(&network, origin).await?, which),
+        "first" | "last" => (start_node(&network, &site).await?, way),
+        _ => (one, "first"),
     };
     let [one, other] = [one, other].map(|node| format!("http://{HOST}:{}", node.port()));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/cache_tests/run.mjs");
@@ -125,9 +132,8 @@ async fn start_origin(checkout: &Path) -> Result<(Child, SocketAddr), Box<dyn Er
     Err("the suite's origin does not listen".into())
 }
 
-async fn start_node(network: &MemoryNetwork, origin: SocketAddr) -> Result<SocketAddr, Box<dyn Error>> {
-    let site = Site::new(HOST, &format!("http://{origin}"))?.passing(&FIELDS)?.setting_cookies();
-    let mut config = Config { sites: vec![site], ..Config::default() };
+async fn start_node(network: &MemoryNetwork, site: &Site) -> Result<SocketAddr, Box<dyn Error>> {
+    let mut config = Config { sites: vec![site.clone()], ..Config::default() };
     // RFC 9111 §4.2.2 lets a cache guess how long a response that says nothing stays fresh, and the suite knows that: but
     // it stops there, as most of its tests tell an answer of the cache by that.
     config.freshness.default = Duration::ZERO;
