@@ -19,6 +19,7 @@ use crate::cache::tier::Tier;
 use crate::config::Config;
 use crate::error::ProxyError;
 use crate::metrics::Metrics;
+use crate::partial::{Part, part_key};
 use crate::policy::{Validity, variant_key};
 use crate::reference::References;
 
@@ -44,6 +45,8 @@ pub struct Object {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Body,
+    /// Which part it is, if it is not the whole.
+    pub part: Option<Part>,
     /// How long it is good.
     pub validity: Validity,
 }
@@ -109,6 +112,12 @@ impl Cache {
         Found { selecting, variant, object }
     }
 
+    /// The part that is here of a variant of which the whole is not.
+    pub fn part(&self, variant: &Key) -> Option<Arc<Object>> {
+        let key = part_key(*variant);
+        self.memory.get(&key).or_else(|| self.disk.get(&key))
+    }
+
     /// Remembers that responses for this URL vary by `selecting`.
     pub fn varies(&self, key: Key, selecting: &Arc<[HeaderName]>) {
         if selecting.is_empty() {
@@ -120,7 +129,10 @@ impl Cache {
 
     /// Stores a complete object in place of what was there for its variant.
     pub fn insert(&self, object: Arc<Object>, now: SystemTime) {
-        self.references.stored(object.key, object.validity.remaining(now));
+        // Others who are sent here want the whole.
+        if object.part.is_none() {
+            self.references.stored(object.key, object.validity.remaining(now));
+        }
         let (on_disk, _) = object.body.footprint();
         let (to, from) = if on_disk { (&self.disk, &self.memory) } else { (&self.memory, &self.disk) };
         from.remove(&object.variant);

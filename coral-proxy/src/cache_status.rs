@@ -40,6 +40,8 @@ pub enum CacheStatus {
         /// Whether the fetch was another request's.
         collapsed: bool,
     },
+    /// A stale copy was here that may be served while it is asked about (RFC 5861 §3).
+    Behind,
     /// A stale copy was served, as the origin failed.
     Stale {
         /// The status with which it failed, if it answered at all.
@@ -82,6 +84,7 @@ impl CacheStatus {
                 },
             },
             Self::Revalidated(_) => "revalidated",
+            Self::Behind => "revalidating",
             Self::Stale { .. } => "stale",
             Self::Passed(_) => "passed",
             Self::NotCached => "not-cached",
@@ -110,6 +113,7 @@ impl fmt::Display for CacheStatus {
         };
         match *self {
             Self::Hit => f.write_str("coral; hit"),
+            Self::Behind => f.write_str("coral; hit; detail=revalidating"),
             Self::Fetched { source, stored, collapsed } => {
                 write!(f, "coral; fwd=uri-miss; detail={source}")?;
                 flags(f, stored, collapsed)

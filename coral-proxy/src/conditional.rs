@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use http::header::{ETAG, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE};
+use http::header::{DATE, ETAG, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE};
 
 use crate::policy::{date, list_members};
 
@@ -18,7 +18,9 @@ pub fn not_modified(request: &HeaderMap, response: &HeaderMap) -> bool {
             .flat_map(|value| list_members(value.as_bytes()))
             .any(|tag| tag == "*" || response.get(ETAG).is_some_and(|ours| weak(&tag) == weak_bytes(ours.as_bytes())));
     }
-    match (date(request, &IF_MODIFIED_SINCE), date(response, &LAST_MODIFIED)) {
+    // RFC 9111 §4.3.2: what does not say when it was changed was not changed after it was sent.
+    let changed = if response.contains_key(LAST_MODIFIED) { LAST_MODIFIED } else { DATE };
+    match (date(request, &IF_MODIFIED_SINCE), date(response, &changed)) {
         (Some(since), Some(modified)) => modified <= since,
         _ => false,
     }
@@ -57,19 +59,44 @@ pub fn part(request: &HeaderMap, response: &HeaderMap, length: u64) -> Part {
         // RFC 9110 §14.2: what is not understood is ignored.
         return Part::Whole;
     };
-    let bytes = match range {
-        Bytes::From(first, last) => first..last.map_or(length, |last| last.saturating_add(1).min(length)),
-        Bytes::Last(count) => length.saturating_sub(count)..length,
-    };
+    let bytes = range.of(length);
     if bytes.is_empty() { Part::Unsatisfiable } else { Part::Bytes(bytes) }
 }
 
-enum Bytes {
+/// The one range that `request` is for, whatever the version; `None` for the whole, several, or those of one version.
+pub fn wanted_range(request: &HeaderMap) -> Option<Wants> {
+    let mut values = request.get_all(RANGE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    value.to_str().ok().and_then(parse_range).filter(|_| !request.contains_key(IF_RANGE))
+}
+
+/// A range that is asked for (RFC 9110 §14.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wants {
+    /// From the first of these bytes on, up to and with the second, or to the end.
     From(u64, Option<u64>),
+    /// So many bytes at the end.
     Last(u64),
 }
 
-fn parse_range(value: &str) -> Option<Bytes> {
+impl Wants {
+    /// The bytes that are meant of a whole of `length` bytes; empty if it has none of them.
+    pub fn of(self, length: u64) -> Range<u64> {
+        match self {
+            Self::From(first, last) => first..last.map_or(length, |last| last.saturating_add(1).min(length)),
+            Self::Last(count) => length.saturating_sub(count)..length,
+        }
+    }
+
+    /// Whether it is for something further on than the beginning.
+    pub const fn seeks(self) -> bool {
+        !matches!(self, Self::From(0, _))
+    }
+}
+
+fn parse_range(value: &str) -> Option<Wants> {
     let (unit, range) = value.split_once('=')?;
     let (first, last) = range.trim().split_once('-')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
@@ -80,11 +107,11 @@ fn parse_range(value: &str) -> Option<Bytes> {
         false => None,
     };
     match (first, last) {
-        ("", count) => Some(Bytes::Last(number(count)?)),
-        (first, "") => Some(Bytes::From(number(first)?, None)),
+        ("", count) => Some(Wants::Last(number(count)?)),
+        (first, "") => Some(Wants::From(number(first)?, None)),
         (first, last) => {
             let (first, last) = (number(first)?, number(last)?);
-            (first <= last).then_some(Bytes::From(first, Some(last)))
+            (first <= last).then_some(Wants::From(first, Some(last)))
         }
     }
 }
@@ -119,6 +146,17 @@ mod tests {
         assert!(unchanged(&["if-modified-since: Thu, 01 Jan 2026 11:00:00 GMT"]));
         assert!(!unchanged(&["if-modified-since: Thu, 01 Jan 2026 10:59:59 GMT"]));
         assert!(!unchanged(&["if-modified-since: yesterday"]));
+    }
+
+    #[test]
+    fn what_does_not_say_when_it_was_changed_is_as_old_as_its_date() {
+        let unchanged = |since: &str, ours: &[&str]| {
+            not_modified(&headers(&[&format!("if-modified-since: Thu, 01 Jan 2026 {since} GMT")]), &headers(ours))
+        };
+        let sent = "date: Thu, 01 Jan 2026 11:00:00 GMT";
+        assert!(unchanged("11:00:00", &[sent]) && !unchanged("10:59:59", &[sent]));
+        assert!(!unchanged("11:00:00", &[sent, "last-modified: no date"]));
+        assert!(!unchanged("11:00:00", &[]));
     }
 
     #[test]

@@ -326,6 +326,8 @@ mod tests {
     fn what_is_written_is_read_back() {
         let mut config = Config::default();
         config.sites.push(Site::new("WWW.x.com.", "http://127.0.0.1:8000").unwrap());
+        let site = Site::new("api.x.com", "http://127.0.0.1:8000").unwrap();
+        config.sites.push(site.passing(&["authorization", "x-version"]).unwrap().setting_cookies());
         config.disk.path = Some("cache".into());
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config, "{text}");
@@ -339,5 +341,9 @@ mod tests {
         assert!(error("[[sites]]\nhost = \"a..b\"\norigin = \"http://a\"").contains("host name"));
         assert!(error("[[sites]]\nhost = \"a.b\"\norigin = \"ftp://a\"").contains("http and https"));
         assert!(error("[[sites]]\nhost = \"a.b\"\norigin = \"http://a/path\"").contains("host and port"));
+        for never in ["cookie", "host", "if-none-match", "x-forwarded-for", "a b"] {
+            let passing = format!("{site}pass = [\"x-fine\", \"{never}\"]");
+            assert!(error(&passing).contains("never passes"), "{never}");
+        }
     }
 }

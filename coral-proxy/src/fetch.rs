@@ -1,6 +1,6 @@
 //! Where an object comes from: the cache, then nodes that have it, then the origin. The order, as one function each.
 //!
-//! A fetch is a task of its own: the client who began it may leave without harm to others who joined. Its response is
+//! A fetch is a task of its own (`one`): the client who began it may leave without harm to others who joined. Its response is
 //! shown to all as soon as the head is here, and is stored once it is whole; then, and only then, it takes the place of
 //! what was there before.
 
@@ -8,29 +8,35 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use coral_dsht::{DshtHandle, Key};
-use http::header::{HeaderMap, HeaderName};
-use http::{Method, StatusCode};
+use http::Method;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use tokio::time::Instant;
 
-use crate::cache::body::{Body, BodyError, Limits, Reader, Writer};
+use crate::cache::body::{Body, Limits, Reader};
 use crate::cache::disk::Disk;
 use crate::cache::{Cache, Object};
 use crate::cache_status::{CacheStatus, Source};
 use crate::chain::Waiting;
-use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead, Stage};
+use crate::client::Client;
+use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead};
+use crate::conditional::{Wants, wanted_range};
 use crate::config::Config;
 use crate::error::ProxyError;
-use crate::headers::{add_condition, clean_response, freshened, has_validator, selecting, to_upstream};
+use crate::headers::{clean_response, confirms, freshened, to_upstream};
+use crate::interim::Ticket;
 use crate::metrics::Metrics;
-use crate::origin::{Answer, Origins, Upstream, client};
+use crate::origin::{Answer, Origins};
 use crate::peers::{Delivery, Missed, Peers, Search};
-use crate::policy::{CacheControl, NotStored, Validity, may_store, variant_key};
-use crate::reference::{Fetching, References};
+use crate::policy::{CacheControl, Validity, variant_key};
+use crate::reference::References;
 use crate::resolver::Resolver;
 use crate::tls;
 use crate::url::CoralUrl;
+use one::{Fetch, pump};
+
+mod one;
+mod part;
 
 /// Everything that a fetch needs.
 #[derive(Debug)]
@@ -56,6 +62,8 @@ pub(crate) struct Wanted {
     pub(crate) only_if_cached: bool,
     /// Who waits for it, if another node asks.
     pub(crate) waiting: Option<Waiting>,
+    /// Where interim responses go that the origin sends meanwhile.
+    pub(crate) interim: Ticket,
 }
 
 /// What it gets: an object and a place to read it from.
@@ -89,12 +97,12 @@ impl Fetcher {
         let disk = config.disk.path.clone().map(Disk::open).transpose()?;
         let references = References::start(me, dsht.clone(), config.reference.clone(), metrics.clone());
         // Peers are always addresses, so this resolver is never asked.
-        let peer_client =
-            client(Resolver::of_system(config.peer.connect_timeout), tls.clone(), config.peer.connect_timeout)?;
+        let limit = config.peer.connect_timeout;
+        let peer_client = Client::new(Resolver::of_system(limit), tls.clone(), limit);
         Ok(Self {
             cache: Cache::new(&config, references.clone(), &metrics),
             peers: Peers::new(&config, peer_client, me, dsht, metrics.clone()),
-            origins: Origins::new(&config, &tls, &metrics)?,
+            origins: Origins::new(&config, &tls, &metrics),
             coalesce: Coalesce::default(),
             me,
             limits: Limits {
@@ -115,7 +123,7 @@ impl Fetcher {
         let now = SystemTime::now();
         let found = self.cache.find(key, &wanted.headers);
         if wanted.method == Method::OPTIONS {
-            return self.pass(wanted, found.selecting).await;
+            return self.pass(wanted, found.selecting, None).await;
         }
         let mut stale = None;
         if let Some(object) = found.object {
@@ -124,7 +132,25 @@ impl Fetcher {
             {
                 return Ok(served);
             }
+            // Not for another node: it would pass on as new what it got as old.
+            if object.validity.may_be_revalidated_behind(now)
+                && wanted.waiting.is_none()
+                && let Some(served) = Served::new(Arc::clone(&object), CacheStatus::Behind)
+            {
+                self.revalidate_behind(wanted, found.selecting, object);
+                return Ok(served);
+            }
             stale = Some(object);
+        }
+        // A whole copy is better asked about as such, even if it is stale.
+        let range = match (&stale, wanted.method == Method::GET) {
+            (None, true) => wanted_range(&wanted.headers),
+            _ => None,
+        };
+        if let Some(range) = range
+            && let Some(served) = self.part_here(&wanted, range, found.variant, now)
+        {
+            return Ok(served);
         }
         if wanted.only_if_cached {
             return self.join_only(&wanted, found.variant).await;
@@ -143,9 +169,12 @@ impl Fetcher {
             {
                 return Ok(served);
             }
-            return self.pass(wanted, found.selecting).await;
+            return self.pass(wanted, found.selecting, stale).await;
         }
-        if !self.cache.is_passed(&key) && !CacheControl::of(&wanted.headers).no_store {
+        if range.is_some_and(Wants::seeks) && self.coalesce.under_way(&found.variant).is_none() {
+            return self.lead_part(wanted, found.selecting, found.variant).await;
+        }
+        if !self.cache.is_passed(&key) && may_share(&wanted) {
             match self.coalesce.join(found.variant) {
                 Joined::Leader(lead) => return self.lead(wanted, found.selecting, found.variant, stale, lead).await,
                 Joined::Follower(fetch) => {
@@ -160,6 +189,20 @@ impl Fetcher {
         // By now it may be known what the responses for this URL vary by.
         let found = self.cache.find(key, &wanted.headers);
         self.lead(wanted, found.selecting, found.variant, stale, Lead::alone()).await
+    }
+
+    /// Asks whether a copy is still good that is served meanwhile (RFC 5861 §3), unless somebody does, or the origin failed
+    /// a moment ago.
+    fn revalidate_behind(self: &Arc<Self>, mut wanted: Wanted, selecting: Arc<[HeaderName]>, stale: Arc<Object>) {
+        if self.cache.failed(&stale.key).is_none()
+            && let Joined::Leader(lead) = self.coalesce.join(stale.variant)
+        {
+            wanted.method = Method::GET;
+            let upstream = to_upstream(&wanted.headers, &selecting, &wanted.url.passes);
+            tokio::spawn(
+                Fetch { fetcher: Arc::clone(self), upstream, wanted, stale: Some(stale), range: None, lead }.run(),
+            );
+        }
     }
 
     /// Serves another node, or a client who wants only what is here: from a fetch under way, or not at all.
@@ -214,9 +257,10 @@ impl Fetcher {
         let watched = lead.watch();
         let fetch = Fetch {
             fetcher: Arc::clone(self),
-            upstream: to_upstream(&wanted.headers, &selecting),
+            upstream: to_upstream(&wanted.headers, &selecting, &wanted.url.passes),
             wanted,
             stale,
+            range: None,
             lead,
         };
         tokio::spawn(fetch.run());
@@ -225,27 +269,55 @@ impl Fetcher {
     }
 
     /// Passes a request on, and its response back, without the cache: OPTIONS to the origin, HEAD to a node that has the
-    /// object, else to the origin.
-    async fn pass(self: &Arc<Self>, wanted: Wanted, selecting: Arc<[HeaderName]>) -> Result<Served, ProxyError> {
+    /// object, else to the origin. The answer to HEAD may say that a `stale` copy is good again.
+    async fn pass(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        selecting: Arc<[HeaderName]>,
+        stale: Option<Arc<Object>>,
+    ) -> Result<Served, ProxyError> {
         if wanted.only_if_cached {
             return Err(ProxyError::NotCached);
         }
         let Wanted { method, url, .. } = &wanted;
-        let upstream = to_upstream(&wanted.headers, &selecting);
+        let upstream = to_upstream(&wanted.headers, &selecting, &url.passes);
         let sought = match *method == Method::HEAD && !self.cache.is_passed(&url.key()) {
             true => self.peers.fetch(method, url, &upstream, Search::Get).await,
             false => Err(Missed::Nowhere),
         };
         let (mut answer, source) = match sought {
             Ok(Delivery { answer, level, .. }) => (answer, Source::Peer(level)),
-            Err(_) => (self.origins.fetch(method, url, upstream).await?, Source::Origin),
+            Err(_) => (self.origins.fetch(method, url, upstream, &wanted.interim).await?, Source::Origin),
         };
-        clean_response(&mut answer.headers, answer.received);
+        clean_response(&mut answer.headers, &url.passes, answer.received);
+        if let Some(stale) =
+            stale.filter(|stale| answer.status == stale.status && confirms(&answer.headers, &stale.headers))
+        {
+            self.freshen(&stale, &answer);
+        }
         let (body, writer) = Body::new(answer.length, false, self.limits.clone());
         let object = self.object(&wanted, &HeaderMap::new(), &answer, Arc::from([]), body);
         let served = served(Arc::new(object), CacheStatus::Passed(source))?;
         tokio::spawn(pump(answer.body, writer, answer.length, || {}));
         Ok(served)
+    }
+
+    /// Puts in place of a stale object the same one with the head that `answer` updates (RFC 9111 §3.2).
+    fn freshen(&self, stale: &Object, answer: &Answer) -> Arc<Object> {
+        let headers = freshened(&stale.headers, &answer.headers);
+        let config = &self.config.freshness;
+        let object = Arc::new(Object {
+            key: stale.key,
+            selecting: Arc::clone(&stale.selecting),
+            variant: stale.variant,
+            status: stale.status,
+            part: None,
+            validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config),
+            headers,
+            body: stale.body.clone(),
+        });
+        self.cache.insert(Arc::clone(&object), SystemTime::now());
+        object
     }
 
     fn object(
@@ -263,6 +335,7 @@ impl Fetcher {
             selecting,
             status: answer.status,
             headers: answer.headers.clone(),
+            part: None,
             body,
             validity: Validity::of(
                 answer.status,
@@ -273,6 +346,13 @@ impl Fetcher {
             ),
         }
     }
+}
+
+/// Whether what comes for this request may be for others, too: if not, none of them is to wait for it.
+fn may_share(wanted: &Wanted) -> bool {
+    let shows_who_asks =
+        wanted.url.passes.fields.contains(&AUTHORIZATION) && wanted.headers.contains_key(AUTHORIZATION);
+    !shows_who_asks && !CacheControl::of(&wanted.headers).no_store
 }
 
 fn served(object: Arc<Object>, status: CacheStatus) -> Result<Served, ProxyError> {
@@ -298,199 +378,4 @@ fn status(fetched: &Fetched, collapsed: bool) -> CacheStatus {
         How::Revalidated(source) => CacheStatus::Revalidated(source),
         How::Stale(origin_status) => CacheStatus::Stale { origin_status },
     }
-}
-
-/// One fetch.
-struct Fetch {
-    fetcher: Arc<Fetcher>,
-    wanted: Wanted,
-    /// The fields with which others are asked.
-    upstream: HeaderMap,
-    stale: Option<Arc<Object>>,
-    lead: Lead,
-}
-
-/// What was asked for, with its head.
-struct Asked {
-    answer: Answer,
-    source: Source,
-    /// The node it comes from, if it is not the origin.
-    peer: Option<SocketAddr>,
-    /// Held until the object is stored or lost.
-    reference: Option<Fetching>,
-}
-
-impl Fetch {
-    async fn run(self) {
-        let mut conditional = self.upstream.clone();
-        let asks_if_changed = self.stale.as_ref().is_some_and(|stale| has_validator(&stale.headers));
-        if let Some(stale) = &self.stale {
-            add_condition(&mut conditional, &stale.headers);
-        }
-        let Asked { answer, source, peer, reference } = match self.ask(conditional).await {
-            Ok(answered) => answered,
-            Err(error) => return self.failed(error),
-        };
-        let may_stand_in = |stale: &Arc<Object>| stale.validity.may_stand_in(SystemTime::now());
-        if answer.status == StatusCode::NOT_MODIFIED {
-            match self.stale.clone().filter(|_| asks_if_changed) {
-                Some(stale) => return self.confirmed(&stale, answer, source),
-                None => return self.failed(ProxyError::OriginProtocol("304 to a request without condition".into())),
-            }
-        }
-        if answer.status.is_server_error()
-            && let Some(stale) = self.stale.clone().filter(may_stand_in)
-        {
-            let status = answer.status;
-            let failed = ProxyError::OriginProtocol(format!("it answered {status}").into());
-            self.fetcher.cache.fail(self.wanted.url.key(), failed);
-            return self.tell(stale, How::Stale(Some(status.as_u16())), true, false);
-        }
-        self.received(Asked { answer, source, peer, reference }).await;
-    }
-
-    /// Other nodes first, then the origin.
-    async fn ask(&self, headers: HeaderMap) -> Result<Asked, ProxyError> {
-        let (fetcher, url) = (&self.fetcher, &self.wanted.url);
-        let from_origin = async |headers, reference| {
-            let answer = fetcher.origins.fetch(&Method::GET, url, headers).await?;
-            Ok(Asked { answer, source: Source::Origin, peer: None, reference })
-        };
-        // What is never stored is at no other node, and this one will not have it either.
-        if fetcher.cache.is_passed(&url.key()) {
-            return from_origin(headers, None).await;
-        }
-        // Others are sent here only for what they can share.
-        let mut claim = self.lead.can_be_joined().then(|| fetcher.references.fetching(url.key()));
-        let search = match &mut claim {
-            Some(claim) => Search::Claim(claim, self.lead.chain()),
-            None => Search::Get,
-        };
-        match fetcher.peers.fetch(&Method::GET, url, &headers, search).await {
-            Ok(Delivery { answer, level, peer }) => {
-                Ok(Asked { answer, source: Source::Peer(level), peer: Some(peer), reference: claim })
-            }
-            Err(Missed::Nowhere) => from_origin(headers, claim).await,
-            Err(Missed::AskOrigin) => {
-                // Told on at once: the crowd shall not go to the origin one behind the other.
-                self.lead.tell(Stage::Alone);
-                drop(claim);
-                from_origin(headers, None).await
-            }
-        }
-    }
-
-    fn failed(self, error: ProxyError) {
-        let cache = &self.fetcher.cache;
-        cache.fail(self.wanted.url.key(), error.clone());
-        match self.stale.clone().filter(|stale| stale.validity.may_stand_in(SystemTime::now())) {
-            Some(stale) => self.tell(stale, How::Stale(None), true, false),
-            None => self.lead.tell(Stage::Head(Err(error))),
-        }
-    }
-
-    /// The stale object is good again (RFC 9111 §4.3.3, §4.3.4).
-    fn confirmed(self, stale: &Object, mut answer: Answer, source: Source) {
-        clean_response(&mut answer.headers, answer.received);
-        let headers = freshened(&stale.headers, &answer.headers);
-        let config = &self.fetcher.config.freshness;
-        let object = Arc::new(Object {
-            key: stale.key,
-            selecting: Arc::clone(&stale.selecting),
-            variant: stale.variant,
-            status: stale.status,
-            validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config),
-            headers,
-            body: stale.body.clone(),
-        });
-        self.fetcher.cache.insert(Arc::clone(&object), SystemTime::now());
-        self.tell(object, How::Revalidated(source), true, true);
-    }
-
-    /// A response with a body: shows it to all who wait, and stores it once it is whole.
-    async fn received(self, asked: Asked) {
-        let Asked { mut answer, source, peer, reference } = asked;
-        let fetcher = Arc::clone(&self.fetcher);
-        let key = self.wanted.url.key();
-        clean_response(&mut answer.headers, answer.received);
-        let may_store = may_store(&Method::GET, &self.wanted.headers, answer.status, &answer.headers);
-        if let Err(reason) = may_store {
-            tracing::debug!(url = %self.wanted.url.canonical(), ?reason, "not stored");
-            // A client's own no-store says nothing of the URL.
-            if reason != NotStored::NoStore || CacheControl::of(&answer.headers).no_store {
-                fetcher.cache.pass(key);
-            }
-        }
-        let selecting = selecting(&answer.headers);
-        let (body, writer) = Body::new(answer.length, may_store.is_ok(), fetcher.limits.clone());
-        let object = Arc::new(fetcher.object(&self.wanted, &self.upstream, &answer, selecting, body));
-        let mut lead = self.lead;
-        if may_store.is_ok() {
-            // In this order, so that at no moment a request finds neither.
-            lead.is_also(object.variant);
-            fetcher.cache.varies(key, &object.selecting);
-        }
-        let how = if self.stale.is_some() { How::Replaced(source) } else { How::New(source) };
-        let stored = may_store.is_ok() && !object.body.is_window();
-        lead.tell(Stage::Head(Ok(Arc::new(Fetched {
-            object: Arc::clone(&object),
-            how,
-            shared: may_store.is_ok(),
-            stored,
-        }))));
-        // What cannot be joined later is no longer offered, neither here nor in the index.
-        let (lead, reference) = if stored { (Some(lead), reference) } else { (None, None) };
-        let store = |body: &Body| {
-            if may_store.is_ok() && !body.is_window() {
-                fetcher.cache.insert(Arc::clone(&object), SystemTime::now());
-            }
-        };
-        let body = object.body.clone();
-        let ended = pump(answer.body, writer, answer.length, move || store(&body)).await;
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a fetch ended before its end");
-            // That nobody reads any more, or that the disk fails, is not the other node's fault.
-            if let Some(peer) = peer.filter(|_| !matches!(error, ProxyError::Node(_))) {
-                fetcher.peers.set_aside(peer, &error);
-            }
-        }
-        drop((lead, reference));
-    }
-
-    fn tell(self, object: Arc<Object>, how: How, shared: bool, stored: bool) {
-        let fetched = Fetched { object, how, shared, stored };
-        self.lead.tell(Stage::Head(Ok(Arc::new(fetched))));
-    }
-}
-
-/// Moves a body from where it comes to all who read it. `whole` is called when all of it is here, before any reader
-/// can have seen the end: the next request then finds it in the cache.
-async fn pump(mut from: Upstream, mut to: Writer, length: Option<u64>, whole: impl FnOnce()) -> Result<(), ProxyError> {
-    let mut so_far = 0;
-    let mut last = Bytes::new();
-    loop {
-        match from.chunk().await {
-            Ok(None) => break,
-            Ok(Some(chunk)) => {
-                so_far += chunk.len() as u64;
-                if length == Some(so_far) {
-                    last = chunk;
-                } else if let Err(error) = to.write(chunk).await {
-                    to.fail(error);
-                    return Err(ProxyError::Node(error.to_string().into()));
-                }
-            }
-            Err(error) => {
-                to.fail(BodyError::BrokenOff);
-                return Err(error);
-            }
-        }
-    }
-    if let Err(error) = to.seal(last).await {
-        to.fail(error);
-        return Err(ProxyError::Node(error.to_string().into()));
-    }
-    whole();
-    to.end();
-    Ok(())
 }

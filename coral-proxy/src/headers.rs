@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG,
-    HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, ORIGIN, SET_COOKIE, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE,
+    DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, ORIGIN,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
 };
 
+use crate::partial::Part;
 use crate::policy::list_members;
+use crate::url::Passes;
 
 /// What this node calls itself towards origins [C04 §3.2], so that they can tell it from a browser.
 pub const AGENT: &str = concat!("CoralWebPrx/", env!("CARGO_PKG_VERSION"));
@@ -64,6 +66,11 @@ fn held_back(name: &HeaderName) -> bool {
         || name.starts_with("coral-")
 }
 
+/// Whether a site's configuration may name a request field to be passed on.
+pub(crate) fn may_pass(name: &HeaderName) -> bool {
+    !held_back(name) || *name == AUTHORIZATION
+}
+
 /// The request fields that a response was selected by, of those that are ever sent on. `Vary: *` gives none: such a
 /// response is not stored.
 pub(crate) fn selecting(response: &HeaderMap) -> Arc<[HeaderName]> {
@@ -71,11 +78,15 @@ pub(crate) fn selecting(response: &HeaderMap) -> Arc<[HeaderName]> {
     names.into_iter().filter(|name| !held_back(name)).collect()
 }
 
-/// The fields of a request to an origin or node, made from a client's: what is passed on, and what is `selecting`.
-pub fn to_upstream(client: &HeaderMap, selecting: &[HeaderName]) -> HeaderMap {
+/// The fields of a request to an origin or node, made from a client's: what is passed on, what is `selecting`, and what
+/// the site `passes`.
+pub fn to_upstream(client: &HeaderMap, selecting: &[HeaderName], passes: &Passes) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let selecting = selecting.iter().filter(|name| !held_back(name) && !PASSED_ON.contains(name));
-    for name in PASSED_ON.iter().chain(selecting) {
+    let selecting = selecting.iter().filter(|name| !held_back(name));
+    for name in PASSED_ON.iter().chain(selecting).chain(passes.fields.iter()) {
+        if headers.contains_key(name) {
+            continue;
+        }
         for value in client.get_all(name) {
             headers.append(name, value.clone());
         }
@@ -101,8 +112,17 @@ pub fn has_validator(stored: &HeaderMap) -> bool {
     stored.contains_key(ETAG) || stored.contains_key(LAST_MODIFIED)
 }
 
-/// Turns a request to an origin into one to another node, which then answers from what it has or not at all.
+/// Whether the answer to a HEAD with the head `news` speaks of the very version that is stored (RFC 9111 §4.3.5): by one
+/// validator at least, and by none, nor a length, that differs.
+pub fn confirms(news: &HeaderMap, stored: &HeaderMap) -> bool {
+    let same = |name: &HeaderName| news.get(name).is_none_or(|value| stored.get(name) == Some(value));
+    has_validator(news) && [ETAG, LAST_MODIFIED, CONTENT_LENGTH].iter().all(same)
+}
+
+/// Turns a request to an origin into one to another node, which then answers from what it has or not at all. What a
+/// client shows the origin is none of that node's business.
 pub fn only_if_cached(request: &mut HeaderMap) {
+    request.remove(AUTHORIZATION);
     request.insert(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
 }
 
@@ -120,8 +140,9 @@ fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item 
 }
 
 /// Cleans the head of a response before it is stored or passed on: hop-by-hop fields (RFC 9110 §7.6.1), cookies, and
-/// what another Coral node said of its own cache. A missing `Date` is set (RFC 9110 §6.6.1).
-pub fn clean_response(headers: &mut HeaderMap, now: SystemTime) {
+/// what another Coral node said of its own cache. A missing `Date` is set (RFC 9110 §6.6.1). `Set-Cookie` stays where the
+/// site `passes` it.
+pub fn clean_response(headers: &mut HeaderMap, passes: &Passes, now: SystemTime) {
     let named: Vec<HeaderName> = members(headers, &CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
         // Content-Length is no field of one hop, whatever the origin says: without it a cut body looks whole.
@@ -135,12 +156,14 @@ pub fn clean_response(headers: &mut HeaderMap, now: SystemTime) {
         TRAILER,
         TRANSFER_ENCODING,
         UPGRADE,
-        SET_COOKIE,
-        HeaderName::from_static("set-cookie2"),
         HeaderName::from_static("proxy-authenticate"),
         HeaderName::from_static("proxy-authentication-info"),
     ]) {
         headers.remove(name);
+    }
+    if !passes.set_cookie {
+        headers.remove(SET_COOKIE);
+        headers.remove("set-cookie2");
     }
     for name in [CACHE_STATUS, PROXY_STATUS] {
         let foreign: Vec<HeaderValue> = members(headers, &name)
@@ -157,6 +180,16 @@ pub fn clean_response(headers: &mut HeaderMap, now: SystemTime) {
         headers.insert(DATE, date);
     }
     detach(headers);
+}
+
+/// The head of an interim response as it may be passed on.
+pub(crate) fn clean_interim(headers: &HeaderMap, passes: &Passes) -> HeaderMap {
+    let mut cleaned = headers.clone();
+    clean_response(&mut cleaned, passes, SystemTime::UNIX_EPOCH);
+    if !headers.contains_key(DATE) {
+        cleaned.remove(DATE);
+    }
+    cleaned
 }
 
 /// Gives each value memory of its own. As hyper made them they are slices of the connection's read buffer, and a single
@@ -215,10 +248,19 @@ pub fn fuzz(bytes: &[u8]) {
     }
     conditional::not_modified(&headers, &headers);
     came_through_coral(&headers);
+    let _ = policy::may_store(&headers, &headers, http::StatusCode::OK, &headers);
+    if let (Some(asked), Some(wants)) = (headers.get(http::header::RANGE), conditional::wanted_range(&headers))
+        && let Some(part) = Part::of(http::StatusCode::PARTIAL_CONTENT, &headers, Some(9), asked)
+        && let Some(cut) = part.cut(wants, 9)
+    {
+        assert!(cut.start < cut.end && cut.end <= 9);
+    }
     let selecting = policy::vary(&headers).unwrap_or_default();
-    let upstream = to_upstream(&headers, &selecting);
-    assert!(!upstream.contains_key(http::header::COOKIE) && !upstream.contains_key(http::header::AUTHORIZATION));
-    clean_response(&mut headers, now);
+    let key = coral_dsht::Id::hash(&[b"key"]);
+    assert_eq!(policy::variant_key(key, &selecting, &headers), policy::variant_key(key, &selecting, &headers.clone()));
+    let upstream = to_upstream(&headers, &selecting, &Passes::default());
+    assert!(!upstream.contains_key(http::header::COOKIE) && !upstream.contains_key(AUTHORIZATION));
+    clean_response(&mut headers, &Passes::default(), now);
     assert!(!headers.contains_key(CONNECTION) && !headers.contains_key(SET_COOKIE));
 }
 
@@ -249,7 +291,7 @@ mod tests {
         let value = HeaderValue::from_maybe_shared(read.slice(..9)).unwrap();
         let mut headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, value)]);
         assert!(!read.is_unique());
-        clean_response(&mut headers, SystemTime::UNIX_EPOCH);
+        clean_response(&mut headers, &Passes::default(), SystemTime::UNIX_EPOCH);
         assert!(read.is_unique());
         assert_eq!(headers[http::header::CONTENT_TYPE], "text/html");
     }
@@ -258,7 +300,7 @@ mod tests {
     fn an_origin_hears_what_selects_and_nothing_of_the_client() {
         let client =
             headers(&["accept: */*", "cookie: a", "authorization: b", "x-forwarded-host: c", "foo: d", "bar: e"]);
-        let upstream = to_upstream(&client, &["foo".parse().unwrap(), "cookie".parse().unwrap()]);
+        let upstream = to_upstream(&client, &["foo".parse().unwrap(), "cookie".parse().unwrap()], &Passes::default());
         assert_eq!(names(&upstream), ["accept", "cdn-loop", "foo", "user-agent", "via"]);
     }
 
@@ -272,7 +314,7 @@ mod tests {
             "cache-status: Other; hit, coral; hit",
             "keep-alive: 5",
         ]);
-        clean_response(&mut response, SystemTime::UNIX_EPOCH);
+        clean_response(&mut response, &Passes::default(), SystemTime::UNIX_EPOCH);
         assert_eq!(names(&response), ["cache-status", "content-length", "date"]);
         assert_eq!(response[CACHE_STATUS], "Other; hit");
     }
@@ -295,9 +337,19 @@ mod tests {
         assert!(!new.contains_key("age"));
     }
 
+    #[test]
+    fn a_head_confirms_what_it_names_by_all_that_it_names() {
+        let stored = headers(&["etag: \"a\"", "content-length: 5", "cache-control: max-age=1"]);
+        let confirms = |lines: &[&str]| confirms(&headers(lines), &stored);
+        assert!(confirms(&["etag: \"a\""]) && confirms(&["etag: \"a\"", "content-length: 5"]));
+        assert!(!confirms(&["etag: \"b\""]) && !confirms(&["etag: \"a\"", "content-length: 6"]));
+        assert!(!confirms(&["content-length: 5"]), "which says nothing of the version");
+        assert!(!confirms(&["last-modified: Thu, 01 Jan 2026 11:00:00 GMT"]));
+    }
+
     proptest! {
         #[test]
-        fn no_header_panics(bytes: Vec<u8>, text in "(range|if-range|vary|connection|age|expires|cache-control|via): [ -~]{0,40}\n") {
+        fn no_header_panics(bytes: Vec<u8>, text in "(range|content-range|if-range|vary|accept-language|age|expires|cache-control|cdn-cache-control|via): [ -~]{0,40}\n") {
             fuzz(&bytes);
             fuzz(text.as_bytes());
         }

@@ -5,7 +5,8 @@
 //! 1. [`Proxy::run`] accepts a connection within the bounds of `limits`; hyper reads the head within its own.
 //! 2. `service` refuses what is no request for a cache: other methods, bodies, a missing host, a loop.
 //! 3. [`url`] turns host and target into the origin, the canonical URL and its key [C04 §3.2].
-//! 4. `fetch` looks into the [`cache`]; [`policy`] says whether what is there is fresh (RFC 9111).
+//! 4. `fetch` looks into the [`cache`]; [`policy`] says whether what is there is fresh (RFC 9111), [`partial`] whether a
+//!    part that is there is the one that is wanted.
 //! 5. If not, `coalesce` joins the fetch that is under way, or begins one: [`mod@reference`] claims the key in the index;
 //!    `peers` asks the nodes that were there before, nearest level first, and `chain` keeps them from waiting in a circle;
 //!    the first of all has nobody to ask, and `origin` asks the origin.
@@ -49,21 +50,22 @@
 //!
 //! # How it is built
 //!
-//! [`url`], [`policy`], [`conditional`], [`headers`], [`address`] and [`cache_status`] are values in, values out: most
+//! [`url`], [`policy`], [`conditional`], [`partial`], [`headers`], [`address`] and [`cache_status`] are values in, values out: most
 //! tests and both fuzz targets live there. `fetch` holds the order of sources, and each source has a file. The index is
 //! a [`coral_dsht::DshtHandle`], whatever is behind it.
 //!
 //! # What it is not, yet
 //!
-//! A restart begins with an empty store. Parts of an object are cut from the whole: a range of something that is not
-//! here fetches all of it. References are tried one after another, not raced, and a body that breaks off is not
-//! continued elsewhere. No TLS is served, and bandwidth is not shared out. Stale-while-revalidate and CDN-Cache-Control
-//! are not read.
+//! A restart begins with an empty store. Of a range that begins at the first byte the whole is fetched, and parts are not
+//! joined to a whole. References are tried one after another, not raced, and a body that breaks off is not continued
+//! elsewhere. What is stale here is of no use to another node. No TLS is served, and bandwidth is not shared out.
+//! Which parts of HTTP caching are kept, and which are not, with the public suite's figures: RESULTS.md.
 
 pub mod address;
 pub mod cache;
 pub mod cache_status;
 mod chain;
+mod client;
 mod coalesce;
 pub mod conditional;
 pub mod config;
@@ -71,9 +73,11 @@ pub mod error;
 mod fetch;
 pub mod headers;
 mod hints;
+mod interim;
 mod limits;
 pub mod metrics;
 mod origin;
+pub mod partial;
 mod peers;
 pub mod policy;
 pub mod reference;
@@ -90,4 +94,4 @@ pub use error::ProxyError;
 pub use metrics::Metrics;
 pub use reference::{decode_reference, encode_reference};
 pub use server::{Proxy, Status};
-pub use url::{Site, Suffix, UrlError, coralize, index_key};
+pub use url::{Passes, Site, Suffix, UrlError, coralize, index_key};

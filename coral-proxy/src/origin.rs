@@ -1,9 +1,8 @@
-//! Fetching from the origin, with reqwest: what it is asked, how long it may take, what of its answer is believed.
+//! Fetching from the origin: what it is asked, how long it may take, what of its answer is believed.
 //!
 //! Redirects are not followed but for one: from http to https, same host, same path, which is an origin saying how it
 //! wants to be spoken to (design §4.2). That is remembered for the origin. Whether an answer is stored is not decided here.
 
-use std::error::Error as StdError;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,16 +10,21 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap, LOCATION, TRANSFER_ENCODING};
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use moka::sync::Cache as Moka;
 use prometheus_client::metrics::counter::Counter;
-use reqwest::redirect::Policy;
-use reqwest::{Client, Response, Url};
 use rustls::ClientConfig;
+use url::Url;
 
 use crate::address::is_public;
+use crate::client::{Client, OnInterim, SendError};
 use crate::config::{Config, OriginLimits};
 use crate::error::ProxyError;
+use crate::headers::clean_interim;
+use crate::interim::Ticket;
 use crate::metrics::Metrics;
 use crate::resolver::Resolver;
 use crate::tls;
@@ -47,7 +51,7 @@ pub(crate) struct Answer {
 /// The body of an answer.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    response: Response,
+    body: Incoming,
     stall_timeout: Duration,
     left: u64,
     counter: Counter,
@@ -56,13 +60,23 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// The next bytes; `None` at an end that HTTP says is one.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, ProxyError> {
-        let Ok(Ok(chunk)) = tokio::time::timeout(self.stall_timeout, self.response.chunk()).await else {
+        let Ok(Ok(chunk)) = tokio::time::timeout(self.stall_timeout, self.next()).await else {
             return Err(ProxyError::BrokenOff);
         };
         let length = chunk.as_ref().map_or(0, Bytes::len) as u64;
         self.counter.inc_by(length);
         self.left = self.left.checked_sub(length).ok_or(ProxyError::OriginBody)?;
         Ok(chunk)
+    }
+
+    /// Trailers are passed over: no field of theirs is needed here, and RFC 9110 §6.5.1 lets a proxy drop them.
+    async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(bytes) = frame?.into_data() {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -85,22 +99,23 @@ pub(crate) async fn ask(
     url: Url,
     headers: HeaderMap,
     bounds: &Bounds,
+    on_interim: Option<Arc<OnInterim>>,
 ) -> Result<Answer, ProxyError> {
     let asked = SystemTime::now();
-    let sent = send(client, &method, &url, &headers, bounds);
-    let mut response = match tokio::time::timeout(bounds.first_byte_timeout, sent).await {
+    let sent = send(client, &method, &url, &headers, bounds, on_interim);
+    let response = match tokio::time::timeout(bounds.first_byte_timeout, sent).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(blame(&error)),
         Err(_) => return Err(ProxyError::OriginTimeout),
     };
-    let mut headers = std::mem::take(response.headers_mut());
+    let (http::response::Parts { status, mut headers, .. }, body) = response.into_parts();
     let header_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if header_bytes as u64 > bounds.max_header {
         return Err(ProxyError::OriginHeader);
     }
     // RFC 9110 §7.8: nobody asked to switch protocols; the other interim answers never get here.
-    if response.status().is_informational() {
-        return Err(ProxyError::OriginProtocol(format!("{} without having been asked", response.status()).into()));
+    if status.is_informational() {
+        return Err(ProxyError::OriginProtocol(format!("{status} without having been asked").into()));
     }
     // RFC 9112 §6.1: a coding that was not asked for cannot be undone here, and without its name nobody could.
     if headers.get_all(TRANSFER_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
@@ -110,18 +125,18 @@ pub(crate) async fn ask(
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
-    let length = if method == Method::HEAD { Some(0) } else { response.content_length() };
+    let length = if method == Method::HEAD { Some(0) } else { body.size_hint().exact() };
     if length.is_some_and(|length| length > bounds.max_body) {
         return Err(ProxyError::OriginBody);
     }
     Ok(Answer {
-        status: response.status(),
+        status,
         headers,
         asked,
         received: SystemTime::now(),
         length,
         body: Upstream {
-            response,
+            body,
             stall_timeout: bounds.stall_timeout,
             left: bounds.max_body,
             counter: bounds.counter.clone(),
@@ -139,10 +154,11 @@ async fn send(
     url: &Url,
     headers: &HeaderMap,
     bounds: &Bounds,
-) -> Result<Response, reqwest::Error> {
+    on_interim: Option<Arc<OnInterim>>,
+) -> Result<Response<Incoming>, SendError> {
     let once = || {
         bounds.requests.inc();
-        client.request(method.clone(), url.clone()).headers(headers.clone()).send()
+        client.send(method.clone(), url, headers.clone(), on_interim.clone())
     };
     match once().await {
         Err(error) if closed_early(&error) => once().await,
@@ -150,26 +166,15 @@ async fn send(
     }
 }
 
-fn closed_early(error: &reqwest::Error) -> bool {
-    causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message))
-}
-
-/// What lies under an error, from the outside in.
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-    std::iter::successors(error.source(), |&cause| {
-        // The source of an I/O error is that of the error it wraps: the wrapped one itself would be passed over. The
-        // errors of TLS come wrapped twice.
-        match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(wrapped) => Some(wrapped),
-            None => cause.source(),
-        }
-    })
+fn closed_early(error: &SendError) -> bool {
+    let mut causes = error.causes();
+    causes.any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message))
 }
 
 /// What went wrong, found among the causes of the client's error.
-pub(crate) fn blame(error: &reqwest::Error) -> ProxyError {
+fn blame(error: &SendError) -> ProxyError {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
-    for cause in causes(error) {
+    for cause in error.causes() {
         if let Some(ours) = cause.downcast_ref::<ProxyError>() {
             return ours.clone();
         }
@@ -190,26 +195,7 @@ pub(crate) fn blame(error: &reqwest::Error) -> ProxyError {
             _ => {}
         }
     }
-    match error.is_timeout() {
-        true => ProxyError::OriginConnectTimeout,
-        false => ProxyError::OriginConnect,
-    }
-}
-
-/// A client that resolves with `resolver` and trusts `tls`; no proxy of the environment, no redirects, no cookies.
-pub(crate) fn client(resolver: Resolver, tls: ClientConfig, connect_timeout: Duration) -> Result<Client, ProxyError> {
-    Client::builder()
-        .tls_backend_preconfigured(tls)
-        .dns_resolver(Arc::new(resolver))
-        .connect_timeout(connect_timeout)
-        .redirect(Policy::none())
-        .no_proxy()
-        .referer(false)
-        .http1_only()
-        .pool_max_idle_per_host(8)
-        .pool_idle_timeout(Duration::from_secs(30))
-        .build()
-        .map_err(|error| ProxyError::Setup(format!("the HTTP client cannot be set up: {error}").into()))
+    ProxyError::OriginConnect
 }
 
 /// The origins of the world, and those that the configuration names.
@@ -222,13 +208,13 @@ pub(crate) struct Origins {
 }
 
 impl Origins {
-    pub(crate) fn new(config: &Config, tls: &ClientConfig, metrics: &Metrics) -> Result<Self, ProxyError> {
+    pub(crate) fn new(config: &Config, tls: &ClientConfig, metrics: &Metrics) -> Self {
         let limits: &OriginLimits = &config.origin;
         // Less than the time for connecting, which it is part of: so it can be told which of both was slow.
         let resolver = Resolver::of_system(limits.connect_timeout * 4 / 5);
-        Ok(Self {
-            sites: client(resolver.any_address(), tls.clone(), limits.connect_timeout)?,
-            public: client(resolver, tls.clone(), limits.connect_timeout)?,
+        Self {
+            sites: Client::new(resolver.any_address(), tls.clone(), limits.connect_timeout),
+            public: Client::new(resolver, tls.clone(), limits.connect_timeout),
             wants_https: Moka::builder().max_capacity(REMEMBERED_ORIGINS).time_to_live(REMEMBER_HTTPS).build(),
             bounds: Bounds {
                 first_byte_timeout: limits.first_byte_timeout,
@@ -238,16 +224,23 @@ impl Origins {
                 counter: metrics.moved("received", "origin"),
                 requests: metrics.origin_requests.clone(),
             },
-        })
+        }
     }
 
-    /// Asks the origin of `url`, with `headers`.
+    /// Asks the origin of `url`, with `headers`. What it says before it answers goes to `interim`.
     pub(crate) async fn fetch(
         &self,
         method: &Method,
         url: &CoralUrl,
         headers: HeaderMap,
+        interim: &Ticket,
     ) -> Result<Answer, ProxyError> {
+        let (ticket, passes) = (interim.clone(), url.passes.clone());
+        let on_interim: Arc<OnInterim> =
+            Arc::new(move |status, headers| ticket.send(status, &clean_interim(headers, &passes)));
+        let ask = |client, url, headers| {
+            ask(client, method.clone(), url, headers, &self.bounds, Some(Arc::clone(&on_interim)))
+        };
         let client = if url.site { &self.sites } else { &self.public };
         let named = Url::parse(&format!("{}{}", url.origin, url.target))
             .map_err(|_| ProxyError::OriginProtocol("its URL cannot be written".into()))?;
@@ -257,7 +250,7 @@ impl Origins {
         let plain = Plain::of(url);
         let remembered = plain.as_ref().and_then(|plain| self.wants_https.get(plain));
         let target = remembered.map_or_else(|| named.clone(), |port| at(&named, Scheme::Https, Some(port)));
-        let answer = ask(client, method.clone(), target.clone(), headers.clone(), &self.bounds).await?;
+        let answer = ask(client, target.clone(), headers.clone()).await?;
         let (Some(plain), Some(moved)) = (plain, moved(&target, answer.status, &answer.headers)) else {
             return Ok(answer);
         };
@@ -267,13 +260,13 @@ impl Origins {
             }
             // Not all of this origin is for https. Passed on, this redirect would lead clients to where they are.
             self.wants_https.invalidate(&plain);
-            return ask(client, method.clone(), moved, headers, &self.bounds).await;
+            return ask(client, moved, headers).await;
         }
         let https = moved.scheme() == Scheme::Https.as_str();
         let Some(port) = moved.port_or_known_default().filter(|port| https && plain.may_change_to(*port)) else {
             return Ok(answer);
         };
-        let answer = ask(client, method.clone(), moved, headers, &self.bounds).await?;
+        let answer = ask(client, moved, headers).await?;
         self.wants_https.insert(plain, port);
         Ok(answer)
     }

@@ -12,12 +12,13 @@ use coral_dsht::{DshtHandle, Id, Key, Level, Levels, Value};
 use http::header::{HOST, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use moka::sync::Cache as Moka;
-use reqwest::{Client, Url};
 use tokio::time::Instant;
+use url::Url;
 
 use crate::address::may_be_peer;
 use crate::cache_status::CacheStatus;
 use crate::chain::{Chain, WAITING, Waiting};
+use crate::client::Client;
 use crate::config::{Config, PeerLimits};
 use crate::error::{Fault, ProxyError, Verdict};
 use crate::headers::{CACHE_STATUS, only_if_cached};
@@ -232,11 +233,12 @@ impl Peers {
         let failed = |what: String| Refusal::Failed(ProxyError::Peer(what.into()));
         let target = Url::parse(&format!("http://{peer}{}", url.target));
         let target = target.map_err(|_| failed("its URL cannot be written".to_owned()))?;
-        let answer = ask(&self.client, method.clone(), target, headers, &self.bounds).await.map_err(Refusal::Failed)?;
+        let answer = ask(&self.client, method.clone(), target, headers, &self.bounds, None).await;
+        let answer = answer.map_err(Refusal::Failed)?;
         match said(&answer.headers) {
-            Said::Served if !answer.status.is_server_error() => Ok(answer),
-            // It has an error of the origin's. Better to ask for oneself, but it is not to blame.
-            Said::Served | Said::Own(CacheStatus::AskOrigin) => Err(Refusal::AskOrigin),
+            Said::Served { fresh } if fresh || !answer.status.is_server_error() => Ok(answer),
+            // It passes an error of the origin's on. Better to ask for oneself, but it is not to blame.
+            Said::Served { .. } | Said::Own(CacheStatus::AskOrigin) => Err(Refusal::AskOrigin),
             Said::Own(CacheStatus::Waiting) => Err(Refusal::Waiting),
             Said::Own(_) if answer.status == StatusCode::GATEWAY_TIMEOUT => Err(Refusal::Nothing),
             Said::Own(_) => Err(failed(format!("it answered {}", answer.status))),
@@ -259,7 +261,10 @@ enum Refusal {
 
 enum Said {
     /// It has served the object.
-    Served,
+    Served {
+        /// From its store, where the origin has it stay for a while.
+        fresh: bool,
+    },
     /// The answer is its own, not the origin's.
     Own(CacheStatus),
     /// It does not speak of a cache at all.
@@ -271,7 +276,8 @@ fn said(headers: &HeaderMap) -> Said {
     let mut members = headers.get_all(CACHE_STATUS).iter().flat_map(|value| list_members(value.as_bytes()));
     // Members are in the order in which caches added theirs: the last of ours is that node's own.
     match members.rfind(|member| member.starts_with("coral")) {
-        Some(member) if member.contains("hit") || member.contains("fwd=") => Said::Served,
+        Some(member) if member.contains("; hit") => Said::Served { fresh: true },
+        Some(member) if member.contains("; fwd=") => Said::Served { fresh: false },
         Some(member) => {
             let words = [CacheStatus::Waiting, CacheStatus::AskOrigin];
             Said::Own(words.into_iter().find(|word| word.to_string() == member).unwrap_or(CacheStatus::Own))

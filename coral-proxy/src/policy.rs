@@ -1,144 +1,71 @@
 //! What RFC 9111 lets a shared cache do with a response: store it, for how long it is fresh, when it may be served stale.
 //!
-//! Values in, values out: `now` is an argument, and nothing is looked up. Beyond it are targeted cache control
-//! (RFC 9213), stale-while-revalidate (RFC 5861) and invalidation, which come with the issue on caching.
+//! Values in, values out: `now` is an argument, and nothing is looked up. What an origin says is read once, when its
+//! response comes; a hit compares two numbers. Responses to GET alone are stored; those to unsafe methods, which would
+//! invalidate (RFC 9111 §4.4), never get here, as no such request is taken.
+
+mod control;
+mod date;
+mod variant;
 
 use std::time::{Duration, SystemTime};
 
-use coral_dsht::{Id, Key};
-use http::header::{
-    AGE, AUTHORIZATION, CACHE_CONTROL, COOKIE, DATE, EXPIRES, HOST, HeaderMap, HeaderName, LAST_MODIFIED, USER_AGENT,
-    VARY,
-};
-use http::{Method, StatusCode};
+use http::StatusCode;
+use http::header::{AGE, AUTHORIZATION, DATE, EXPIRES, HeaderMap, LAST_MODIFIED, SET_COOKIE, VARY};
+
+pub use control::{CacheControl, list_members};
+pub use date::date;
+pub use variant::{variant_key, vary};
 
 use crate::config::Freshness;
-
-/// RFC 9111 §1.2.2: a number of seconds too large to hold counts as 2^31.
-const MAX_DELTA_SECONDS: u64 = 1 << 31;
+use control::delta_seconds;
 
 /// How long an error that the origin gives no lifetime for is remembered: its mistake should not stick for half a day.
 const ERROR_LIFETIME: Duration = Duration::from_secs(60);
 
-/// The directives of `Cache-Control` that matter here (RFC 9111 §5.2). Unknown ones are passed over.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CacheControl {
-    /// Not to be stored.
-    pub no_store: bool,
-    /// Not to be used without asking the origin. The form with field names counts as the plain one.
-    pub no_cache: bool,
-    /// Only for the client's own cache; likewise.
-    pub private: bool,
-    /// May be stored though its status alone would not allow it.
-    pub public: bool,
-    /// Not to be served stale, by any of the directives that say so (RFC 9111 §4.2.4).
-    pub must_revalidate: bool,
-    /// A request for what is here already, or nothing.
-    pub only_if_cached: bool,
-    /// The lifetime in any cache.
-    pub max_age: Option<Duration>,
-    /// The lifetime in a shared one, such as this.
-    pub s_maxage: Option<Duration>,
-    /// How long the copy may stand in for a failing origin (RFC 5861 §4).
-    pub stale_if_error: Option<Duration>,
-}
-
-impl CacheControl {
-    /// The directives of all `Cache-Control` fields in `headers`.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let mut found = Self::default();
-        for value in headers.get_all(CACHE_CONTROL) {
-            for directive in list_members(value.as_bytes()) {
-                found.add(&directive);
-            }
-        }
-        found
-    }
-
-    fn add(&mut self, directive: &str) {
-        let (name, argument) = match directive.split_once('=') {
-            Some((name, argument)) => (name.trim_end(), Some(argument.trim().trim_matches('"'))),
-            None => (directive, None),
-        };
-        match name.to_ascii_lowercase().as_str() {
-            "no-store" => self.no_store = true,
-            "no-cache" => self.no_cache = true,
-            "private" => self.private = true,
-            "public" => self.public = true,
-            "must-revalidate" | "proxy-revalidate" => self.must_revalidate = true,
-            "only-if-cached" => self.only_if_cached = true,
-            "max-age" => least(&mut self.max_age, argument),
-            "s-maxage" => least(&mut self.s_maxage, argument),
-            "stale-if-error" => least(&mut self.stale_if_error, argument),
-            _ => {}
-        }
-    }
-}
-
-/// RFC 9111 §4.2.1: of conflicting lifetimes the most restrictive counts, and an invalid one means stale.
-fn least(lifetime: &mut Option<Duration>, argument: Option<&str>) {
-    let seconds = argument.and_then(delta_seconds).unwrap_or(0);
-    let new = Duration::from_secs(seconds);
-    *lifetime = Some(lifetime.map_or(new, |old| old.min(new)));
-}
-
-fn delta_seconds(text: &str) -> Option<u64> {
-    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
-        .then(|| text.parse().map_or(MAX_DELTA_SECONDS, |seconds: u64| seconds.min(MAX_DELTA_SECONDS)))
-}
-
-/// The members of a comma-separated field, trimmed; a comma inside quotes separates nothing (RFC 9110 §5.6.1).
-pub fn list_members(value: &[u8]) -> Vec<String> {
-    let mut members = Vec::new();
-    let (mut quoted, mut escaped, mut member) = (false, false, Vec::new());
-    for &byte in value {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b',' if !quoted => {
-                members.push(std::mem::take(&mut member));
-                continue;
-            }
-            _ => {}
-        }
-        member.push(byte);
-    }
-    members.push(member);
-    members
-        .iter()
-        .map(|member| String::from_utf8_lossy(member).trim().to_owned())
-        .filter(|member| !member.is_empty())
-        .collect()
-}
-
 /// Why a response is not stored. The word goes to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotStored {
-    /// The method is not GET.
-    Method,
-    /// The request or the response says no-store.
+    /// The client says no-store.
+    Asked,
+    /// The response says so.
     NoStore,
     /// The response is for one client.
     Private,
+    /// The request told the origin who the client is, and the response does not say that others may have it.
+    Authorized,
+    /// It sets a cookie, and does not say that it may be stored.
+    Cookie,
     /// The status is one that is not stored without explicit freshness, or never, as 206 here.
     Status,
     /// `Vary: *`: no request but the one it answers can ever match.
     VaryAny,
 }
 
-/// Whether a response may be stored (RFC 9111 §3), to a request with `method` and `request` headers.
+impl NotStored {
+    /// Whether it is so for this one request, and says nothing of others for the same URL.
+    pub const fn is_of_request(self) -> bool {
+        matches!(self, Self::Asked | Self::Authorized)
+    }
+}
+
+/// Whether a response to GET may be stored (RFC 9111 §3): `client` is what the client asked with, `upstream` what the
+/// origin was asked with.
 pub fn may_store(
-    method: &Method,
-    request: &HeaderMap,
+    client: &HeaderMap,
+    upstream: &HeaderMap,
     status: StatusCode,
     response: &HeaderMap,
 ) -> Result<(), NotStored> {
-    let control = CacheControl::of(response);
-    if method != Method::GET {
-        return Err(NotStored::Method);
+    let control = CacheControl::of_response(response);
+    if CacheControl::of(client).no_store {
+        return Err(NotStored::Asked);
     }
-    if control.no_store || CacheControl::of(request).no_store {
+    // RFC 9111 §5.2.2.3: no-store is for those who do not know the status.
+    if control.must_understand && !is_understood(status) {
+        return Err(NotStored::Status);
+    }
+    if control.no_store && !control.must_understand {
         return Err(NotStored::NoStore);
     }
     if control.private {
@@ -147,10 +74,27 @@ pub fn may_store(
     if vary(response).is_none() {
         return Err(NotStored::VaryAny);
     }
-    let explicit =
-        control.public || control.max_age.is_some() || control.s_maxage.is_some() || response.contains_key(EXPIRES);
+    if upstream.contains_key(AUTHORIZATION) {
+        // RFC 9111 §3.5. What varies by who asks would be stored as if nobody had.
+        let for_all = control.must_revalidate || control.public || control.s_maxage.is_some();
+        let mut varying = response.get_all(VARY).iter().flat_map(|value| list_members(value.as_bytes()));
+        if !for_all || varying.any(|name| name.eq_ignore_ascii_case(AUTHORIZATION.as_str())) {
+            return Err(NotStored::Authorized);
+        }
+    }
+    let expires = response.contains_key(EXPIRES) && !control.targeted;
+    let explicit = control.public || control.max_age.is_some() || control.s_maxage.is_some() || expires;
+    // RFC 9111 §7.3 leaves it to the origin to say whether a cookie is for all; silence is not taken for a yes.
+    if response.contains_key(SET_COOKIE) && !explicit {
+        return Err(NotStored::Cookie);
+    }
     let final_status = status.as_u16() >= 200 && !matches!(status.as_u16(), 206 | 304);
     if final_status && (explicit || heuristic_status(status)) { Ok(()) } else { Err(NotStored::Status) }
+}
+
+/// Whether what a status asks of caches is known here: those of RFC 9110 §15, but for parts, which are not stored.
+fn is_understood(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200..=205 | 300..=303 | 305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 500..=505)
 }
 
 /// RFC 9110 §15.1: statuses that may be stored without explicit freshness; 206 is left out, as parts are not kept here.
@@ -167,6 +111,8 @@ pub struct Validity {
     initial_age: Duration,
     /// The age at which it ceases to be fresh; zero if it must always be validated.
     lifetime: Duration,
+    /// How long after that it may be served while it is asked about.
+    stale_while_revalidate: Duration,
     /// How long after that it may stand in for a failing origin.
     stale_if_error: Duration,
 }
@@ -180,19 +126,20 @@ impl Validity {
         received: SystemTime,
         config: &Freshness,
     ) -> Self {
-        let control = CacheControl::of(headers);
+        let control = CacheControl::of_response(headers);
         let lifetime = match control.no_cache {
             true => Duration::ZERO,
             false => lifetime(status, headers, &control, received, config),
         };
-        // RFC 9111 §4.2.4: these forbid stale responses; s-maxage implies proxy-revalidate (§5.2.2.10).
-        let forbidden = control.must_revalidate || control.no_cache || control.s_maxage.is_some();
-        let stale_if_error = match control.stale_if_error {
-            _ if forbidden => Duration::ZERO,
-            Some(said) => said.min(config.stale_if_error),
-            None => config.stale_if_error,
+        let (stale_while_revalidate, stale_if_error) = match control.forbids_stale() {
+            true => (Duration::ZERO, Duration::ZERO),
+            false => (
+                control.stale_while_revalidate.unwrap_or_default(),
+                control.stale_if_error.unwrap_or(config.stale_if_error).min(config.stale_if_error),
+            ),
         };
-        Self { received, initial_age: initial_age(headers, asked, received), lifetime, stale_if_error }
+        let initial_age = initial_age(headers, asked, received);
+        Self { received, initial_age, lifetime, stale_while_revalidate, stale_if_error }
     }
 
     /// How old the response is (RFC 9111 §4.2.3, `current_age`).
@@ -210,9 +157,18 @@ impl Validity {
         self.age(now) < self.lifetime
     }
 
+    /// Whether it may be served while somebody asks (RFC 5861 §3).
+    pub fn may_be_revalidated_behind(&self, now: SystemTime) -> bool {
+        self.stale_for(now) < self.stale_while_revalidate
+    }
+
     /// Whether it may be served when the origin fails.
     pub fn may_stand_in(&self, now: SystemTime) -> bool {
-        self.age(now).saturating_sub(self.lifetime) < self.stale_if_error
+        self.stale_for(now) < self.stale_if_error
+    }
+
+    fn stale_for(&self, now: SystemTime) -> Duration {
+        self.age(now).saturating_sub(self.lifetime)
     }
 }
 
@@ -227,15 +183,12 @@ fn lifetime(
         return explicit;
     }
     let date = date(headers, &DATE).unwrap_or(received);
-    if headers.contains_key(EXPIRES) {
+    if headers.contains_key(EXPIRES) && !control.targeted {
         // RFC 9111 §5.3: an invalid date, "0" above all, is in the past.
         let expires = self::date(headers, &EXPIRES).unwrap_or(SystemTime::UNIX_EPOCH);
         return expires.duration_since(date).unwrap_or_default();
     }
-    if status.is_client_error() || status.is_server_error() {
-        return ERROR_LIFETIME.min(config.default);
-    }
-    match self::date(headers, &LAST_MODIFIED) {
+    let guess = match self::date(headers, &LAST_MODIFIED) {
         Some(modified) => {
             // One that was changed after it was sent has clocks that disagree: as if changed just now.
             let unchanged_for = date.duration_since(modified).unwrap_or_default();
@@ -243,7 +196,9 @@ fn lifetime(
             part.max(config.heuristic_least).min(config.heuristic_limit)
         }
         None => config.default,
-    }
+    };
+    let failed = status.is_client_error() || status.is_server_error();
+    if failed { guess.min(ERROR_LIFETIME) } else { guess }
 }
 
 /// RFC 9111 §4.2.3.
@@ -260,64 +215,12 @@ fn initial_age(headers: &HeaderMap, asked: SystemTime, received: SystemTime) -> 
     apparent.max(said + delay)
 }
 
-/// The date in the field `name`; `None` if it is missing, invalid or there more than once.
-pub fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?;
-    if values.next().is_some() {
-        return None;
-    }
-    httpdate::parse_http_date(value.to_str().ok()?).ok()
-}
-
-/// The request fields that a response was selected by, sorted; `None` for `Vary: *`.
-///
-/// Fields that this node never sends on, or sends alike for everybody, select nothing and are left out: all clients
-/// are the same client to the origin there.
-pub fn vary(response: &HeaderMap) -> Option<Vec<HeaderName>> {
-    let mut names = Vec::new();
-    for value in response.get_all(VARY) {
-        for member in list_members(value.as_bytes()) {
-            if member == "*" {
-                return None;
-            }
-            if let Ok(name) = HeaderName::from_bytes(member.as_bytes())
-                && ![COOKIE, AUTHORIZATION, USER_AGENT, HOST].contains(&name)
-            {
-                names.push(name);
-            }
-        }
-    }
-    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-    names.dedup();
-    Some(names)
-}
-
-/// The key of the variant that `request` selects among the responses for `key` that vary by `names` (RFC 9111 §4.1).
-pub fn variant_key(key: Key, names: &[HeaderName], request: &HeaderMap) -> Key {
-    let mut parts: Vec<Vec<u8>> = vec![b"variant".to_vec(), key.as_bytes().to_vec()];
-    for name in names {
-        parts.push(name.as_str().as_bytes().to_vec());
-        parts.push(normalised(name, request));
-    }
-    Id::hash(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
-}
-
-/// A field's value as far as it selects: white space and the split into several lines do not; an absent field is
-/// not an empty one.
-fn normalised(name: &HeaderName, request: &HeaderMap) -> Vec<u8> {
-    if !request.contains_key(name) {
-        return b"-".to_vec();
-    }
-    let members = request.get_all(name).iter().flat_map(|value| list_members(value.as_bytes()));
-    format!("+{}", members.collect::<Vec<_>>().join(",")).into_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
     use proptest::prelude::*;
 
+    use super::control::MAX_DELTA_SECONDS;
     use super::*;
     use crate::headers::of_lines as headers;
 
@@ -329,7 +232,7 @@ mod tests {
     /// `lines` as the head of a 200 that came at noon; fresh for how long, and stale on error for how long after.
     fn check(lines: &[&str], expected: Expect) {
         let validity = Validity::of(StatusCode::OK, &headers(lines), noon(), noon(), &Freshness::default());
-        let stored = may_store(&Method::GET, &HeaderMap::new(), StatusCode::OK, &headers(lines));
+        let stored = may_store(&HeaderMap::new(), &HeaderMap::new(), StatusCode::OK, &headers(lines));
         let outcome = match stored {
             Ok(()) => format!(
                 "age {} s, fresh {} s, then stale on error {} s",
@@ -421,7 +324,7 @@ mod tests {
     fn a_status_decides_when_nothing_is_said() {
         let store = |status: u16, lines: &[&str]| {
             let status = StatusCode::from_u16(status).unwrap();
-            may_store(&Method::GET, &HeaderMap::new(), status, &headers(lines)).is_ok()
+            may_store(&HeaderMap::new(), &HeaderMap::new(), status, &headers(lines)).is_ok()
         };
         assert!(store(404, &[]) && store(301, &[]));
         assert!(!store(302, &[]) && !store(500, &[]) && !store(206, &["cache-control: max-age=9"]));
@@ -429,13 +332,89 @@ mod tests {
     }
 
     #[test]
-    fn variants_differ_by_the_fields_named_and_by_no_others() {
-        let key = Id::hash(&[b"k"]);
-        let names = vary(&headers(&["vary: Accept-Language, Cookie"])).unwrap();
-        let of = |lines: &[&str]| variant_key(key, &names, &headers(lines));
-        assert_eq!(of(&["accept-language: de,  en"]), of(&["accept-language: de", "accept-language: en", "cookie: a"]));
-        assert_ne!(of(&["accept-language: de"]), of(&["accept-language: en"]));
-        assert_ne!(of(&["accept-language: "]), of(&[]));
+    fn a_status_that_must_be_understood_is_or_is_not() {
+        let store = |status: u16| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let head = headers(&["cache-control: max-age=9, no-store, must-understand"]);
+            may_store(&HeaderMap::new(), &HeaderMap::new(), status, &head)
+        };
+        assert_eq!((store(200), store(404), store(503)), (Ok(()), Ok(()), Ok(())));
+        assert_eq!(
+            (store(599), store(299), store(206)),
+            (Err(NotStored::Status), Err(NotStored::Status), Err(NotStored::Status))
+        );
+    }
+
+    #[test]
+    fn what_the_origin_knew_the_client_for_is_stored_only_where_it_says_so() {
+        let store = |line: &str| {
+            let upstream = headers(&["authorization: a"]);
+            may_store(&HeaderMap::new(), &upstream, StatusCode::OK, &headers(&["etag: \"a\"", line]))
+        };
+        for line in [
+            "cache-control: max-age=9, public",
+            "cache-control: s-maxage=9",
+            "cache-control: max-age=9, must-revalidate",
+        ] {
+            assert_eq!(store(line), Ok(()), "{line}");
+        }
+        for line in [
+            "cache-control: max-age=9",
+            "cache-control: max-age=9, proxy-revalidate",
+            "expires: Fri, 01 Jan 2027 11:00:00 GMT",
+        ] {
+            assert_eq!(store(line), Err(NotStored::Authorized), "{line}");
+        }
+        let varying = headers(&["cache-control: public", "vary: a, Authorization"]);
+        let upstream = headers(&["authorization: a"]);
+        assert_eq!(may_store(&upstream, &upstream, StatusCode::OK, &varying), Err(NotStored::Authorized));
+        assert_eq!(may_store(&upstream, &HeaderMap::new(), StatusCode::OK, &varying), Ok(()), "which nobody was told");
+    }
+
+    #[test]
+    fn a_cookie_is_stored_with_what_says_how_long_it_is_good() {
+        check(&["set-cookie: a=b"], expect!["Cookie"]);
+        check(
+            &["set-cookie: a=b", "cache-control: max-age=9"],
+            expect!["age 0 s, fresh 9 s, then stale on error 86400 s"],
+        );
+    }
+
+    #[test]
+    fn stale_while_revalidate_ends_and_is_forbidden_with_all_that_is_stale() {
+        let behind = |lines: &[&str], age: u64| {
+            let validity = Validity::of(StatusCode::OK, &headers(lines), noon(), noon(), &Freshness::default());
+            validity.may_be_revalidated_behind(noon() + Duration::from_secs(age))
+        };
+        let control = ["cache-control: max-age=10, stale-while-revalidate=5"];
+        assert!(behind(&control, 10) && behind(&control, 14) && !behind(&control, 15));
+        assert!(!behind(&["cache-control: max-age=10"], 10));
+        assert!(!behind(&["cache-control: max-age=10, stale-while-revalidate=5, must-revalidate"], 10));
+        assert!(!behind(&["cache-control: s-maxage=10, stale-while-revalidate=5"], 10));
+    }
+
+    #[test]
+    fn a_guess_about_an_error_is_short() {
+        let validity = |lines: &[&str]| {
+            Validity::of(StatusCode::NOT_FOUND, &headers(lines), noon(), noon(), &Freshness::default())
+                .remaining(noon())
+        };
+        assert_eq!(validity(&[]), ERROR_LIFETIME);
+        assert_eq!(validity(&["last-modified: Thu, 01 Jan 2015 11:00:00 GMT"]), ERROR_LIFETIME);
+        assert_eq!(validity(&["cache-control: max-age=600"]), Duration::from_secs(600));
+    }
+
+    #[test]
+    fn what_is_said_to_caches_such_as_this_one_counts_and_nothing_else() {
+        check(
+            &["cdn-cache-control: max-age=60", "cache-control: no-store", "expires: 0"],
+            expect!["age 0 s, fresh 60 s, then stale on error 86400 s"],
+        );
+        check(
+            &["cdn-cache-control: none", "expires: 0"],
+            expect!["age 0 s, fresh 43200 s, then stale on error 86400 s"],
+        );
+        check(&["cdn-cache-control: no-store", "cache-control: max-age=60"], expect!["NoStore"]);
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! From an object to a response: the part asked for, 304 where that is enough, and the fields that a cache adds.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::header::{
     ACCEPT_RANGES, AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
-    EXPIRES, HeaderMap, HeaderValue, LAST_MODIFIED, LOCATION, VARY, VIA,
+    EXPIRES, HeaderMap, HeaderValue, LAST_MODIFIED, LOCATION, RANGE, VARY, VIA,
 };
 use http::{HeaderName, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -19,7 +20,7 @@ use url::Url;
 use crate::cache::Object;
 use crate::cache::body::{BodyError, Reader};
 use crate::cache_status::CacheStatus;
-use crate::conditional::{Part, not_modified, part};
+use crate::conditional::{Part, not_modified, part, wanted_range};
 use crate::error::ProxyError;
 use crate::fetch::Served;
 use crate::headers::{CACHE_STATUS, PROXY_STATUS, add_via};
@@ -154,29 +155,42 @@ pub(crate) fn of_object(
     if let Some(suffix) = url.suffix.as_ref().filter(|_| !to_peer) {
         coralize_location(&mut headers, url, suffix);
     }
-    if matches!(method, &Method::GET | &Method::HEAD) && object.status == StatusCode::OK {
-        if not_modified(request, &object.headers) {
-            return not_modified_reply(&headers);
-        }
-        if let Some(length) = object.body.length().filter(|_| method == Method::GET && !object.body.is_window()) {
-            match part(request, &object.headers, length) {
-                Part::Whole => {}
-                Part::Unsatisfiable => return unsatisfiable(headers, length),
-                Part::Bytes(range) => {
-                    // RFC 9110 §15.3.7: the range, out of the length of the whole.
-                    let text = format!("bytes {}-{}/{length}", range.start, range.end - 1);
-                    let size = range.end - range.start;
-                    let content = match (object.body.whole(), object.body.reader(range.start, Some(range.end))) {
-                        (Some(whole), _) => Content::Whole(whole.slice(range.start as usize..range.end as usize)),
-                        (None, Some(reader)) => Content::Stream(chunks(reader), Some(size)),
-                        (None, None) => return respond(StatusCode::OK, headers, full(&object, reader)),
-                    };
-                    append(&mut headers, CONTENT_RANGE, &text);
-                    headers.insert(CONTENT_LENGTH, size.into());
-                    return respond(StatusCode::PARTIAL_CONTENT, headers, ReplyBody::of(content));
-                }
+    let asked_for = matches!(method, &Method::GET | &Method::HEAD);
+    // RFC 9110 §13.2.2: whether it has changed is asked before which part of it is wanted.
+    let is_200 = object.status == StatusCode::OK || object.part.is_some();
+    if asked_for && is_200 && not_modified(request, &object.headers) {
+        return not_modified_reply(&headers);
+    }
+    if object.status == StatusCode::OK
+        && method == Method::GET
+        && !object.body.is_window()
+        && let Some(length) = object.body.length()
+    {
+        match part(request, &object.headers, length) {
+            Part::Whole => {}
+            Part::Unsatisfiable => return unsatisfiable(headers, length),
+            Part::Bytes(range) => {
+                // RFC 9110 §15.3.7: the range, out of the length of the whole.
+                let text = format!("bytes {}-{}/{length}", range.start, range.end - 1);
+                let size = range.end - range.start;
+                return match cut(&object, &range) {
+                    Some(content) => partial(headers, &text, size, content),
+                    None => respond(StatusCode::OK, headers, full(&object, reader)),
+                };
             }
-            headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        }
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
+    if let (Some(part), Some(length)) = (&object.part, object.body.length())
+        && let Some(wants) = wanted_range(request)
+        && request.get(RANGE) != Some(&part.asked)
+        && let Some(range) = part.cut(wants, length)
+    {
+        let (first, last) = (part.first + range.start, part.first + range.end - 1);
+        headers.remove(CONTENT_RANGE);
+        let text = format!("bytes {first}-{last}/{}", part.total);
+        if let Some(content) = cut(&object, &range) {
+            return partial(headers, &text, range.end - range.start, content);
         }
     }
     if method == Method::HEAD {
@@ -187,6 +201,23 @@ pub(crate) fn of_object(
     }
     let body = full(&object, reader);
     respond(object.status, headers, body)
+}
+
+/// These bytes of a body; `None` if they are no longer here.
+fn cut(object: &Object, range: &Range<u64>) -> Option<Content> {
+    match object.body.whole() {
+        Some(whole) => Some(Content::Whole(whole.slice(range.start as usize..range.end as usize))),
+        None => {
+            let reader = object.body.reader(range.start, Some(range.end))?;
+            Some(Content::Stream(chunks(reader), Some(range.end - range.start)))
+        }
+    }
+}
+
+fn partial(mut headers: HeaderMap, range: &str, size: u64, content: Content) -> Response<ReplyBody> {
+    append(&mut headers, CONTENT_RANGE, range);
+    headers.insert(CONTENT_LENGTH, size.into());
+    respond(StatusCode::PARTIAL_CONTENT, headers, ReplyBody::of(content))
 }
 
 fn full(object: &Object, reader: Option<Reader>) -> ReplyBody {

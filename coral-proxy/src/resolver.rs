@@ -3,14 +3,18 @@
 //! The lookup is this node's own, and the check is made on its outcome: what the HTTP client gets is what it connects
 //! to. Without a `resolv.conf` names do not resolve, which is told; no public resolver is asked behind the operator's back.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use hyper_util::client::legacy::connect::dns::Name;
+use tower_service::Service;
 
 use crate::address::is_public;
 use crate::error::ProxyError;
@@ -76,13 +80,18 @@ fn allowed(all: Vec<SocketAddr>, public_only: bool) -> Result<Vec<SocketAddr>, P
     if allowed.is_empty() { Err(ProxyError::OriginAddress) } else { Ok(allowed) }
 }
 
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = ProxyError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ProxyError>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
         let resolver = self.clone();
-        Box::pin(async move {
-            let addrs: Addrs = Box::new(resolver.lookup(name.as_str()).await?.into_iter());
-            Ok(addrs)
-        })
+        Box::pin(async move { Ok(resolver.lookup(name.as_str()).await?.into_iter()) })
     }
 }
 

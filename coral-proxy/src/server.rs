@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coral_dsht::DshtHandle;
-use http::StatusCode;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,6 +23,7 @@ use crate::config::Config;
 use crate::error::{Fault, ProxyError, Verdict};
 use crate::fetch::Fetcher;
 use crate::hints::{self, Clients};
+use crate::interim::{Outbox, WithInterim};
 use crate::limits::{Admitted, InHand, Limits};
 use crate::metrics::Metrics;
 use crate::reply::UnderWay;
@@ -206,10 +208,13 @@ impl Proxy {
         let served = AtomicBool::new(false);
         // Heads are small and wait for an answer; holding them back gains nothing.
         let _ = stream.set_nodelay(true);
-        let io = TokioIo::new(StallTimeout::new(stream, limits.stall_timeout));
+        let outbox = Outbox::default();
+        let io = TokioIo::new(WithInterim::new(StallTimeout::new(stream, limits.stall_timeout), outbox.clone()));
         let service = service_fn(|request| async {
             let handled = in_hand.take();
-            let response = self.service.answer(client, request).await;
+            let request: Request<Incoming> = request;
+            let interim = outbox.ticket(request.version());
+            let response = outbox.before(self.service.answer(client, request, interim)).await;
             served.store(true, Ordering::Relaxed);
             Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
         });
@@ -232,7 +237,7 @@ impl Proxy {
             }
         };
         if served.load(Ordering::Relaxed)
-            && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner())
+            && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner().inner())
         {
             self.clients.seen(client.ip(), rtt, true);
         }

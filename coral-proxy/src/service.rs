@@ -14,6 +14,7 @@ use crate::chain::Waiting;
 use crate::error::ProxyError;
 use crate::fetch::{Fetcher, Wanted};
 use crate::headers::came_through_coral;
+use crate::interim::Ticket;
 use crate::metrics::RequestLabels;
 use crate::policy::CacheControl;
 use crate::reply::{ReplyBody, UnderWay, of_error, of_object, of_options};
@@ -35,7 +36,12 @@ struct Outcome {
 
 impl Service {
     /// Answers one request. There is always an answer.
-    pub(crate) async fn answer(&self, client: SocketAddr, request: Request<Incoming>) -> Response<ReplyBody> {
+    pub(crate) async fn answer(
+        &self,
+        client: SocketAddr,
+        request: Request<Incoming>,
+        interim: Ticket,
+    ) -> Response<ReplyBody> {
         let began = Instant::now();
         let metrics = &self.fetcher.metrics;
         let under_way = UnderWay::new(metrics.in_flight.clone());
@@ -43,7 +49,7 @@ impl Service {
         // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it.
         let from_peer = came_through_coral(&head.headers) && CacheControl::of(&head.headers).only_if_cached;
         let from = if from_peer { "peer" } else { "client" };
-        let outcome = match self.outcome(&head, from_peer).await {
+        let outcome = match self.outcome(&head, from_peer, interim).await {
             Ok(outcome) => outcome,
             Err(error) => Outcome {
                 response: of_error(&error, &head.method),
@@ -74,7 +80,12 @@ impl Service {
         outcome.response.map(|body| body.counted(sent, under_way))
     }
 
-    async fn outcome(&self, head: &http::request::Parts, from_peer: bool) -> Result<Outcome, ProxyError> {
+    async fn outcome(
+        &self,
+        head: &http::request::Parts,
+        from_peer: bool,
+        interim: Ticket,
+    ) -> Result<Outcome, ProxyError> {
         check_method(&head.method)?;
         check_body(&head.headers)?;
         if head.method == Method::OPTIONS && goes_no_further(head) {
@@ -96,6 +107,7 @@ impl Service {
             headers: head.headers.clone(),
             only_if_cached: CacheControl::of(&head.headers).only_if_cached,
             waiting: from_peer.then(|| Waiting::of(&head.headers)),
+            interim,
         };
         let served = self.fetcher.serve(wanted).await?;
         let word = served.status.word();

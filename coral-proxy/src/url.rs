@@ -13,7 +13,7 @@ use url::{Host, Url};
 
 mod names;
 
-pub use names::{Names, Site, Suffix};
+pub use names::{Names, Passes, Site, Suffix};
 
 /// The longest URL in bytes that is read. Browsers stop far below it.
 pub const MAX_URL_BYTES: usize = 8 * 1024;
@@ -107,6 +107,8 @@ pub struct CoralUrl {
     pub suffix: Option<Suffix>,
     /// Whether the configuration names the origin, so that it may be private.
     pub site: bool,
+    /// What passes between its clients and the origin because the configuration says so.
+    pub passes: Passes,
 }
 
 impl CoralUrl {
@@ -150,12 +152,26 @@ impl CoralUrl {
     }
 
     fn of(origin: Origin, suffix: Option<Suffix>, target: &str) -> Result<Self, UrlError> {
-        Ok(Self { target: canonical_target(&origin, target)?, name: origin.clone(), origin, suffix, site: false })
+        Ok(Self {
+            target: canonical_target(&origin, target)?,
+            name: origin.clone(),
+            origin,
+            suffix,
+            site: false,
+            passes: Passes::default(),
+        })
     }
 
     fn of_site(site: &Site, suffix: Option<Suffix>, target: &str) -> Result<Self, UrlError> {
         let name = Origin { scheme: Scheme::Http, host: site.host.clone(), port: Scheme::Http.default_port() };
-        Ok(Self { target: canonical_target(&name, target)?, name, origin: site.origin.clone(), suffix, site: true })
+        Ok(Self {
+            target: canonical_target(&name, target)?,
+            name,
+            origin: site.origin.clone(),
+            suffix,
+            site: true,
+            passes: site.passes.clone(),
+        })
     }
 
     /// The one spelling of this URL on all nodes: what is hashed into its key.
@@ -424,6 +440,9 @@ pub enum UrlError {
     /// An address stands where a name must.
     #[error("IP addresses as origins are refused by this node")]
     AddressRefused,
+    /// What a site is to pass on is no header field, or one that never passes.
+    #[error("a field that a site passes on is no header field, or one that never passes")]
+    BadField,
     /// Suffixes are nested too deep.
     #[error("too many suffixes follow one another")]
     TooNested,

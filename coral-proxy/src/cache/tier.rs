@@ -38,7 +38,9 @@ impl Tier {
         let gone = move |_: Arc<Key>, object: Arc<Object>, cause: RemovalCause| {
             counted.objects.get_or_create(&on_labels).dec();
             counted.stored_bytes.get_or_create(&on_labels).dec_by(weigh(&object) as i64);
-            references.dropped(object.key);
+            if object.part.is_none() {
+                references.dropped(object.key);
+            }
             tracing::trace!(key = ?object.key, ?cause, "an object left the cache");
         };
         let objects = Cache::builder()

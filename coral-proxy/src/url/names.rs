@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
 use super::{Origin, UrlError, canonical_host};
@@ -84,6 +86,22 @@ pub struct Site {
     pub host: String,
     /// Where its content comes from.
     pub origin: Origin,
+    /// What passes between its browsers and its origin that is held back elsewhere. Default nothing.
+    pub passes: Passes,
+}
+
+/// What passes between clients and the origin of a site, besides what passes everywhere. Clones share it.
+///
+/// Below a suffix anyone's page is beside anyone's, and nobody vouches for an origin; a site has a name of its own, and its
+/// operator knows what the origin makes of a field.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Passes {
+    /// Request fields. The origin must name in `Vary` those that its answers depend on, or one client's answer is
+    /// another's. `Authorization` may be among them: RFC 9111 §3.5 says which answers to it are stored.
+    pub fields: Arc<[HeaderName]>,
+    /// Whether `Set-Cookie` passes, and is stored with a response that says how long it is fresh (RFC 9111 §7.3): every
+    /// client then gets the same cookie.
+    pub set_cookie: bool,
 }
 
 /// A [`Site`] as it is written.
@@ -92,12 +110,32 @@ pub struct Site {
 struct SiteText {
     host: String,
     origin: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pass: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    set_cookie: bool,
 }
 
 impl Site {
-    /// The site `host` whose content comes from `origin`, an http or https URL without a path.
+    /// The site `host` whose content comes from `origin`, an http or https URL without a path. Nothing more passes.
     pub fn new(host: &str, origin: &str) -> Result<Self, UrlError> {
-        Ok(Self { host: canonical_host(host)?, origin: origin.parse()? })
+        Ok(Self { host: canonical_host(host)?, origin: origin.parse()?, passes: Passes::default() })
+    }
+
+    /// The same, with these request fields passed on; an error names the one that is none or never passes.
+    pub fn passing(mut self, fields: &[&str]) -> Result<Self, UrlError> {
+        let passable = |name: &&str| {
+            let name = name.parse::<HeaderName>().ok().filter(crate::headers::may_pass);
+            name.ok_or(UrlError::BadField)
+        };
+        self.passes.fields = fields.iter().map(passable).collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
+    /// The same, with `Set-Cookie` passed on and stored.
+    pub fn setting_cookies(mut self) -> Self {
+        self.passes.set_cookie = true;
+        self
     }
 }
 
@@ -105,12 +143,20 @@ impl TryFrom<SiteText> for Site {
     type Error = UrlError;
 
     fn try_from(text: SiteText) -> Result<Self, UrlError> {
-        Self::new(&text.host, &text.origin)
+        let fields: Vec<&str> = text.pass.iter().map(String::as_str).collect();
+        let mut site = Self::new(&text.host, &text.origin)?.passing(&fields)?;
+        site.passes.set_cookie = text.set_cookie;
+        Ok(site)
     }
 }
 
 impl From<Site> for SiteText {
     fn from(site: Site) -> Self {
-        Self { host: site.host, origin: site.origin.to_string() }
+        Self {
+            host: site.host,
+            origin: site.origin.to_string(),
+            pass: site.passes.fields.iter().map(ToString::to_string).collect(),
+            set_cookie: site.passes.set_cookie,
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::support::client::get;
 use crate::support::node::HOST;
-use crate::world;
+use crate::{two_nodes, world};
 
 #[tokio::test]
 async fn what_may_not_be_stored_is_fetched_each_time() {
@@ -46,4 +46,28 @@ async fn fields_of_one_hop_are_not_stored() {
     get(node.addr, HOST, "/").await;
     let reply = get(node.addr, HOST, "/").await;
     assert_eq!((reply.field("x-hop"), reply.field("keep-alive"), reply.field("x-end")), ("", "", "2"));
+}
+
+#[tokio::test]
+async fn any_final_status_is_stored_with_explicit_freshness() {
+    let (origin, node) = world().await;
+    for status in [200, 203, 299, 302, 303, 307, 400, 403, 404, 410, 499, 500, 502, 503, 504, 599] {
+        let path = format!("/{status}");
+        origin.text(&path, &format!("HTTP/1.1 {status} Any\ncache-control: max-age=60"), "x");
+        for _ in 0..2 {
+            assert_eq!(get(node.addr, HOST, &path).await.status, status);
+        }
+        assert_eq!(origin.count(&path), 1, "{path}");
+    }
+}
+
+/// The other node has it stored, which is not the same as passing on that the origin has failed just now.
+#[tokio::test]
+async fn a_fresh_error_is_taken_from_another_node() {
+    let (origin, one, other) = two_nodes().await;
+    origin.text("/", "HTTP/1.1 503 Service Unavailable\ncache-control: max-age=60", "x");
+    get(one.addr, HOST, "/").await;
+    let reply = get(other.addr, HOST, "/").await;
+    assert_eq!((reply.status, reply.cache()), (503, "coral; fwd=uri-miss; detail=peer-l0; stored"));
+    assert_eq!(origin.count("/"), 1);
 }

@@ -1,0 +1,228 @@
+//! One fetch: a task of its own, which asks, shows what comes to all who wait, and stores it once it is whole.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderValue, RANGE};
+use http::{Method, StatusCode};
+
+use super::{Fetcher, Wanted};
+use crate::cache::Object;
+use crate::cache::body::{Body, BodyError, Writer};
+use crate::cache_status::Source;
+use crate::coalesce::{Fetched, How, Lead, Stage};
+use crate::error::ProxyError;
+use crate::headers::{add_condition, clean_response, has_validator, selecting};
+use crate::origin::{Answer, Upstream};
+use crate::partial::{Part, part_key};
+use crate::peers::{Delivery, Missed, Search};
+use crate::policy::may_store;
+use crate::reference::Fetching;
+
+/// One fetch.
+pub(super) struct Fetch {
+    pub(super) fetcher: Arc<Fetcher>,
+    pub(super) wanted: Wanted,
+    /// The fields with which others are asked.
+    pub(super) upstream: HeaderMap,
+    pub(super) stale: Option<Arc<Object>>,
+    /// The part that is asked for, if it is not the whole.
+    pub(super) range: Option<HeaderValue>,
+    pub(super) lead: Lead,
+}
+
+/// What was asked for, with its head.
+struct Asked {
+    answer: Answer,
+    source: Source,
+    /// The node it comes from, if it is not the origin.
+    peer: Option<SocketAddr>,
+    /// Held until the object is stored or lost.
+    reference: Option<Fetching>,
+}
+
+impl Fetch {
+    pub(super) async fn run(self) {
+        let mut conditional = self.upstream.clone();
+        if let Some(range) = &self.range {
+            conditional.insert(RANGE, range.clone());
+        }
+        let asks_if_changed = self.stale.as_ref().is_some_and(|stale| has_validator(&stale.headers));
+        if let Some(stale) = &self.stale {
+            add_condition(&mut conditional, &stale.headers);
+        }
+        let Asked { answer, source, peer, reference } = match self.ask(conditional).await {
+            Ok(answered) => answered,
+            Err(error) => return self.failed(error),
+        };
+        let may_stand_in = |stale: &Arc<Object>| stale.validity.may_stand_in(SystemTime::now());
+        if answer.status == StatusCode::NOT_MODIFIED {
+            match self.stale.clone().filter(|_| asks_if_changed) {
+                Some(stale) => return self.confirmed(&stale, answer, source),
+                None => return self.failed(ProxyError::OriginProtocol("304 to a request without condition".into())),
+            }
+        }
+        if answer.status.is_server_error()
+            && let Some(stale) = self.stale.clone().filter(may_stand_in)
+        {
+            let status = answer.status;
+            let failed = ProxyError::OriginProtocol(format!("it answered {status}").into());
+            self.fetcher.cache.fail(self.wanted.url.key(), failed);
+            return self.tell(stale, How::Stale(Some(status.as_u16())), true, false);
+        }
+        self.received(Asked { answer, source, peer, reference }).await;
+    }
+
+    /// Other nodes first, then the origin.
+    async fn ask(&self, headers: HeaderMap) -> Result<Asked, ProxyError> {
+        let (fetcher, url) = (&self.fetcher, &self.wanted.url);
+        let from_origin = async |headers, reference| {
+            let answer = fetcher.origins.fetch(&Method::GET, url, headers, &self.wanted.interim).await?;
+            Ok(Asked { answer, source: Source::Origin, peer: None, reference })
+        };
+        // What is never stored is at no other node, and this one will not have it either.
+        if fetcher.cache.is_passed(&url.key()) {
+            return from_origin(headers, None).await;
+        }
+        // Others are sent here only for what they can share.
+        let shareable = self.lead.can_be_joined() && self.range.is_none();
+        let mut claim = shareable.then(|| fetcher.references.fetching(url.key()));
+        let search = match &mut claim {
+            Some(claim) => Search::Claim(claim, self.lead.chain()),
+            None => Search::Get,
+        };
+        match fetcher.peers.fetch(&Method::GET, url, &headers, search).await {
+            Ok(Delivery { answer, level, peer }) => {
+                Ok(Asked { answer, source: Source::Peer(level), peer: Some(peer), reference: claim })
+            }
+            Err(Missed::Nowhere) => from_origin(headers, claim).await,
+            Err(Missed::AskOrigin) => {
+                // Told on at once: the crowd shall not go to the origin one behind the other.
+                self.lead.tell(Stage::Alone);
+                drop(claim);
+                from_origin(headers, None).await
+            }
+        }
+    }
+
+    fn failed(self, error: ProxyError) {
+        let cache = &self.fetcher.cache;
+        cache.fail(self.wanted.url.key(), error.clone());
+        match self.stale.clone().filter(|stale| stale.validity.may_stand_in(SystemTime::now())) {
+            Some(stale) => self.tell(stale, How::Stale(None), true, false),
+            None => self.lead.tell(Stage::Head(Err(error))),
+        }
+    }
+
+    /// The stale object is good again (RFC 9111 §4.3.3, §4.3.4).
+    fn confirmed(self, stale: &Object, mut answer: Answer, source: Source) {
+        clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
+        let object = self.fetcher.freshen(stale, &answer);
+        self.tell(object, How::Revalidated(source), true, true);
+    }
+
+    /// A response with a body: shows it to all who wait, and stores it once it is whole.
+    async fn received(self, asked: Asked) {
+        let Asked { mut answer, source, peer, reference } = asked;
+        let fetcher = Arc::clone(&self.fetcher);
+        let key = self.wanted.url.key();
+        clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
+        // A part is stored as what it is a part of would be (RFC 9111 §3.3).
+        let part = self.range.as_ref().and_then(|range| Part::of(answer.status, &answer.headers, answer.length, range));
+        let status = if part.is_some() { StatusCode::OK } else { answer.status };
+        let may_store = may_store(&self.wanted.headers, &self.upstream, status, &answer.headers);
+        if let Err(reason) = may_store {
+            tracing::debug!(url = %self.wanted.url.canonical(), ?reason, "not stored");
+            // What is said to one who wants a part says nothing to those who want the whole.
+            let of_whole = self.range.is_none() || answer.status == StatusCode::OK;
+            if of_whole && !reason.is_of_request() {
+                fetcher.cache.pass(key);
+            }
+        }
+        let selecting = selecting(&answer.headers);
+        let (body, writer) = Body::new(answer.length, may_store.is_ok(), fetcher.limits.clone());
+        let mut object = fetcher.object(&self.wanted, &self.upstream, &answer, selecting, body);
+        if part.is_some() {
+            object.variant = part_key(object.variant);
+            object.part = part;
+        }
+        let object = Arc::new(object);
+        let mut lead = self.lead;
+        if may_store.is_ok() {
+            // In this order, so that at no moment a request finds neither.
+            if object.part.is_none() {
+                lead.is_also(object.variant);
+            }
+            fetcher.cache.varies(key, &object.selecting);
+        }
+        let how = if self.stale.is_some() { How::Replaced(source) } else { How::New(source) };
+        let stored = may_store.is_ok() && !object.body.is_window();
+        lead.tell(Stage::Head(Ok(Arc::new(Fetched {
+            object: Arc::clone(&object),
+            how,
+            shared: may_store.is_ok(),
+            stored,
+        }))));
+        // What cannot be joined later is no longer offered, neither here nor in the index.
+        let (lead, reference) = if stored { (Some(lead), reference) } else { (None, None) };
+        let store = |body: &Body| {
+            if may_store.is_ok() && !body.is_window() {
+                fetcher.cache.insert(Arc::clone(&object), SystemTime::now());
+            }
+        };
+        let body = object.body.clone();
+        let ended = pump(answer.body, writer, answer.length, move || store(&body)).await;
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a fetch ended before its end");
+            // That nobody reads any more, or that the disk fails, is not the other node's fault.
+            if let Some(peer) = peer.filter(|_| !matches!(error, ProxyError::Node(_))) {
+                fetcher.peers.set_aside(peer, &error);
+            }
+        }
+        drop((lead, reference));
+    }
+
+    fn tell(self, object: Arc<Object>, how: How, shared: bool, stored: bool) {
+        let fetched = Fetched { object, how, shared, stored };
+        self.lead.tell(Stage::Head(Ok(Arc::new(fetched))));
+    }
+}
+
+/// Moves a body from where it comes to all who read it. `whole` is called when all of it is here, before any reader
+/// can have seen the end: the next request then finds it in the cache.
+pub(super) async fn pump(
+    mut from: Upstream,
+    mut to: Writer,
+    length: Option<u64>,
+    whole: impl FnOnce(),
+) -> Result<(), ProxyError> {
+    let mut so_far = 0;
+    let mut last = Bytes::new();
+    loop {
+        match from.chunk().await {
+            Ok(None) => break,
+            Ok(Some(chunk)) => {
+                so_far += chunk.len() as u64;
+                if length == Some(so_far) {
+                    last = chunk;
+                } else if let Err(error) = to.write(chunk).await {
+                    to.fail(error);
+                    return Err(ProxyError::Node(error.to_string().into()));
+                }
+            }
+            Err(error) => {
+                to.fail(BodyError::BrokenOff);
+                return Err(error);
+            }
+        }
+    }
+    if let Err(error) = to.seal(last).await {
+        to.fail(error);
+        return Err(ProxyError::Node(error.to_string().into()));
+    }
+    whole();
+    to.end();
+    Ok(())
+}
