@@ -55,7 +55,7 @@
 //!
 //! # What it is not, yet
 //!
-//! A restart begins with an empty store. Parts of an object are cut from the whole: a range of something that is not
+//! Parts of an object are cut from the whole: a range of something that is not
 //! here fetches all of it. References are tried one after another, not raced, and a body that breaks off is not
 //! continued elsewhere. No TLS is served, and bandwidth is not shared out. Stale-while-revalidate and CDN-Cache-Control
 //! are not read.
