@@ -205,7 +205,6 @@ impl Index {
 
     /// The slots of a segment. Walks all.
     pub(super) fn of_segment(&self, segment: u32) -> Vec<(Prefix, Place)> {
-        #[expect(clippy::iter_over_hash_type, reason = "in what order they are taken out does not matter")]
         let walk = self.slots.iter().filter(|(_, slot)| slot.place.segment == segment);
         walk.map(|(prefix, slot)| (*prefix, slot.place)).collect()
     }
