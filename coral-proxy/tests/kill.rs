@@ -42,7 +42,7 @@ fn open(dir: &Path, capacity: ByteSize) -> Cache {
 fn content(number: u64, version: u64) -> Vec<u8> {
     let seed = number * 2 + version;
     // One in eight is large.
-    let length = if number % 8 == 0 { 270_000 + seed * 7919 % 300_000 } else { seed * 7919 % 20_000 };
+    let length = if number.is_multiple_of(8) { 270_000 + seed * 7919 % 300_000 } else { seed * 7919 % 20_000 };
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < length {
@@ -64,7 +64,7 @@ fn request(number: u64) -> HeaderMap {
 
 async fn insert(cache: &Cache, number: u64, version: u64) {
     let key = index_key(&format!("http://www.example.org/{number}"), &[], &[]).unwrap();
-    let selecting: Arc<[_]> = if number % 3 == 0 { Arc::from([ACCEPT_LANGUAGE]) } else { Arc::from([]) };
+    let selecting: Arc<[_]> = if number.is_multiple_of(3) { Arc::from([ACCEPT_LANGUAGE]) } else { Arc::from([]) };
     let variant = variant_key(key, &selecting, &request(number));
     let content = content(number, version);
     let limits = Limits {

@@ -1,7 +1,7 @@
 //! The disk tier: what survives a restart. ARCHITECTURE.md, "The store", says how it is laid out and why.
 //!
 //! Looking and queueing never wait for the disk. What does says so, and is called from threads that may: the one that
-//! writes ([`writer`]), and tokio's for blocking work.
+//! writes (`writer`), and tokio's for blocking work.
 
 mod files;
 mod head;
