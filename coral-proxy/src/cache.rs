@@ -1,12 +1,14 @@
 //! What this node has: objects by URL and variant, and what it remembers of URLs that it has nothing of.
 //!
-//! Nothing here decides freshness (that is [`crate::policy`]) or asks anyone. A restart begins empty.
+//! Nothing here decides freshness (that is [`crate::policy`]) or asks anyone. What is in memory goes with the process,
+//! what is on [`disk`] stays. ARCHITECTURE.md, "The store", has the whole picture.
 
 pub mod body;
 pub mod disk;
 mod tier;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use coral_dsht::Key;
@@ -14,7 +16,8 @@ use http::StatusCode;
 use http::header::{HeaderMap, HeaderName};
 use moka::sync::Cache as Moka;
 
-use crate::cache::body::Body;
+use crate::cache::body::{BLOCK_BYTES, Body};
+use crate::cache::disk::{Above, Disk, Warm};
 use crate::cache::tier::Tier;
 use crate::config::Config;
 use crate::error::ProxyError;
@@ -25,6 +28,10 @@ use crate::reference::References;
 
 /// Memory that an object takes besides its body and fields: the structures around them, roughly.
 const OVERHEAD_BYTES: u64 = 1024;
+/// What an open file counts for.
+const FILE_BYTES: u64 = 128 * 1024;
+/// Objects a second that the network is told of after a restart: it shall not be a storm of puts.
+const ANNOUNCED_PER_SECOND: usize = 20;
 /// URLs of which something is remembered besides objects.
 const REMEMBERED_URLS: u64 = 100_000;
 /// How long a URL whose response could not be stored is fetched for each request by itself.
@@ -52,19 +59,22 @@ pub struct Object {
 }
 
 impl Object {
+    /// Bytes of memory that it takes, or is taken to.
+    fn memory_bytes(&self) -> u64 {
+        let length = self.body.length().unwrap_or(0);
+        match self.body.file() {
+            // The disk's bound does not know of parts, so this one is theirs.
+            Some(_) if self.part.is_some() => length + self.head_bytes(),
+            // One checksum for each block; and it holds a file open, of which a process may have a thousand.
+            Some(_) => (length.div_ceil(BLOCK_BYTES as u64) * 8 + self.head_bytes()).max(FILE_BYTES),
+            None => length + self.head_bytes(),
+        }
+    }
+
     fn head_bytes(&self) -> u64 {
         let fields: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
         fields as u64 + OVERHEAD_BYTES
     }
-}
-
-fn memory_bytes(object: &Object) -> u64 {
-    object.body.length().unwrap_or(0) + object.head_bytes()
-}
-
-/// The body only: heads of objects on disk are in memory, but few beside objects of more than a megabyte.
-fn disk_bytes(object: &Object) -> u64 {
-    object.body.length().unwrap_or(0)
 }
 
 /// What was found for a request.
@@ -82,61 +92,153 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Cache {
     memory: Tier,
-    disk: Tier,
+    disk: Option<Disk>,
+    /// What is being read from disk, so that a crowd reads it once.
+    loads: Mutex<HashMap<Key, Arc<Load>>>,
     selecting: Moka<Key, Arc<[HeaderName]>>,
     passed: Moka<Key, ()>,
     failed: Moka<Key, ProxyError>,
     references: References,
 }
 
+type Load = tokio::sync::OnceCell<Option<Arc<Object>>>;
+
+/// What the disk sees of the store.
+#[derive(Debug)]
+struct Upstairs {
+    memory: Tier,
+    references: References,
+}
+
+impl Above for Upstairs {
+    fn stored(&self, url: Key, fresh_for: Duration) {
+        self.references.stored(url, fresh_for);
+    }
+
+    fn dropped(&self, url: Key) {
+        self.references.dropped(url);
+    }
+
+    fn was_asked_for(&self, variant: &Key) -> bool {
+        self.memory.was_asked_for(variant)
+    }
+
+    fn let_go(&self, variant: &Key, file: u64) {
+        if self.memory.get(variant).and_then(|object| object.body.file()).is_some_and(|open| open.id() == file) {
+            self.memory.remove(variant);
+        }
+    }
+}
+
 impl Cache {
-    /// An empty store, which tells `references` of what comes and goes.
-    pub fn new(config: &Config, references: References, metrics: &Metrics) -> Self {
-        let tier = |name, bytes, weigh| Tier::new(name, bytes, weigh, references.clone(), metrics.clone());
+    /// The store with what is in the configured directory, which is read now. It tells `references` of what comes and goes,
+    /// and of what was there by and by. To be called inside a tokio runtime.
+    ///
+    /// Fails if the directory cannot be used, or another process uses it.
+    pub fn open(config: &Config, references: References, metrics: &Metrics) -> Result<Self, ProxyError> {
+        let memory =
+            Tier::new("memory", config.memory.as_u64(), Object::memory_bytes, references.clone(), metrics.clone());
+        let above = Arc::new(Upstairs { memory: memory.clone(), references: references.clone() });
+        let disk = match Disk::open(&config.disk, above, metrics.clone())? {
+            Some((disk, warm)) => {
+                if !warm.is_empty() {
+                    tokio::spawn(announce(disk.clone(), warm));
+                }
+                Some(disk)
+            }
+            None => None,
+        };
         let remembered = |ttl| Moka::builder().max_capacity(REMEMBERED_URLS).time_to_live(ttl);
-        Self {
-            memory: tier("memory", config.memory.as_u64(), memory_bytes),
-            disk: tier("disk", config.disk.capacity.as_u64(), disk_bytes),
+        Ok(Self {
+            memory,
+            disk,
+            loads: Mutex::default(),
             selecting: Moka::new(REMEMBERED_URLS),
             passed: remembered(PASSED_FOR).build(),
             failed: Moka::builder().max_capacity(REMEMBERED_URLS).time_to_live(config.origin.negative_ttl).build(),
             references,
-        }
+        })
     }
 
-    /// What is here for the URL with this key and a request with these fields.
-    pub fn find(&self, key: Key, request: &HeaderMap) -> Found {
-        let selecting = self.selecting.get(&key).unwrap_or_else(|| Arc::from([]));
+    /// The disk, if one is configured.
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// What is here for the URL with this key and a request with these fields. Waits if that is on disk.
+    pub async fn find(&self, key: Key, request: &HeaderMap) -> Found {
+        let on_disk = || self.disk.as_ref().and_then(|disk| disk.selecting(&key));
+        let selecting = self.selecting.get(&key).or_else(on_disk).unwrap_or_else(|| Arc::from([]));
         let variant = variant_key(key, &selecting, request);
-        let object = self.memory.get(&variant).or_else(|| self.disk.get(&variant));
+        let object = match self.memory.get(&variant) {
+            Some(object) if object.body.file().is_some_and(|file| file.is_damaged()) => {
+                self.memory.remove(&variant);
+                if let Some(disk) = &self.disk {
+                    disk.drop_damaged(&variant);
+                }
+                None
+            }
+            Some(object) => Some(object),
+            None => self.load(variant).await,
+        };
+        if let Some(object) = &object {
+            object.body.ask_for();
+        }
         Found { selecting, variant, object }
     }
 
-    /// The part that is here of a variant of which the whole is not.
+    /// The part that is here of a variant of which the whole is not. Parts are in memory only.
     pub fn part(&self, variant: &Key) -> Option<Arc<Object>> {
-        let key = part_key(*variant);
-        self.memory.get(&key).or_else(|| self.disk.get(&key))
+        self.memory.get(&part_key(*variant))
+    }
+
+    /// Brings an object from disk into memory, once for all who want it.
+    async fn load(&self, variant: Key) -> Option<Arc<Object>> {
+        let disk = self.disk.as_ref().filter(|disk| disk.may_have(&variant))?;
+        let load = {
+            let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(loads.entry(variant).or_default())
+        };
+        let read = load.get_or_init(|| {
+            let (disk, memory, references) = (disk.clone(), self.memory.clone(), self.references.clone());
+            let keep = move |object: &Arc<Object>| {
+                references.stored(object.key, object.validity.remaining(SystemTime::now()));
+                memory.insert(variant, Arc::clone(object));
+            };
+            // A panic there is a miss here.
+            async { tokio::task::spawn_blocking(move || disk.read(&variant, keep)).await.unwrap_or(None) }
+        });
+        let object = read.await.clone();
+        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        if loads.get(&variant).is_some_and(|latest| Arc::ptr_eq(latest, &load)) {
+            loads.remove(&variant);
+        }
+        object
     }
 
     /// Remembers that responses for this URL vary by `selecting`.
     pub fn varies(&self, key: Key, selecting: &Arc<[HeaderName]>) {
-        if selecting.is_empty() {
+        let on_disk = || self.disk.as_ref().is_some_and(|disk| disk.selecting(&key).is_some());
+        if selecting.is_empty() && !on_disk() {
             self.selecting.invalidate(&key);
         } else {
             self.selecting.insert(key, Arc::clone(selecting));
         }
     }
 
-    /// Stores a complete object in place of what was there for its variant.
+    /// Stores a complete object in place of what was there for its variant: in memory now, on disk before long.
     pub fn insert(&self, object: Arc<Object>, now: SystemTime) {
-        // Others who are sent here want the whole.
-        if object.part.is_none() {
-            self.references.stored(object.key, object.validity.remaining(now));
+        if object.part.is_some() {
+            // Others who are sent here want the whole, and so does the disk.
+            self.memory.insert(object.variant, object);
+            return;
         }
-        let (on_disk, _) = object.body.footprint();
-        let (to, from) = if on_disk { (&self.disk, &self.memory) } else { (&self.memory, &self.disk) };
-        from.remove(&object.variant);
-        to.insert(object.variant, object);
+        self.references.stored(object.key, object.validity.remaining(now));
+        // In this order, or one that is just being read from disk could take its place.
+        if let Some(disk) = &self.disk {
+            disk.append(Arc::clone(&object));
+        }
+        self.memory.insert(object.variant, object);
     }
 
     /// Remembers that a response for this URL could not be stored, so that requests for it do not wait for each other.
@@ -161,7 +263,43 @@ impl Cache {
 
     /// Objects, bytes of them in memory, bytes on disk.
     pub fn totals(&self) -> (u64, u64, u64) {
-        let ((in_memory, memory_bytes), (on_disk, disk_bytes)) = (self.memory.totals(), self.disk.totals());
-        (in_memory + on_disk, memory_bytes, disk_bytes)
+        let (in_memory, memory_bytes) = self.memory.totals();
+        let Some(disk) = &self.disk else {
+            return (in_memory, memory_bytes, 0);
+        };
+        let in_memory_only = self.memory.variants().filter(|variant| !disk.has(variant)).count();
+        let (on_disk, disk_bytes) = disk.totals();
+        (on_disk + in_memory_only as u64, memory_bytes, disk_bytes)
+    }
+
+    /// Writes what is on its way to the disk, and gives that free for another process. What comes later is in memory only.
+    pub async fn close(&self) {
+        if let Some(disk) = self.disk.clone() {
+            // It fails only with the runtime.
+            let _ = tokio::task::spawn_blocking(move || disk.close()).await;
+        }
+    }
+}
+
+impl Drop for Cache {
+    /// Whoever still holds the disk, for a transfer, does not keep the directory from the next process.
+    fn drop(&mut self) {
+        if let Some(disk) = &self.disk {
+            disk.stop();
+        }
+    }
+}
+
+/// Tells the network of what was on disk at the start, slowly. The renewals then come as slowly.
+async fn announce(disk: Disk, warm: Vec<Warm>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut left = 0;
+    for warm in warm {
+        if left == 0 {
+            ticks.tick().await;
+            left = ANNOUNCED_PER_SECOND;
+        }
+        left -= usize::from(disk.announce(warm, SystemTime::now()));
     }
 }

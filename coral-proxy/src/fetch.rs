@@ -14,7 +14,6 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use tokio::time::Instant;
 
 use crate::cache::body::{Body, Limits, Reader};
-use crate::cache::disk::Disk;
 use crate::cache::{Cache, Object};
 use crate::cache_status::{CacheStatus, Source};
 use crate::chain::Waiting;
@@ -94,23 +93,23 @@ impl Fetcher {
         metrics: Metrics,
     ) -> Result<Self, ProxyError> {
         let tls = tls::client_config(&config.origin.extra_ca)?;
-        let disk = config.disk.path.clone().map(Disk::open).transpose()?;
         let references = References::start(me, dsht.clone(), config.reference.clone(), metrics.clone());
         // Peers are always addresses, so this resolver is never asked.
         let limit = config.peer.connect_timeout;
         let peer_client = Client::new(Resolver::of_system(limit), tls.clone(), limit);
+        let cache = Cache::open(&config, references.clone(), &metrics)?;
         Ok(Self {
-            cache: Cache::new(&config, references.clone(), &metrics),
             peers: Peers::new(&config, peer_client, me, dsht, metrics.clone()),
             origins: Origins::new(&config, &tls, &metrics),
             coalesce: Coalesce::default(),
             me,
             limits: Limits {
                 memory: usize::try_from(config.memory_object_limit.as_u64()).unwrap_or(usize::MAX),
-                disk,
+                disk: cache.disk().cloned(),
                 patience: config.client.stall_timeout,
                 finish_unread: config.origin.finish_unread.as_u64(),
             },
+            cache,
             references,
             metrics,
             config,
@@ -121,7 +120,7 @@ impl Fetcher {
     pub(crate) async fn serve(self: &Arc<Self>, wanted: Wanted) -> Result<Served, ProxyError> {
         let key = wanted.url.key();
         let now = SystemTime::now();
-        let found = self.cache.find(key, &wanted.headers);
+        let found = self.cache.find(key, &wanted.headers).await;
         if wanted.method == Method::OPTIONS {
             return self.pass(wanted, found.selecting, None).await;
         }
@@ -187,7 +186,7 @@ impl Fetcher {
             }
         }
         // By now it may be known what the responses for this URL vary by.
-        let found = self.cache.find(key, &wanted.headers);
+        let found = self.cache.find(key, &wanted.headers).await;
         self.lead(wanted, found.selecting, found.variant, stale, Lead::alone()).await
     }
 
@@ -210,7 +209,7 @@ impl Fetcher {
         let key = wanted.url.key();
         let Some(fetch) = self.coalesce.under_way(&variant) else {
             // Between the look into the cache and this one, the fetch may have ended.
-            return match self.cache.find(key, &wanted.headers).object {
+            return match self.cache.find(key, &wanted.headers).await.object {
                 Some(object) if object.validity.is_fresh(SystemTime::now()) => served(object, CacheStatus::Hit),
                 // Others would wait here, one after another, for what none of them may have.
                 _ if wanted.waiting.is_some() && self.is_origins_alone(&key) => Err(ProxyError::AskOrigin),
@@ -248,7 +247,7 @@ impl Fetcher {
         lead: Lead,
     ) -> Result<Served, ProxyError> {
         // Between the look into the cache and the lead, another fetch may have ended.
-        if let Some(object) = self.cache.find(wanted.url.key(), &wanted.headers).object
+        if let Some(object) = self.cache.find(wanted.url.key(), &wanted.headers).await.object
             && object.variant == variant
             && object.validity.is_fresh(SystemTime::now())
         {

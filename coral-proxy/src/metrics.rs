@@ -50,6 +50,8 @@ pub struct Metrics {
     faults: Family<FaultLabels, Counter>,
     pub(crate) objects: Family<TierLabels, Gauge>,
     pub(crate) stored_bytes: Family<TierLabels, Gauge>,
+    pub(crate) disk: Family<DiskLabels, Counter>,
+    pub(crate) disk_failing: Gauge,
     pub(crate) references: Gauge,
     pub(crate) client_prefixes: Gauge,
     pub(crate) hints: Counter,
@@ -92,6 +94,13 @@ pub(crate) struct TierLabels {
     pub(crate) tier: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DiskLabels {
+    /// To objects: `written`, `read`, `evicted`, `spared` (kept when the space around them was given up), `skipped` (not
+    /// written, as the disk was too slow, too small, or failing), `damaged`, `unreadable`. `failed` are errors in writing.
+    pub(crate) what: &'static str,
+}
+
 impl Metrics {
     /// Metrics that `registry` prints from now on, under names that begin with `coral_proxy_`.
     pub fn register(registry: &mut Registry) -> Self {
@@ -111,6 +120,8 @@ impl Metrics {
             faults: Family::default(),
             objects: Family::default(),
             stored_bytes: Family::default(),
+            disk: Family::default(),
+            disk_failing: Gauge::default(),
             references: Gauge::default(),
             client_prefixes: Gauge::default(),
             hints: Counter::default(),
@@ -158,6 +169,12 @@ impl Metrics {
             "Bytes of objects stored, by tier",
             Unit::Bytes,
             metrics.stored_bytes.clone(),
+        );
+        registry.register("disk", "What happened to objects on disk, and errors in writing", metrics.disk.clone());
+        registry.register(
+            "disk_failing",
+            "1 while the cache directory cannot be written and objects stay in memory only",
+            metrics.disk_failing.clone(),
         );
         registry.register(
             "references",

@@ -142,9 +142,32 @@ impl Validity {
         Self { received, initial_age, lifetime, stale_while_revalidate, stale_if_error }
     }
 
+    /// Itself as numbers, microseconds each, for the store. What is added here is added to [`Self::from_numbers`], too; a
+    /// store of before is then not read any more, as the count differs.
+    pub(crate) fn to_numbers(&self) -> Vec<u64> {
+        let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let received = self.received.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let spans = [self.initial_age, self.lifetime, self.stale_while_revalidate, self.stale_if_error];
+        [received].into_iter().chain(spans).map(micros).collect()
+    }
+
+    /// What [`Self::to_numbers`] has given; `None` if it was of another version, or is beyond what a clock can hold.
+    pub(crate) fn from_numbers(numbers: &[u64]) -> Option<Self> {
+        let &[received, initial_age, lifetime, stale_while_revalidate, stale_if_error] = numbers else {
+            return None;
+        };
+        Some(Self {
+            received: SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(received))?,
+            initial_age: Duration::from_micros(initial_age),
+            lifetime: Duration::from_micros(lifetime),
+            stale_while_revalidate: Duration::from_micros(stale_while_revalidate),
+            stale_if_error: Duration::from_micros(stale_if_error),
+        })
+    }
+
     /// How old the response is (RFC 9111 §4.2.3, `current_age`).
     pub fn age(&self, now: SystemTime) -> Duration {
-        self.initial_age + now.duration_since(self.received).unwrap_or_default()
+        self.initial_age.saturating_add(now.duration_since(self.received).unwrap_or_default())
     }
 
     /// How long it stays fresh from `now` on; zero if it is stale.

@@ -177,6 +177,7 @@ impl Proxy {
         if tokio::time::timeout(config.reference.withdraw, withdrawn).await.is_err() {
             tracing::warn!("not all references could be withdrawn in time; they lapse by themselves");
         }
+        self.service.fetcher.cache.close().await;
         Ok(())
     }
 

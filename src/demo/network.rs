@@ -43,7 +43,7 @@ pub(super) struct Ports {
 
 impl Network {
     /// Starts all nodes; those after the first join by it. `origin` is the web server of the demonstration's site, and
-    /// `disk` a directory for large objects.
+    /// `disk` a directory, in which each node has one of its own.
     pub(super) async fn start(options: &Options, origin: SocketAddr, disk: &Path) -> anyhow::Result<Self> {
         let mut attempt = 0;
         loop {
@@ -126,7 +126,7 @@ fn config(number: u8, ports: Ports, origin: SocketAddr, disk: &Path) -> anyhow::
     config.dns.node.listen = Some(at(ports.dns));
     config.proxy.node.listen = Some(at(ports.http));
     config.proxy.part.sites = vec![Site::new(site::HOST, &format!("http://{origin}"))?];
-    config.proxy.part.disk.path = Some(disk.to_owned());
+    config.proxy.part.disk.path = Some(disk.join(number.to_string()));
     config.admin.listen = Some(at(ports.admin));
     Ok(config)
 }

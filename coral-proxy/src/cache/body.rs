@@ -8,21 +8,21 @@
 //! The bound on memory is `memory_limit` and one chunk for each transfer, however large the object.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::sync::{Notify, watch};
 
-use super::disk::Disk;
+use super::disk::{BodyFile, Disk};
 
 /// Bytes handed to a reader at once from memory.
 const READ_BYTES: usize = 64 * 1024;
-/// Bytes moved to or from the disk at once: few calls, and little memory for each transfer.
-const DISK_BYTES: usize = 256 * 1024;
+/// Bytes moved to or from the disk at once, each with its checksum: few calls, and little memory for each transfer.
+pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
 
 /// How a body is kept, and for how long a transfer without readers goes on.
 #[derive(Debug, Clone)]
@@ -66,6 +66,8 @@ struct Shared {
     progress: watch::Sender<Progress>,
     /// A reader has moved or left.
     moved: Notify,
+    /// It was asked for, since the store last wanted to know.
+    asked_for: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +86,9 @@ enum Mode {
 #[derive(Debug)]
 struct State {
     mode: Mode,
-    /// Everything before `start`, once there is a file.
-    file: Option<Arc<File>>,
+    /// Everything before `start`, once there is a file; and the checksums of its blocks.
+    file: Option<Arc<BodyFile>>,
+    sums: Vec<u64>,
     /// The offset of the first byte of `tail`.
     start: u64,
     tail: BytesMut,
@@ -99,6 +102,20 @@ struct State {
 }
 
 impl State {
+    fn new() -> Self {
+        Self {
+            mode: Mode::Memory,
+            file: None,
+            sums: Vec::new(),
+            start: 0,
+            tail: BytesMut::new(),
+            whole: None,
+            sealed: None,
+            readers: BTreeMap::new(),
+            next_reader: 0,
+        }
+    }
+
     fn length(&self) -> u64 {
         self.start + self.tail.len() as u64
     }
@@ -122,26 +139,11 @@ impl State {
 impl Body {
     /// An empty, growing body, and its writer. `kept` is whether it is meant to be stored; if not, it is a window.
     pub fn new(announced: Option<u64>, kept: bool, limits: Limits) -> (Self, Writer) {
-        let too_large = limits.disk.is_none() && announced.is_some_and(|length| length > limits.memory as u64);
-        let state = State {
-            mode: if kept && !too_large { Mode::Memory } else { Mode::Window },
-            file: None,
-            start: 0,
-            tail: BytesMut::new(),
-            whole: None,
-            sealed: None,
-            readers: BTreeMap::new(),
-            next_reader: 0,
-        };
-        let progress = Progress { length: 0, end: None };
-        let body = Self {
-            shared: Arc::new(Shared {
-                announced,
-                state: Mutex::new(state),
-                progress: watch::Sender::new(progress),
-                moved: Notify::new(),
-            }),
-        };
+        let fits =
+            |length| length <= limits.memory as u64 || limits.disk.as_ref().is_some_and(|disk| disk.fits(length));
+        let too_large = announced.is_some_and(|length| !fits(length));
+        let state = State { mode: if kept && !too_large { Mode::Memory } else { Mode::Window }, ..State::new() };
+        let body = Self::of(announced, state, Progress { length: 0, end: None });
         let writer = Writer { shared: Arc::clone(&body.shared), limits, ended: false };
         (body, writer)
     }
@@ -149,23 +151,32 @@ impl Body {
     /// A whole body in memory.
     pub fn whole_of(bytes: Bytes) -> Self {
         let length = bytes.len() as u64;
-        Self {
-            shared: Arc::new(Shared {
-                announced: Some(length),
-                state: Mutex::new(State {
-                    mode: Mode::Memory,
-                    file: None,
-                    start: 0,
-                    tail: BytesMut::new(),
-                    whole: Some(bytes),
-                    sealed: Some(length),
-                    readers: BTreeMap::new(),
-                    next_reader: 0,
-                }),
-                progress: watch::Sender::new(Progress { length, end: Some(Ok(())) }),
-                moved: Notify::new(),
-            }),
-        }
+        let state = State { whole: Some(bytes), sealed: Some(length), ..State::new() };
+        Self::of(Some(length), state, Progress { length, end: Some(Ok(())) })
+    }
+
+    /// A whole body in a file, whose blocks have these checksums.
+    pub(crate) fn in_file_of(file: Arc<BodyFile>, length: u64, sums: &[u64]) -> Self {
+        let state = State {
+            mode: Mode::Disk,
+            file: Some(file),
+            sums: sums.to_vec(),
+            start: length,
+            sealed: Some(length),
+            ..State::new()
+        };
+        Self::of(Some(length), state, Progress { length, end: Some(Ok(())) })
+    }
+
+    fn of(announced: Option<u64>, state: State, progress: Progress) -> Self {
+        let shared = Shared {
+            announced,
+            state: Mutex::new(state),
+            progress: watch::Sender::new(progress),
+            moved: Notify::new(),
+            asked_for: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// All of it, if it is complete and in memory.
@@ -186,8 +197,35 @@ impl Body {
     /// Whether it is, or will be, kept on disk; and the bytes of memory it takes.
     pub fn footprint(&self) -> (bool, usize) {
         let state = self.shared.lock();
-        let memory = state.tail.capacity() + state.whole.as_ref().map_or(0, Bytes::len);
+        let memory = state.tail.capacity() + state.whole.as_ref().map_or(0, Bytes::len) + 8 * state.sums.capacity();
         (state.file.is_some(), memory)
+    }
+
+    /// The file that it is in, its length, and the checksums of its blocks, if it is complete and not in memory.
+    pub(crate) fn in_file(&self) -> Option<(Arc<BodyFile>, u64, Vec<u64>)> {
+        let state = self.shared.lock();
+        let (Mode::Disk, Some(file), Some(length)) = (state.mode, &state.file, state.sealed) else {
+            return None;
+        };
+        Some((Arc::clone(file), length, state.sums.clone()))
+    }
+
+    /// The file that it is in, whole or not.
+    pub(crate) fn file(&self) -> Option<Arc<BodyFile>> {
+        self.shared.lock().file.clone()
+    }
+
+    /// Notes that it was asked for.
+    pub(crate) fn ask_for(&self) {
+        // Mostly so already: then the cache line stays with all who read it.
+        if !self.shared.asked_for.load(Ordering::Relaxed) {
+            self.shared.asked_for.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was since the last call of this.
+    pub(crate) fn was_asked_for(&self) -> bool {
+        self.shared.asked_for.swap(false, Ordering::Relaxed)
     }
 
     /// Reads from `from` up to `to`, or to the end. `None` if what comes first is already forgotten.
@@ -245,7 +283,7 @@ impl Writer {
     pub async fn seal(&mut self, last: Bytes) -> Result<(), BodyError> {
         self.add(last).await?;
         if self.shared.lock().mode == Mode::Disk {
-            self.flush().await;
+            self.flush(true).await;
         }
         let mut state = self.shared.lock();
         state.sealed = Some(state.length());
@@ -287,8 +325,8 @@ impl Writer {
             Mode::Memory | Mode::Disk => {}
         }
         self.shared.lock().tail.extend_from_slice(&chunk);
-        if mode == Mode::Disk && self.shared.lock().tail.len() >= DISK_BYTES {
-            self.flush().await;
+        if mode == Mode::Disk && self.shared.lock().tail.len() >= BLOCK_BYTES {
+            self.flush(false).await;
         }
         Ok(())
     }
@@ -325,33 +363,35 @@ impl Writer {
         }
     }
 
-    /// Moves the tail to the file; if that fails, the body goes on as a window.
-    async fn flush(&mut self) {
-        let (file, block, offset) = {
+    /// Moves the whole blocks of the tail to the file, or `all` of it; if that fails, the body goes on as a window.
+    async fn flush(&mut self, all: bool) {
+        let (file, blocks, offset) = {
             let state = self.shared.lock();
-            (state.file.clone(), Bytes::copy_from_slice(&state.tail), state.start)
+            let length = if all { state.tail.len() } else { state.tail.len() / BLOCK_BYTES * BLOCK_BYTES };
+            (state.file.clone(), Bytes::copy_from_slice(&state.tail[..length]), state.start)
         };
         let disk = self.limits.disk.clone();
-        let length = block.len();
+        let length = blocks.len();
         let written = tokio::task::spawn_blocking(move || {
             let file = match (file, disk) {
                 (Some(file), _) => file,
-                (None, Some(disk)) => Arc::new(disk.create()?),
+                (None, Some(disk)) => disk.create()?,
                 (None, None) => return Err(io::Error::other("no disk is configured")),
             };
-            file.write_all_at(&block, offset)?;
-            Ok(file)
+            let sums = file.write(&blocks, offset)?;
+            Ok((file, sums))
         });
         let written = written.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         let mut state = self.shared.lock();
         match written {
-            Ok(file) => {
+            Ok((file, sums)) => {
                 state.file = Some(file);
+                state.sums.extend(sums);
                 state.start += length as u64;
-                state.tail.clear();
+                state.tail.advance(length);
             }
             Err(error) => {
-                tracing::warn!(%error, "an object is passed on without being stored: the disk failed");
+                tracing::debug!(%error, "an object is passed on without being stored");
                 state.mode = Mode::Window;
             }
         }
@@ -377,9 +417,18 @@ pub struct Reader {
     failed: bool,
 }
 
+/// A block of a file, and what of it is wanted.
+struct Block {
+    file: Arc<BodyFile>,
+    index: usize,
+    length: usize,
+    sum: u64,
+    wanted: Range<usize>,
+}
+
 enum Place {
     Memory(Bytes),
-    File(Arc<File>, usize),
+    File(Block),
     Gone,
 }
 
@@ -410,12 +459,9 @@ impl Reader {
         let bytes = match self.place(to) {
             Place::Memory(bytes) => bytes,
             Place::Gone => return self.fail(BodyError::Abandoned),
-            Place::File(file, length) => {
-                let position = self.position;
-                let read = tokio::task::spawn_blocking(move || {
-                    let mut buffer = vec![0; length];
-                    file.read_exact_at(&mut buffer, position).map(|()| Bytes::from(buffer))
-                });
+            Place::File(Block { file, index, length, sum, wanted }) => {
+                let read =
+                    tokio::task::spawn_blocking(move || file.read(index, length, sum).map(|block| block.slice(wanted)));
                 match read.await.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
                     Ok(bytes) => bytes,
                     Err(error) => {
@@ -435,7 +481,7 @@ impl Reader {
         let state = self.shared.lock();
         let wanted = to - self.position;
         if let Some(whole) = &state.whole {
-            let end = self.position + wanted.min(DISK_BYTES as u64);
+            let end = self.position + wanted.min(BLOCK_BYTES as u64);
             return Place::Memory(whole.slice(self.position as usize..end as usize));
         }
         if self.position >= state.start {
@@ -446,11 +492,17 @@ impl Reader {
                 None => Place::Gone,
             };
         }
-        let in_file = wanted.min(state.start - self.position).min(DISK_BYTES as u64);
-        match &state.file {
-            Some(file) => Place::File(Arc::clone(file), in_file as usize),
-            None => Place::Gone,
-        }
+        let index = (self.position / BLOCK_BYTES as u64) as usize;
+        // A window has moved on beyond what the file has.
+        let (Some(file), Some(sum)) = (&state.file, state.sums.get(index)) else {
+            return Place::Gone;
+        };
+        let begin = index as u64 * BLOCK_BYTES as u64;
+        let length = (state.start - begin).min(BLOCK_BYTES as u64);
+        let from = self.position - begin;
+        let to = length.min(from.saturating_add(wanted));
+        let wanted = from as usize..to as usize;
+        Place::File(Block { file: Arc::clone(file), index, length: length as usize, sum: *sum, wanted })
     }
 
     fn fail<T>(&mut self, error: BodyError) -> Result<T, BodyError> {

@@ -18,6 +18,7 @@ const UNIT_BYTES: u64 = 1024;
 ///
 /// A newcomer that is asked for less often than what it would push out is not let in (TinyLFU), so that one pass over
 /// many cold URLs does not empty the cache.
+#[derive(Clone)]
 pub(super) struct Tier {
     objects: Cache<Key, Arc<Object>>,
     metrics: Metrics,
@@ -61,6 +62,18 @@ impl Tier {
         let bytes = (self.weigh)(&object) as i64;
         self.metrics.stored_bytes.get_or_create(&self.labels).inc_by(bytes);
         self.objects.insert(variant, object);
+    }
+
+    /// Whether an object is here and was asked for since this was last asked. Does not itself count as asking.
+    pub(super) fn was_asked_for(&self, variant: &Key) -> bool {
+        // The first look leaves no trace in the frequencies by which moka judges, the second one only of what is here.
+        self.objects.contains_key(variant)
+            && self.objects.get(variant).is_some_and(|object| object.body.was_asked_for())
+    }
+
+    /// The variants here.
+    pub(super) fn variants(&self) -> impl Iterator<Item = Arc<Key>> {
+        self.objects.iter().map(|(variant, _)| variant)
     }
 
     pub(super) fn remove(&self, variant: &Key) {

@@ -6,7 +6,7 @@ fn limits(memory: usize, disk: bool) -> (Limits, Option<tempfile::TempDir>) {
     let dir = disk.then(|| tempfile::tempdir().unwrap());
     let limits = Limits {
         memory,
-        disk: dir.as_ref().map(|dir| Disk::new(dir.path().to_owned())),
+        disk: dir.as_ref().map(|dir| crate::cache::disk::tests::open(dir.path())),
         patience: Duration::from_secs(30),
         finish_unread: 1000,
     };
@@ -39,7 +39,7 @@ async fn a_reader_gets_bytes_before_the_end_is_there() {
 
 #[tokio::test]
 async fn a_large_body_goes_to_disk_and_is_read_from_any_place() {
-    let all = pattern(3 * DISK_BYTES + 17);
+    let all = pattern(3 * BLOCK_BYTES + 17);
     let (limits, _dir) = limits(1000, true);
     let (body, mut writer) = Body::new(Some(all.len() as u64), true, limits);
     let early = tokio::spawn(rest(body.reader(0, None).unwrap()));
@@ -53,7 +53,7 @@ async fn a_large_body_goes_to_disk_and_is_read_from_any_place() {
     let part = body.reader(1_000, Some(300_000)).unwrap();
     assert!(rest(part).await.unwrap() == all[1_000..300_000]);
     let (on_disk, memory) = body.footprint();
-    assert!(on_disk && memory < 2 * DISK_BYTES, "{memory}");
+    assert!(on_disk && memory < 2 * BLOCK_BYTES, "{memory}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,8 +106,8 @@ async fn without_a_disk_a_body_that_outgrows_memory_is_passed_on() {
 async fn a_disk_that_cannot_be_written_does_not_break_the_transfer() {
     let (mut limits, dir) = limits(10, true);
     drop(dir);
-    limits.memory = 2 * DISK_BYTES;
-    let all = pattern(6 * DISK_BYTES);
+    limits.memory = 2 * BLOCK_BYTES;
+    let all = pattern(6 * BLOCK_BYTES);
     let (body, mut writer) = Body::new(None, true, limits);
     let reader = tokio::spawn(rest(body.reader(0, None).unwrap()));
     for chunk in all.chunks(50_000) {
