@@ -163,13 +163,17 @@ impl Disk {
             let mut index = shared.index_mut();
             let removed = index.remove(prefix);
             index.wait(prefix, fits.then(|| Arc::clone(&object)));
-            shared.gone(&object.variant, removed, file);
+            let variant = object.variant;
+            // Before the word that the body file of what it replaces may go: a process that is killed between keeps one.
+            if fits {
+                let _ = shared.queue.send(Command::Append(object, bytes));
+            }
+            shared.gone(&variant, removed, file);
         }
         if !fits {
             shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return shared.count("skipped");
+            shared.count("skipped");
         }
-        let _ = shared.queue.send(Command::Append(object, bytes));
     }
 
     /// Whether the object is on disk already.

@@ -65,6 +65,8 @@ pub(super) struct Writer {
     next_segment: u32,
     buffer: Vec<u8>,
     pending: Vec<Pending>,
+    /// Files to be removed once those are written.
+    superfluous: Vec<Name>,
     /// Bytes of records that may be written once more when their segments go. It grows with what is given up, so that in the
     /// long run no more is written twice than once, yet a segment full of what everybody wants can be kept whole.
     credit: u64,
@@ -89,6 +91,7 @@ impl Writer {
             next_segment,
             buffer: Vec::new(),
             pending: Vec::new(),
+            superfluous: Vec::new(),
             lock,
         }
     }
@@ -115,9 +118,9 @@ impl Writer {
                     self.append(object);
                     self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 }
-                Command::Remove(name) => {
-                    let _ = self.shared.files.remove(&name.in_dir(&self.shared.dir));
-                }
+                Command::Remove(name) if self.pending.is_empty() => self.remove(name),
+                // What takes its place may be among those.
+                Command::Remove(name) => self.superfluous.push(name),
                 Command::Flush(done) => {
                     self.write_out();
                     self.make_room();
@@ -239,7 +242,7 @@ impl Writer {
     /// Hands the buffer to the kernel; its records can be found from then on.
     fn write_out(&mut self) {
         if self.pending.is_empty() {
-            return;
+            return self.remove_superfluous();
         }
         let pending = std::mem::take(&mut self.pending);
         let written = match &self.active {
@@ -274,7 +277,18 @@ impl Writer {
             }
         }
         self.buffer.clear();
+        self.remove_superfluous();
         self.shared.show_totals();
+    }
+
+    fn remove_superfluous(&mut self) {
+        for name in std::mem::take(&mut self.superfluous) {
+            self.remove(name);
+        }
+    }
+
+    fn remove(&self, name: Name) {
+        let _ = self.shared.files.remove(&name.in_dir(&self.shared.dir));
     }
 
     /// Ends a segment that cannot be written: what is in it can still be read. A later start cuts off what is torn.
