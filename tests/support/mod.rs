@@ -14,6 +14,7 @@ use coral_proxy::Site;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 /// The host name of the origin's site.
@@ -28,6 +29,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Nodes that have found each other.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
+    /// Each has a directory of its own in it, and keeps what it stores.
+    _caches: TempDir,
 }
 
 impl Cluster {
@@ -38,9 +41,11 @@ impl Cluster {
 
     /// The same, with what `change` makes of the configuration of each node.
     pub(crate) async fn with(count: u8, change: impl Fn(&mut Config)) -> Self {
+        let caches = tempfile::tempdir().expect("a directory");
         let mut nodes: Vec<Node> = Vec::new();
         for number in 1..=count {
             let mut config = config(number);
+            config.proxy.part.disk.path = Some(caches.path().join(number.to_string()));
             if let Some(first) = nodes.first() {
                 config.dsht.node.seeds = vec![Contact::from(first.me().addr)];
             }
@@ -49,7 +54,7 @@ impl Cluster {
         }
         let joined = timeout(PATIENCE, together(&nodes)).await;
         joined.expect("the nodes find together").expect("the index runs");
-        Self { nodes }
+        Self { nodes, _caches: caches }
     }
 
     /// Where the node with this number, from 0, serves HTTP.
@@ -81,7 +86,6 @@ pub(crate) fn config(number: u8) -> Config {
     config.dsht.part.diameters = vec![PATIENCE, PATIENCE / 2];
     config.dns.node.listen = Some(here);
     config.proxy.node.listen = Some(here);
-    config.proxy.part.disk.path = Some(std::env::temp_dir());
     config.admin.listen = Some(here);
     config
 }
