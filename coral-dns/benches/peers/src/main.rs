@@ -37,7 +37,6 @@
 
 mod load;
 mod ours;
-mod process;
 mod report;
 mod responders;
 mod run;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use coral_rig::spread::{cell, spread};
 use serde::Serialize;
 
 use crate::traffic::Kind;
@@ -59,20 +60,6 @@ fn servers(samples: &[Sample]) -> Vec<&'static str> {
         }
     }
     names
-}
-
-/// The median, the least and the most of some values, if there are any.
-fn spread(mut values: Vec<f64>) -> Option<[f64; 3]> {
-    values.sort_by(f64::total_cmp);
-    let (first, last) = (*values.first()?, *values.last()?);
-    let middle = (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0;
-    Some([middle, first, last])
-}
-
-fn cell(values: Vec<f64>, digits: usize) -> String {
-    spread(values).map_or("–".to_owned(), |[median, least, most]| {
-        format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
-    })
 }
 
 /// What each server did, as a Markdown table.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use coral_rig::load_average;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::Options;
@@ -67,7 +68,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         None => report::table(&samples) + &report::ratios(&samples),
     };
     println!("{text}");
-    println!("Load average: {} before, {} after.", loaded.trim(), load_average().trim());
+    println!("Load average: {} before, {} after.", loaded, load_average());
     if let Some(file) = &options.json {
         fs::write(file, serde_json::to_vec_pretty(&samples)?).context("cannot write the figures")?;
     }
@@ -117,12 +118,6 @@ fn sample(round: usize, server: &Started, load: Load, outcome: Outcome, cpu: Dur
         unknown: report::Latency::of(outcome.unknown),
         memory_bytes: server.server.memory(),
     }
-}
-
-/// What the machine did beside, which the figures are to be read by.
-fn load_average() -> String {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// Loopback, and a way out that leads nowhere: what a server sends to clients that do not exist is swallowed, as by a

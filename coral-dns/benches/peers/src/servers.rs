@@ -6,9 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
+use coral_rig::find;
+use coral_rig::process::Server;
 
 use crate::load;
-use crate::process::Server;
 use crate::responders;
 use crate::traffic::{PLACES, PREFIXES, Traffic, ZONE, known_prefixes};
 
@@ -101,13 +102,6 @@ fn prepare(name: &'static str, folder: &Path, port: u16) -> anyhow::Result<Optio
         }
     };
     Ok(Some((program, arguments.iter().map(|&argument| argument.to_owned()).collect())))
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian puts servers where users do not always look.
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 fn zone_head() -> String {
