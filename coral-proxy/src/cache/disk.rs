@@ -220,8 +220,7 @@ impl Disk {
 
     /// Objects, and bytes of all files.
     pub(crate) fn totals(&self) -> (u64, u64) {
-        let shared = &self.handle.shared;
-        (shared.index().len() as u64, shared.total())
+        self.handle.shared.totals()
     }
 
     /// Returns when all that was queued before has been written, or could not be. Blocks.
@@ -270,8 +269,15 @@ impl Shared {
         self.capacity / 2
     }
 
+    /// Objects, and bytes of all files. Looks at the index once: who reads it twice at the same time waits for ever for
+    /// whoever waits in between to change it.
+    fn totals(&self) -> (u64, u64) {
+        let index = self.index();
+        (index.len() as u64, self.segment_total.load(Ordering::Relaxed) + index.file_bytes())
+    }
+
     fn total(&self) -> u64 {
-        self.segment_total.load(Ordering::Relaxed) + self.index().file_bytes()
+        self.totals().1
     }
 
     fn count(&self, what: &'static str) {
@@ -280,7 +286,7 @@ impl Shared {
 
     fn show_totals(&self) {
         let labels = TierLabels { tier: "disk" };
-        let (objects, bytes) = (self.index().len(), self.total());
+        let (objects, bytes) = self.totals();
         self.metrics.objects.get_or_create(&labels).set(objects as i64);
         self.metrics.stored_bytes.get_or_create(&labels).set(bytes as i64);
     }

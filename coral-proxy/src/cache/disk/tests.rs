@@ -262,18 +262,38 @@ impl Store {
     }
 }
 
+/// A lock that is taken for reading twice by one thread hangs if another one asks for it in between to write.
+#[test]
+fn whoever_counts_and_whoever_stores_do_not_wait_for_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), 1 << 30);
+    let object = small(1, 10);
+    std::thread::scope(|scope| {
+        let counting = scope.spawn(|| (0..200_000).for_each(|_| assert!(store.disk.totals().0 <= 1)));
+        while !counting.is_finished() {
+            store.disk.append(Arc::clone(&object));
+        }
+    });
+    store.disk.flush();
+    assert_eq!(store.disk.totals().0, 1);
+}
+
 #[test]
 fn an_older_one_that_is_read_meanwhile_does_not_take_the_place_of_a_newer_one() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), 1 << 30);
+    let (store, files) = failing::start(dir.path(), 1 << 30);
     store.disk.append(small(1, 10));
     store.disk.flush();
     let mut kept = 0;
     store.disk.read(&variant(1), |_| kept += 1);
     assert_eq!(kept, 1);
+    let writing = files.hold();
     store.disk.append(small(1, 20));
     store.disk.read(&variant(1), |_| kept += 1);
     assert_eq!(kept, 1, "what is still on its way is in memory already");
+    assert!(store.has(1, 20));
+    drop(writing);
+    store.disk.flush();
     assert!(store.has(1, 20));
 }
 

@@ -73,7 +73,7 @@ impl Files for Faulty {
     }
 }
 
-fn start(dir: &Path, capacity: u64) -> (Store, Arc<Faulty>) {
+pub(super) fn start(dir: &Path, capacity: u64) -> (Store, Arc<Faulty>) {
     let files = Arc::new(Faulty::default());
     (Store::try_open(dir, capacity, Arc::<Faulty>::clone(&files)).unwrap(), files)
 }
