@@ -14,7 +14,7 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use tokio::time::Instant;
 
 use crate::cache::body::{Body, Limits, Reader};
-use crate::cache::{Cache, Object};
+use crate::cache::{Cache, Found, Object};
 use crate::cache_status::{CacheStatus, Source};
 use crate::chain::Waiting;
 use crate::client::Client;
@@ -116,21 +116,25 @@ impl Fetcher {
         })
     }
 
-    /// Finds or fetches what is wanted.
-    pub(crate) async fn serve(self: &Arc<Self>, wanted: Wanted) -> Result<Served, ProxyError> {
+    /// A fresh copy of what was found, if GET or HEAD wants it: most requests end here.
+    pub(crate) fn hit(&self, method: &Method, found: &Found, now: SystemTime) -> Option<Served> {
+        let fresh = found.object.as_ref().filter(|object| object.validity.is_fresh(now));
+        Served::new(Arc::clone(fresh.filter(|_| method != Method::OPTIONS)?), CacheStatus::Hit)
+    }
+
+    /// Fetches what is wanted, where what was found is no [`Self::hit`].
+    pub(crate) async fn serve(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        found: Found,
+        now: SystemTime,
+    ) -> Result<Served, ProxyError> {
         let key = wanted.url.key();
-        let now = SystemTime::now();
-        let found = self.cache.find(key, &wanted.headers).await;
         if wanted.method == Method::OPTIONS {
             return self.pass(wanted, found.selecting, None).await;
         }
         let mut stale = None;
         if let Some(object) = found.object {
-            if object.validity.is_fresh(now)
-                && let Some(served) = Served::new(Arc::clone(&object), CacheStatus::Hit)
-            {
-                return Ok(served);
-            }
             // Not for another node: it would pass on as new what it got as old.
             if object.validity.may_be_revalidated_behind(now)
                 && wanted.waiting.is_none()

@@ -101,15 +101,23 @@ impl Service {
         if came_through_coral(&head.headers) && !from_peer {
             return Err(ProxyError::Loop);
         }
-        let wanted = Wanted {
-            url: url.clone(),
-            method: head.method.clone(),
-            headers: head.headers.clone(),
-            only_if_cached: CacheControl::of(&head.headers).only_if_cached,
-            waiting: from_peer.then(|| Waiting::of(&head.headers)),
-            interim,
+        let found = self.fetcher.cache.find(url.key(), &head.headers).await;
+        let now = SystemTime::now();
+        let served = match self.fetcher.hit(&head.method, &found, now) {
+            Some(hit) => hit,
+            None => {
+                // A fetch goes on without its client, and so has all of it for itself.
+                let wanted = Wanted {
+                    url: url.clone(),
+                    method: head.method.clone(),
+                    headers: head.headers.clone(),
+                    only_if_cached: CacheControl::of(&head.headers).only_if_cached,
+                    waiting: from_peer.then(|| Waiting::of(&head.headers)),
+                    interim,
+                };
+                self.fetcher.serve(wanted, found, now).await?
+            }
         };
-        let served = self.fetcher.serve(wanted).await?;
         let word = served.status.word();
         let now = SystemTime::now();
         let response = of_object(&head.method, &head.headers, &url, served, from_peer, now);
