@@ -63,24 +63,25 @@ async fn listener(what: &str, addr: Option<SocketAddr>, section: &str) -> anyhow
     Ok(Some(bound))
 }
 
-/// The same port over UDP and TCP, as RFC 7766 §5 has it; for port 0, one that is free in both. Over UDP a socket for each
-/// core, among which the kernel shares out the resolvers.
+/// The same port over UDP and TCP, as RFC 7766 §5 has it; for port 0, one that is free in both.
 async fn nameserver(addr: SocketAddr) -> io::Result<coral_dns::Sockets> {
-    let mut attempt = 0;
+    let mut attempt = 1;
     loop {
-        attempt += 1;
-        // Without that it would share the port with another program that shares, and get every second query.
-        let addr = UdpSocket::bind(addr).await?.local_addr()?;
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_SOCKETS);
-        let udp: io::Result<Vec<_>> = (0..cores).map(|_| shared(addr)).collect();
-        match TcpListener::bind(addr).await {
-            Ok(tcp) => {
-                return Ok(coral_dns::Sockets { udp: udp?, tcp: Some(tcp) });
-            }
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse && addr.port() == 0 && attempt < ATTEMPTS => {}
-            Err(e) => return Err(e),
+        match same_port(addr).await {
+            // The kernel chose a port that is free over one of them only.
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && addr.port() == 0 && attempt < ATTEMPTS => attempt += 1,
+            outcome => return outcome,
         }
     }
+}
+
+/// Over UDP a socket for each core, among which the kernel shares out the resolvers.
+async fn same_port(addr: SocketAddr) -> io::Result<coral_dns::Sockets> {
+    // Without that it would share the port with another program that shares, and get every second query.
+    let addr = UdpSocket::bind(addr).await?.local_addr()?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_SOCKETS);
+    let udp = (0..cores).map(|_| shared(addr)).collect::<io::Result<_>>()?;
+    Ok(coral_dns::Sockets { udp, tcp: Some(TcpListener::bind(addr).await?) })
 }
 
 /// A UDP socket that shares its address with others of this process.
@@ -131,5 +132,15 @@ mod tests {
         let sockets = nameserver("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let tcp = sockets.tcp.unwrap().local_addr().unwrap();
         assert_eq!(sockets.udp[0].local_addr().unwrap(), tcp);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_free_over_udp_alone_is_passed_over() {
+        let addr: SocketAddr = "127.0.0.77:0".parse().unwrap();
+        // Of the ports that the kernel chooses from one in seventy is taken: in a thousand tries some are met.
+        let _taken: Vec<_> = (0..400).map(|_| std::net::TcpListener::bind(addr).unwrap()).collect();
+        for _ in 0..1000 {
+            nameserver(addr).await.unwrap();
+        }
     }
 }
