@@ -195,7 +195,8 @@ impl Body {
     }
 
     /// Whether it is, or will be, kept on disk; and the bytes of memory it takes.
-    pub fn footprint(&self) -> (bool, usize) {
+    #[cfg(test)]
+    fn footprint(&self) -> (bool, usize) {
         let state = self.shared.lock();
         let memory = state.tail.capacity() + state.whole.as_ref().map_or(0, Bytes::len) + 8 * state.sums.capacity();
         (state.file.is_some(), memory)

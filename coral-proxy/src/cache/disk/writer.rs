@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use super::files::{LOCK, Name};
 use super::index::{Place, prefix};
@@ -452,7 +452,7 @@ impl Shared {
             return;
         }
         // Before the old one goes, so that the network is not told to forget it in between.
-        self.above.stored(entry.url, object.validity.remaining(SystemTime::now()).min(Duration::MAX));
+        self.above.stored(entry.url, object.validity.remaining(SystemTime::now()));
         let removed = index.insert(segment, entry, true);
         self.gone(&entry.variant, removed, entry.file.map(|(file, _)| file));
         drop(index);
