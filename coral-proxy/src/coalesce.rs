@@ -8,11 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use coral_dsht::Key;
+use http::header::ACCEPT_RANGES;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::cache::Object;
 use crate::cache_status::Source;
 use crate::chain::Chain;
+use crate::conditional::Wants;
 use crate::error::ProxyError;
 
 /// How far a fetch has come.
@@ -35,7 +38,35 @@ pub(crate) struct Fetched {
     pub(crate) shared: bool,
     /// Whether it will be stored when it is whole.
     pub(crate) stored: bool,
+    /// When its head was here.
+    pub(crate) since: Instant,
 }
+
+impl Fetched {
+    /// Whether who wants `range` does better to fetch that alone than to wait until the body has come so far: it will not, within
+    /// [`SOON`] at the pace at which it has come up to `now`, and its source says that it serves ranges (RFC 9110 §14.3).
+    pub(crate) fn is_far_from(&self, range: Wants, now: Instant) -> bool {
+        let Object { body, headers, .. } = &*self.object;
+        let first = match (range, body.length()) {
+            (Wants::From(first, _), _) => first,
+            (Wants::Last(count), Some(length)) => length.saturating_sub(count),
+            (Wants::Last(_), None) => return false,
+        };
+        let received = body.received();
+        let pace = received as f64 / now.duration_since(self.since).max(SHORTEST).as_secs_f64();
+        let soon = NEAR.max((pace * SOON.as_secs_f64()) as u64);
+        let serves_ranges =
+            headers.get(ACCEPT_RANGES).is_some_and(|unit| unit.as_bytes().eq_ignore_ascii_case(b"bytes"));
+        serves_ranges && first > received.saturating_add(soon)
+    }
+}
+
+/// How long who wants something further on waits for it, rather than ask for it alone.
+const SOON: Duration = Duration::from_secs(1);
+/// A pace is told after this time at the earliest: what comes first has come in one piece.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// Bytes that are waited for at any pace: a request of its own would gain nothing.
+const NEAR: u64 = 64 << 10;
 
 /// How the object of a fetch relates to what was here.
 #[derive(Debug, Clone, Copy)]

@@ -174,7 +174,9 @@ impl Fetcher {
             }
             return self.pass(wanted, found.selecting, stale).await;
         }
-        if range.is_some_and(Wants::seeks) && self.coalesce.under_way(&found.variant).is_none() {
+        if let Some(sought) = range.filter(|range| range.seeks())
+            && self.is_far_from(sought, found.variant).await
+        {
             return self.lead_part(wanted, found.selecting, found.variant).await;
         }
         if !self.cache.is_passed(&key) && may_share(&wanted) {
@@ -192,6 +194,14 @@ impl Fetcher {
         // By now it may be known what the responses for this URL vary by.
         let found = self.cache.find(key, &wanted.headers).await;
         self.lead(wanted, found.selecting, found.variant, stale, Lead::alone()).await
+    }
+
+    /// Whether no fetch under way brings `sought` before long.
+    async fn is_far_from(&self, sought: Wants, variant: Key) -> bool {
+        match self.coalesce.under_way(&variant) {
+            Some(fetch) => fetch.head().await.is_ok_and(|fetched| fetched.is_far_from(sought, Instant::now())),
+            None => true,
+        }
     }
 
     /// Asks whether a copy is still good that is served meanwhile (RFC 5861 §3), unless somebody does, or the origin failed
@@ -220,17 +230,22 @@ impl Fetcher {
                 _ => Err(ProxyError::NotCached),
             };
         };
+        let share = |fetched: &Fetched| match wanted_range(&wanted.headers) {
+            // Whoever asks gets it sooner elsewhere.
+            Some(sought) if fetched.is_far_from(sought, Instant::now()) => None,
+            _ => joined(fetched, wanted),
+        };
         let longest = self.config.peer.first_byte_timeout / 2;
         let Some(waiting) = &wanted.waiting else {
             let fetched = fetch.head_for_peer(longest).await.map_err(|_| ProxyError::NotCached)?;
-            return joined(&fetched, wanted).ok_or(ProxyError::NotCached);
+            return share(&fetched).ok_or(ProxyError::NotCached);
         };
         let wait = waiting.wait.unwrap_or(longest);
         if !fetch.chain.admit(self.me, &waiting.nodes, Instant::now() + 2 * wait) {
             return Err(ProxyError::NotCached);
         }
         let fetched = fetch.head_for_peer(wait).await?;
-        joined(&fetched, wanted).ok_or(match fetched.shared {
+        share(&fetched).ok_or(match fetched.shared {
             true => ProxyError::NotCached,
             false => ProxyError::AskOrigin,
         })

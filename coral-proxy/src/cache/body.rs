@@ -189,6 +189,11 @@ impl Body {
         self.shared.announced.or_else(|| self.shared.lock().sealed)
     }
 
+    /// How many bytes of it have come so far.
+    pub fn received(&self) -> u64 {
+        self.shared.progress.borrow().length
+    }
+
     /// Whether it is a window, so that nobody can join late and it is not stored.
     pub fn is_window(&self) -> bool {
         self.shared.lock().mode == Mode::Window

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, RANGE};
 use http::{Method, StatusCode};
+use tokio::time::Instant;
 
 use super::{Fetcher, Wanted};
 use crate::cache::Object;
@@ -164,6 +165,7 @@ impl Fetch {
             how,
             shared: may_store.is_ok(),
             stored,
+            since: Instant::now(),
         }))));
         // What cannot be joined later is no longer offered, neither here nor in the index.
         let (lead, reference) = if stored { (Some(lead), reference) } else { (None, None) };
@@ -185,7 +187,7 @@ impl Fetch {
     }
 
     fn tell(self, object: Arc<Object>, how: How, shared: bool, stored: bool) {
-        let fetched = Fetched { object, how, shared, stored };
+        let fetched = Fetched { object, how, shared, stored, since: Instant::now() };
         self.lead.tell(Stage::Head(Ok(Arc::new(fetched))));
     }
 }

@@ -1,8 +1,8 @@
 //! Storing incomplete responses: parts.
 
-use crate::support::client::{Reply, get, get_with};
+use crate::support::client::{Reply, Transfer, get, get_with};
 use crate::support::node::{HOST, Node};
-use crate::support::origin::{Gate, Origin, Step};
+use crate::support::origin::{Gate, Origin, Step, pattern};
 use crate::{two_nodes, world};
 
 const PART: &str = "HTTP/1.1 206 Partial Content\ncontent-range: bytes 4-9/20\ncache-control: max-age=60\netag: \"a\"";
@@ -127,4 +127,61 @@ async fn a_part_is_not_told_to_others_as_if_it_were_the_whole() {
     assert_eq!(one.proxy.status().references, 0);
     let reply = get(other.addr, HOST, "/").await;
     assert_eq!((reply.text().as_str(), reply.cache()), ("whole", "coral; fwd=uri-miss; detail=origin; stored"));
+}
+
+/// A film of 600,000 bytes of which the first thousand come, and the rest when the gate opens.
+fn film(fields: &str, gate: &Gate) -> Vec<Step> {
+    let head = format!("HTTP/1.1 200 OK\ncache-control: max-age=60\n{fields}content-length: 600000\n\n");
+    let head = head.replace('\n', "\r\n").into_bytes();
+    vec![Step::Send(head), Step::Pattern(0, 1000), Step::Wait(gate.clone()), Step::Pattern(1000, 599_000)]
+}
+
+/// A hundred bytes of it.
+fn scene(place: u64) -> Vec<Step> {
+    let range = format!("content-range: bytes {place}-{}/600000", place + 99);
+    let head = format!("HTTP/1.1 206 Partial Content\ncache-control: max-age=60\n{range}\ncontent-length: 100\n\n");
+    vec![Step::Send(head.replace('\n', "\r\n").into_bytes()), Step::Pattern(place, 100)]
+}
+
+#[tokio::test]
+async fn who_seeks_far_ahead_of_what_arrives_does_not_wait_for_it() {
+    let (origin, one, other) = two_nodes().await;
+    let gate = Gate::closed();
+    origin.on("/film", film("accept-ranges: bytes\n", &gate));
+    origin.on("/film", scene(500_000)).on("/film", scene(400_000));
+    let mut whole = Transfer::begin(one.addr, &format!("GET /film HTTP/1.1\nhost: {HOST}\n\n")).await;
+    whole.read(1000).await;
+
+    for (node, place, asked) in [(&one, 500_000, 2), (&other, 400_000, 3)] {
+        let scene = range(node, "/film", &format!("bytes={place}-{}", place + 99)).await;
+        assert_eq!((scene.status, origin.count("/film")), (206, asked));
+        assert!(scene.body == pattern(place, 100));
+    }
+    let addr = one.addr;
+    let next = tokio::spawn(async move { get_with(addr, HOST, "/film", "range: bytes=1500-1599").await });
+    while one.proxy.status().coalesced == 0 {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    let next = next.await.unwrap();
+    assert!(next.status == 206 && next.body == pattern(1500, 100));
+    assert!(whole.finish().await.body == pattern(1000, 599_000));
+    assert_eq!(origin.count("/film"), 3, "what comes next is waited for");
+}
+
+#[tokio::test]
+async fn where_the_origin_may_not_serve_ranges_the_whole_is_waited_for() {
+    let (origin, node) = world().await;
+    let gate = Gate::closed();
+    origin.on("/film", film("", &gate));
+    let mut whole = Transfer::begin(node.addr, &format!("GET /film HTTP/1.1\nhost: {HOST}\n\n")).await;
+    whole.read(1000).await;
+    let addr = node.addr;
+    let scene = tokio::spawn(async move { get_with(addr, HOST, "/film", "range: bytes=500000-500099").await });
+    while node.proxy.status().coalesced == 0 {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    assert!(scene.await.unwrap().body == pattern(500_000, 100));
+    assert_eq!(origin.count("/film"), 1);
 }
