@@ -5,9 +5,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -51,6 +52,14 @@ impl Connection {
     /// Sends `GET path` for `host` and returns the head of the answer; the body is read from it as it comes.
     pub async fn get(&mut self, host: &str, path: &str) -> anyhow::Result<Response<Incoming>> {
         let request = Request::get(path).header(header::HOST, host).body(Empty::new())?;
+        Ok(self.sender.send_request(request).await?)
+    }
+
+    /// The same for the bytes `range` of it, which must not be empty.
+    pub async fn get_range(&mut self, host: &str, path: &str, range: Range<u64>) -> anyhow::Result<Response<Incoming>> {
+        ensure!(!range.is_empty(), "a range of no bytes cannot be asked for");
+        let range = format!("bytes={}-{}", range.start, range.end - 1);
+        let request = Request::get(path).header(header::HOST, host).header(header::RANGE, range).body(Empty::new())?;
         Ok(self.sender.send_request(request).await?)
     }
 }

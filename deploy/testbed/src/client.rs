@@ -5,6 +5,9 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -111,6 +114,65 @@ async fn fetch_whole(node: IpAddr, object: &Object) -> Result<Answer, Failure> {
         }
     }
     if length != object.length || hasher.finalize()[..] != object.digest {
+        return Err(Failure::Altered);
+    }
+    Ok(Answer { outcome, first_byte, last_byte: begun.elapsed() })
+}
+
+/// What is wanted of a stream of the origin's ([`origin::Stream`]).
+#[derive(Debug, Clone)]
+pub struct Watched<'a> {
+    /// Path and query.
+    pub target: &'a str,
+    /// Where its bytes are, if not all of the `length` are wanted.
+    pub range: Option<Range<u64>>,
+    /// Bytes of the whole.
+    pub length: u64,
+    /// How many have come so far, for others to see.
+    pub seen: &'a AtomicU64,
+    /// The same for where the node has them from, as soon as it is known.
+    pub source: &'a OnceLock<Outcome>,
+}
+
+/// Asks the node at `node` for a coralized stream, and checks each byte as it comes. However long it is, no byte may be
+/// [`PATIENCE`] late.
+///
+/// # Errors
+///
+/// If it is not all there, or not what it should be.
+pub async fn watch(node: IpAddr, watched: Watched<'_>) -> Result<Answer, Failure> {
+    let begun = Instant::now();
+    let broken_off = |e: &dyn std::fmt::Display| Failure::BrokenOff(format!("{e:#}"));
+    let mut connection = Connection::open(SocketAddr::new(node, HTTP_PORT)).await.map_err(Failure::Connect)?;
+    let wanted = watched.range.clone().unwrap_or(0..watched.length);
+    let asked = async {
+        match watched.range {
+            None => connection.get(CORALIZED, watched.target).await,
+            Some(range) => connection.get_range(CORALIZED, watched.target, range).await,
+        }
+    };
+    let response = timeout(PATIENCE, asked).await.map_err(|_| Failure::Late)?.map_err(|e| broken_off(&e))?;
+    let first_byte = begun.elapsed();
+    let outcome = Outcome::of(response.headers());
+    // Nobody else sets it.
+    let _ = watched.source.set(outcome);
+    let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
+    if !is_part && (response.status() != StatusCode::OK || wanted != (0..watched.length)) {
+        return Err(Failure::Status(response.status()));
+    }
+    let (mut at, mut expected) = (wanted.start, Vec::new());
+    let mut body = response.into_body();
+    while let Some(frame) = timeout(PATIENCE, body.frame()).await.map_err(|_| Failure::Late)? {
+        let Ok(data) = frame.map_err(|e| broken_off(&e))?.into_data() else { continue };
+        expected.resize(data.len(), 0);
+        origin::fill(at, &mut expected);
+        if data != expected {
+            return Err(Failure::Altered);
+        }
+        at += data.len() as u64;
+        watched.seen.store(at - wanted.start, Relaxed);
+    }
+    if at != wanted.end {
         return Err(Failure::Altered);
     }
     Ok(Answer { outcome, first_byte, last_byte: begun.elapsed() })

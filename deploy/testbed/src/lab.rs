@@ -189,6 +189,18 @@ impl Lab {
         }
     }
 
+    /// The process of a site's node.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run, or is a container's.
+    pub fn process_id(&self, site: &Site) -> anyhow::Result<u32> {
+        match &self.network {
+            Network::Processes(network) => network.process_id(site),
+            Network::Containers(_) => bail!("{} is a container, not a process of this program's", site.name),
+        }
+    }
+
     /// Starts the node of a site, if it does not run, and does not wait until it has joined.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! The pages are those of `coral demo`. The files are twelve of 41 KB [C04 §6.1], each of other bytes that do not compress.
 //! nginx serves them, and writes down whatever it is asked, so that it can be counted how often that is.
 
+use std::num::NonZeroU64;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -30,6 +31,46 @@ pub fn file(number: usize) -> Vec<u8> {
     let mut bytes = vec![0; FILE_BYTES];
     random.fill_bytes(&mut bytes);
     bytes
+}
+
+/// A body of any length, of which each byte follows from its place, so that any part of it can be checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stream {
+    /// How many bytes it has.
+    pub length: u64,
+    /// How many the origin sends in a second at most, if it takes its time.
+    pub rate: Option<NonZeroU64>,
+}
+
+impl Stream {
+    /// Its path.
+    pub fn path(self) -> String {
+        format!("/streams/{}/{}", self.length, self.rate.map_or(0, NonZeroU64::get))
+    }
+
+    /// The one with this path.
+    pub fn at(path: &str) -> Option<Self> {
+        let (length, rate) = path.strip_prefix("/streams/")?.split_once('/')?;
+        Some(Self { length: length.parse().ok()?, rate: NonZeroU64::new(rate.parse().ok()?) })
+    }
+}
+
+/// Writes the bytes from `offset` on of any stream.
+pub fn fill(mut offset: u64, mut bytes: &mut [u8]) {
+    while !bytes.is_empty() {
+        let word = word(offset / 8).to_le_bytes();
+        let word = &word[(offset % 8) as usize..];
+        let (here, rest) = bytes.split_at_mut(word.len().min(bytes.len()));
+        here.copy_from_slice(&word[..here.len()]);
+        offset += here.len() as u64;
+        bytes = rest;
+    }
+}
+
+/// Eight bytes that look like chance: a multiplication and two shifts, as a stream has gigabytes of them.
+fn word(number: u64) -> u64 {
+    let mixed = (number ^ (number >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
 }
 
 /// The number of the file with this path, from 0.
@@ -85,6 +126,26 @@ pub fn nginx(name: &str, directory: &str, log: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_part_of_a_stream_is_the_same_as_in_the_whole() {
+        let mut whole = [0; 100];
+        fill(4096, &mut whole);
+        for (from, to) in [(0, 100), (1, 100), (7, 9), (8, 16), (33, 34)] {
+            let mut part = vec![0; to - from];
+            fill(4096 + from as u64, &mut part);
+            assert_eq!(part, whole[from..to], "{from}..{to}");
+        }
+        assert_ne!(whole[..8], whole[8..16]);
+    }
+
+    #[test]
+    fn a_stream_is_known_by_its_path() {
+        let stream = Stream { length: 5, rate: NonZeroU64::new(7) };
+        assert_eq!(Stream::at(&stream.path()), Some(stream));
+        assert_eq!(Stream::at("/streams/5/0"), Some(Stream { length: 5, rate: None }));
+        assert_eq!(Stream::at("/streams/5"), None);
+    }
 
     #[test]
     fn the_site_has_pages_and_twelve_different_files() {

@@ -14,6 +14,7 @@ use stage::{Findings, Stage};
 pub mod browser;
 pub mod chance;
 pub mod conformance;
+pub mod cooperation;
 pub mod flash_crowd;
 pub mod join;
 pub mod latency;
@@ -29,6 +30,8 @@ pub mod stage;
 pub enum Scenario {
     /// A client at each node asks for the same twelve files at the same moment, and goes on asking: the origin is asked once for each.
     FlashCrowd(Options),
+    /// Whether nodes share the work of fetching: all asked at once, the one that fetches killed, an object larger than memory.
+    Cooperation(Options),
     /// How long clients wait with a single level, with levels, and with levels and hints.
     Latency(Options),
     /// What clients see while a third of the nodes is killed, a region is cut off, and all nodes are restarted one by one.
@@ -87,6 +90,7 @@ impl Scenario {
     pub fn run(&self) -> anyhow::Result<bool> {
         let (name, options, work): (_, _, fn(&Stage) -> anyhow::Result<Findings>) = match self {
             Self::FlashCrowd(options) => ("flash-crowd", options, flash_crowd::run),
+            Self::Cooperation(options) => ("cooperation", options, cooperation::run),
             Self::Latency(options) => ("latency", options, latency::run),
             Self::Loss(options) => ("loss", options, loss::run),
             Self::Nearest(options) => ("nearest", options, nearest::run),

@@ -37,6 +37,8 @@ pub struct Setup {
     pub dsht: Vec<String>,
     /// Lines for the section `[dns]`, such as `measure = false`.
     pub dns: Vec<String>,
+    /// Whether each node has a directory for its cache.
+    pub disk: bool,
     /// How many of the first nodes the others join by, of those that are started.
     pub seeds: usize,
     /// Names of the nodes that are not started with the others, but by [`Lab::start`](super::Lab::start).
@@ -63,7 +65,7 @@ struct Node(Option<Child>);
 impl Setup {
     /// A network of this map, of nodes as they are by default.
     pub fn new(map: String, map_name: String) -> Self {
-        Self { map, map_name, coral: None, dsht: Vec::new(), dns: Vec::new(), seeds: 2, later: Vec::new() }
+        Self { map, map_name, coral: None, dsht: Vec::new(), dns: Vec::new(), disk: false, seeds: 2, later: Vec::new() }
     }
 
     fn program(&self) -> anyhow::Result<PathBuf> {
@@ -90,6 +92,8 @@ impl Setup {
         let seeds: Vec<String> = seeds.map(|seed| format!("\"{}:{DSHT_PORT}\"", seed.ipv4)).collect();
         let lines = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
         let (dsht, dns) = (lines(&self.dsht), lines(&self.dns));
+        // Beside the file itself, where the node is started.
+        let disk = if self.disk { format!("[proxy.disk]\npath = \"{}.cache\"\n", site.name) } else { String::new() };
         format!(
             "[dsht]\n\
              address = \"{}\"\n\
@@ -100,7 +104,8 @@ impl Setup {
              # An origin in a laboratory's block of addresses is asked only where the configuration names it.\n\
              [[proxy.sites]]\n\
              host = \"{ORIGIN}\"\n\
-             origin = \"http://{}\"\n\n\
+             origin = \"http://{}\"\n\
+             {disk}\n\
              [log]\n\
              filter = \"info,coral_proxy::access=off\"\n",
             site.ipv4,
@@ -157,6 +162,11 @@ impl Processes {
             Some(child) => Ok(child.try_wait().context("cannot ask for a node")?.is_none()),
             None => Ok(false),
         }
+    }
+
+    pub(super) fn process_id(&self, site: &Site) -> anyhow::Result<u32> {
+        let node = self.node(site)?;
+        node.0.as_ref().map(Child::id).with_context(|| format!("{} does not run", site.name))
     }
 
     pub(super) fn start_node(&self, site: &Site) -> anyhow::Result<()> {

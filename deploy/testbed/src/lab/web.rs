@@ -1,28 +1,38 @@
 //! The origin of a network of processes: a web server on a thread inside the origin's namespace, which counts.
 //!
-//! It serves the files of [`origin`], as many of them as are asked for, each under any query: so that a scenario can ask for
-//! objects that nobody has yet, of bytes that it knows.
+//! It serves the files and streams of [`origin`], each under any query: so that a scenario can ask for objects that nobody has
+//! yet, of bytes that it knows.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, TcpListener};
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{self, Poll, ready};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, IF_RANGE,
+    RANGE,
+};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::netns::Namespace;
-use crate::origin;
+use crate::origin::{self, Stream};
 
 /// A running web server. It ends when dropped.
 #[derive(Debug)]
@@ -100,29 +110,114 @@ async fn serve(listener: TcpListener, asked: &Arc<Mutex<BTreeMap<String, u64>>>)
     }
 }
 
-fn answer<B>(request: &Request<B>) -> Response<Full<Bytes>> {
-    let response = Response::builder();
-    let built = match origin::number_of(request.uri().path()) {
-        _ if !matches!(*request.method(), Method::GET | Method::HEAD) => {
-            response.status(StatusCode::METHOD_NOT_ALLOWED).body(Full::default())
-        }
-        None => response.status(StatusCode::NOT_FOUND).body(Full::from("There is no such file.\n")),
-        Some(number) => {
-            let tag = format!("\"file-{number}\"");
-            let response = response.header(CACHE_CONTROL, "public, max-age=3600").header(ETAG, &tag);
-            let known = request.headers().get(IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-            if known.is_some_and(|tags| tags.contains(&tag)) {
-                response.status(StatusCode::NOT_MODIFIED).body(Full::default())
-            } else {
-                response.header(CONTENT_TYPE, "application/octet-stream").body(Full::from(origin::file(number)))
-            }
-        }
+fn answer<B>(request: &Request<B>) -> Response<Body> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return bare(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let path = request.uri().path();
+    if let Some(stream) = Stream::at(path) {
+        return stream_from(stream, request.headers());
+    }
+    let Some(number) = origin::number_of(path) else {
+        return bare(StatusCode::NOT_FOUND);
     };
-    built.expect("headers of our own")
+    let tag = format!("\"file-{number}\"");
+    let known = request.headers().get(IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+    if known.is_some_and(|tags| tags.contains(&tag)) {
+        return headed(StatusCode::NOT_MODIFIED, &tag, Empty::new().boxed());
+    }
+    headed(StatusCode::OK, &tag, Full::from(origin::file(number)).boxed())
 }
+
+fn bare(status: StatusCode) -> Response<Body> {
+    Response::builder().status(status).body(Empty::new().boxed()).expect("a head of our own")
+}
+
+fn headed(status: StatusCode, tag: &str, body: Body) -> Response<Body> {
+    let response = Response::builder().status(status).header(CACHE_CONTROL, "public, max-age=3600").header(ETAG, tag);
+    response.header(CONTENT_TYPE, "application/octet-stream").body(body).expect("a head of our own")
+}
+
+/// A stream, or one part of it (RFC 9110 §14.2) where one is asked for of this very stream.
+fn stream_from(stream: Stream, asked: &HeaderMap) -> Response<Body> {
+    let tag = format!("\"stream-{}\"", stream.length);
+    let of_this = asked.get(IF_RANGE).is_none_or(|wanted| wanted.as_bytes() == tag.as_bytes());
+    let range = asked.get(RANGE).filter(|_| of_this).and_then(|range| part(range.to_str().ok()?, stream.length));
+    let body = StreamBody { at: range.clone().map_or(0, |range| range.start), ..StreamBody::new(stream) };
+    let Some(range) = range else {
+        let mut response = headed(StatusCode::OK, &tag, body.boxed());
+        response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        return response;
+    };
+    let place = format!("bytes {}-{}/{}", range.start, range.end - 1, stream.length);
+    let mut response = headed(StatusCode::PARTIAL_CONTENT, &tag, StreamBody { end: range.end, ..body }.boxed());
+    response.headers_mut().insert(CONTENT_RANGE, place.parse().expect("digits"));
+    response
+}
+
+/// The bytes that `bytes=FIRST-` or `bytes=FIRST-LAST` names; all else is passed over, as it may be.
+fn part(range: &str, length: u64) -> Option<Range<u64>> {
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let first = first.parse().ok()?;
+    let end = if last.is_empty() { length } else { last.parse::<u64>().ok()?.saturating_add(1).min(length) };
+    (first < end).then_some(first..end)
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// The bytes of a stream, made as they are sent.
+#[derive(Debug)]
+struct StreamBody {
+    at: u64,
+    end: u64,
+    rate: Option<NonZeroU64>,
+    /// When the next piece may go.
+    due: Option<Pin<Box<Sleep>>>,
+}
+
+impl StreamBody {
+    fn new(stream: Stream) -> Self {
+        Self { at: 0, end: stream.length, rate: stream.rate, due: None }
+    }
+}
+
+impl hyper::body::Body for StreamBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.at == self.end {
+            return Poll::Ready(None);
+        }
+        if let Some(due) = &mut self.due {
+            ready!(due.as_mut().poll(cx));
+        }
+        let mut piece = vec![0; PIECE.min(self.end - self.at) as usize];
+        origin::fill(self.at, &mut piece);
+        self.at += piece.len() as u64;
+        self.due = self.rate.map(|rate| {
+            let time = Duration::from_secs_f64(piece.len() as f64 / rate.get() as f64);
+            let since = self.due.as_ref().map_or_else(Instant::now, |due| due.deadline());
+            Box::pin(sleep_until(since + time))
+        });
+        Poll::Ready(Some(Ok(Frame::data(piece.into()))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.end - self.at)
+    }
+}
+
+/// Bytes that are sent at once.
+const PIECE: u64 = 64 << 10;
 
 #[cfg(test)]
 mod tests {
+    use http_body::Body as _;
+
     use super::*;
 
     #[test]
@@ -131,8 +226,31 @@ mod tests {
         for target in ["/files/01.bin", "/files/01.bin?run=7"] {
             let response = get(target);
             assert_eq!(response.status(), StatusCode::OK);
-            assert_eq!(http_body::Body::size_hint(response.body()).exact(), Some(origin::FILE_BYTES as u64));
+            assert_eq!(response.body().size_hint().exact(), Some(origin::FILE_BYTES as u64));
         }
         assert_eq!(get("/files/13.bin").status(), StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_takes_its_time_and_has_parts() {
+        let stream = Stream { length: 200_000, rate: NonZeroU64::new(100_000) };
+        let begun = Instant::now();
+        let all = answer(&Request::get(stream.path()).body(()).unwrap());
+        let tag = all.headers()[ETAG].clone();
+        let all = all.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(all.len(), 200_000);
+        // The last piece goes when those before it have had their time.
+        assert!((1.9..2.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+
+        let ask = |range: &str, tag: &str| {
+            let request = Request::get(stream.path()).header(RANGE, range).header(IF_RANGE, tag);
+            answer(&request.body(()).unwrap())
+        };
+        let part = ask("bytes=150001-", tag.to_str().unwrap());
+        assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+        assert_eq!(part.headers()[CONTENT_RANGE], "bytes 150001-199999/200000");
+        assert_eq!(part.into_body().collect().await.unwrap().to_bytes(), all[150_001..]);
+        let other = ask("bytes=150001-", "\"another\"");
+        assert_eq!(other.status(), StatusCode::OK);
     }
 }

@@ -17,11 +17,10 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use super::chance::Chance;
-use super::stage::{Findings, Stage, described};
+use super::stage::{Findings, OriginLine, Stage, described};
 use crate::formation::Formation;
 use crate::lab::Lab;
 use crate::map::{Map, Site};
-use crate::wan::control::{AccessChange, Limit, Request};
 use ledger::Ledger;
 use load::{Load, Place, Sample};
 
@@ -247,32 +246,6 @@ fn more_clusters(now: &Formation, before: &Formation) -> Option<String> {
     (0..=levels).find(|level| count(now, *level) > count(before, *level)).map(|level| {
         format!("{} clusters at level {level}, and there were {}", count(now, level), count(before, level))
     })
-}
-
-/// The origin's line without bounds, as it is not what is measured. It is as the map says again when this is dropped.
-struct OriginLine<'l>(&'l Lab);
-
-impl<'l> OriginLine<'l> {
-    fn widen(lab: &'l Lab) -> anyhow::Result<Self> {
-        let this = Self(lab);
-        this.set(None, None)?;
-        Ok(this)
-    }
-
-    fn set(&self, up: Option<crate::map::Rate>, down: Option<crate::map::Rate>) -> anyhow::Result<()> {
-        let limit = |rate: Option<_>| Some(rate.map_or(Limit::Unlimited, Limit::At));
-        let change = AccessChange { up: limit(up), down: limit(down), queue: None };
-        let at = self.0.map().origin().name.clone();
-        Ok(self.0.wan()?.tell(&Request::Access { at, change })?)
-    }
-}
-
-impl Drop for OriginLine<'_> {
-    fn drop(&mut self) {
-        let access = self.0.map().origin().access;
-        // A router that has gone has no lines any more.
-        let _ = self.set(access.up, access.down);
-    }
 }
 
 /// After so long whatever a live node holds is to be found: one keepalive (20 s) until a silent node is asked, its time-outs, and the

@@ -12,7 +12,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::Options;
 use crate::interrupt::Interrupt;
 use crate::lab::{Lab, Setup};
-use crate::map::FOUR_REGIONS;
+use crate::map::{FOUR_REGIONS, Rate};
+use crate::wan::control::{AccessChange, Limit, Request};
 
 /// Where an experiment runs.
 #[derive(Debug)]
@@ -226,6 +227,38 @@ pub fn described(lab: &Lab) -> String {
     let map = lab.map();
     let regions: std::collections::BTreeSet<usize> = map.nodes().map(|site| site.region).collect();
     format!("{} nodes in {} regions, {}", map.nodes().count(), regions.len(), lab.made_of())
+}
+
+/// The origin's line without bounds, where it is not what is measured. It is as the map says again when this is dropped.
+#[derive(Debug)]
+pub struct OriginLine<'l>(&'l Lab);
+
+impl<'l> OriginLine<'l> {
+    /// Takes the bounds away.
+    ///
+    /// # Errors
+    ///
+    /// If the router has gone.
+    pub fn widen(lab: &'l Lab) -> anyhow::Result<Self> {
+        let this = Self(lab);
+        this.set(None, None)?;
+        Ok(this)
+    }
+
+    fn set(&self, up: Option<Rate>, down: Option<Rate>) -> anyhow::Result<()> {
+        let limit = |rate: Option<_>| Some(rate.map_or(Limit::Unlimited, Limit::At));
+        let change = AccessChange { up: limit(up), down: limit(down), queue: None };
+        let at = self.0.map().origin().name.clone();
+        Ok(self.0.wan()?.tell(&Request::Access { at, change })?)
+    }
+}
+
+impl Drop for OriginLine<'_> {
+    fn drop(&mut self) {
+        let access = self.0.map().origin().access;
+        // A router that has gone has no lines any more.
+        let _ = self.set(access.up, access.down);
+    }
 }
 
 /// A file that is made before there is anything to write.
