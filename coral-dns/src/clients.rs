@@ -13,10 +13,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crossbeam_utils::sync::ShardedLock;
+use foldhash::quality::RandomState;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::hash::Folded;
 use crate::near::Near;
 use crate::proximity::PrefixKey;
 
@@ -27,7 +27,7 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub struct Clients {
     shards: Vec<ShardedLock<Shard>>,
-    folded: Folded,
+    hasher: RandomState,
     /// How long a measured round-trip time is good.
     ttl: Duration,
     /// What instants count from where they are kept as a number.
@@ -37,7 +37,7 @@ pub struct Clients {
 #[derive(Debug)]
 struct Shard {
     capacity: usize,
-    entries: HashMap<PrefixKey, Entry, Folded>,
+    entries: HashMap<PrefixKey, Entry, RandomState>,
     /// The keys of `entries`, each once, in the order in which they came.
     order: VecDeque<PrefixKey>,
 }
@@ -106,17 +106,17 @@ impl Clients {
     /// None yet. Of at most about `capacity` prefixes something is remembered; how far one is, for `ttl`.
     pub fn new(ttl: Duration, capacity: usize, now: Instant) -> Self {
         let capacity = capacity.div_ceil(SHARDS).max(1);
-        let folded = Folded::random();
+        let hasher = RandomState::default();
         let shard = || {
-            let entries = HashMap::with_hasher(folded);
+            let entries = HashMap::with_hasher(hasher.clone());
             ShardedLock::new(Shard { capacity, entries, order: VecDeque::new() })
         };
-        Self { shards: std::iter::repeat_with(shard).take(SHARDS).collect(), folded, ttl, start: now }
+        Self { shards: std::iter::repeat_with(shard).take(SHARDS).collect(), hasher, ttl, start: now }
     }
 
     fn shard(&self, key: PrefixKey) -> &ShardedLock<Shard> {
         // By other bits than those that a part places its entries by.
-        &self.shards[(self.folded.hash_one(key) >> 48) as usize % SHARDS]
+        &self.shards[(self.hasher.hash_one(key) >> 48) as usize % SHARDS]
     }
 
     fn read<T>(&self, key: PrefixKey, read: impl FnOnce(&Entry) -> T) -> Option<T> {

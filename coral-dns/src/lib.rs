@@ -39,7 +39,6 @@ pub mod cookie;
 pub mod dnssec;
 pub mod error;
 mod handler;
-pub mod hash;
 pub mod metrics;
 pub mod name;
 pub mod near;

@@ -103,8 +103,8 @@ type Measured = (Client, Option<Duration>, Option<Vec<IpAddr>>);
 /// Who is not back by then is not near, or does not answer echoes: it is traced meanwhile.
 const SOON: Duration = Duration::from_millis(30);
 
-/// Nodes near a client may have to measure it themselves when they are asked for the first time: if nobody was found, they
-/// are asked again after this.
+/// Nodes near a client may have to measure it themselves when they are asked for the first time, and an answer may be lost: if
+/// nobody was found then, or where somebody was before, they are asked again after this.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
 
 /// What was found is relied on until the next search, and for so much longer as that may be late or take. What rests on it, a
@@ -321,7 +321,9 @@ impl<M: Measure> Task<M> {
         if let Some(bound) = bound {
             self.clients.observe(now, key, bound);
         }
-        let is_early = near.is_none() && sought.searches == 1;
+        // One search can fail by chance, and the next regular one is half a minute away.
+        let may_be_chance = sought.searches == 1 || self.clients.peek(now, key).near.is_some();
+        let is_early = near.is_none() && may_be_chance;
         self.clients.set_near(now, key, near, self.config.search_interval + RELIANCE);
         let due = now + if is_early { SECOND_LOOK } else { self.config.search_interval };
         self.due.push(Reverse((due, key)));

@@ -79,6 +79,9 @@ const WINDOW: Duration = Duration::from_secs(15);
 const OFTEN: u32 = 2;
 /// From this one on the resolver is stuck, for [`SILENCE`].
 const STUCK: u32 = 4;
+/// For so long after it was stuck, one fewer is often and half as many are stuck: its estimates draw near each other, and as long as they
+/// are alike it goes on to ask this server about as often as the others.
+const RELAPSE: Duration = Duration::from_secs(60);
 /// Unbound sends twice before it doubles its time-out, which is 1.6 s for servers that have died beside one 0.25 s away: it
 /// takes 3.5 s until this one looks as bad. Clients of resolvers wait for 10 s or more.
 const SILENCE: Duration = Duration::from_secs(6);
@@ -107,6 +110,8 @@ struct Entry {
     window: Instant,
     /// Until when it is stuck, if it is.
     stuck: Instant,
+    /// Until when it counts as stuck sooner, as it was a moment ago.
+    relapse: Instant,
 }
 
 /// What a resolver's clock may be behind ours: its TTL counts from when the referral arrives.
@@ -128,13 +133,16 @@ impl Referred {
             (entry.returns, entry.window) = (0, now);
         }
         entry.returns = entry.returns.saturating_add(1);
-        if entry.returns == STUCK {
-            entry.stuck = now + SILENCE;
+        let (often, stuck) = if now < entry.relapse { (OFTEN - 1, STUCK / 2) } else { (OFTEN, STUCK) };
+        if entry.returns == stuck {
+            (entry.stuck, entry.relapse) = (now + SILENCE, now + RELAPSE);
         }
-        Some(match entry.returns {
-            ..OFTEN => Return::Seldom,
-            STUCK.. if now < entry.stuck => Return::Stuck,
-            _ => Return::Often,
+        Some(if now < entry.stuck {
+            Return::Stuck
+        } else if entry.returns >= often {
+            Return::Often
+        } else {
+            Return::Seldom
         })
     }
 
@@ -144,7 +152,7 @@ impl Referred {
         let until = now + ttl + SLACK;
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let Entries { known, order } = &mut *entries;
-        let new = Entry { until, returns: 0, window: now, stuck: now };
+        let new = Entry { until, returns: 0, window: now, stuck: now, relapse: now };
         known.entry(key).and_modify(|entry| entry.until = until).or_insert(new);
         order.push_back((key, until));
         // What has ended goes, and as much more as there is no room for.
@@ -217,10 +225,12 @@ mod tests {
         let returns = |after: u32| referred.returns(now + after * second, resolver, b"com").unwrap();
         let expected = [Return::Seldom, Return::Often, Return::Often, Return::Stuck, Return::Stuck, Return::Often];
         assert_eq!([1, 2, 3, 4, 9, 10].map(returns), expected);
-        // The next window, in which it is as before.
-        assert_eq!([15, 16, 17, 18].map(returns), expected[..4]);
+        // In the next windows it takes fewer, and each time that it does puts the end of that off.
+        assert_eq!([16, 17].map(returns), [Return::Often, Return::Stuck]);
+        assert_eq!([75, 76].map(returns), [Return::Often, Return::Stuck]);
+        assert_eq!([137, 138, 139, 140].map(returns), expected[..4]);
         // Now and then is what resolvers do to see whether it has become faster.
-        assert!((4..30).all(|tens| returns(tens * 10) < Return::Stuck));
+        assert!((20..30).all(|tens| returns(tens * 10) < Return::Stuck));
     }
 
     #[tokio::test(start_paused = true)]
