@@ -345,6 +345,18 @@ fn digest(map: &Map, site: &Site, sent: &[Sent]) -> String {
     told.join(", ")
 }
 
+/// What went out while a name was asked for in vain: when, what, to whom.
+fn course(map: &Map, asked: &Asked, sent: &[Sent]) -> String {
+    let within = sent.iter().filter(|sent| (asked.at..=asked.at + asked.took).contains(&sent.at));
+    let told = |sent: &Sent| {
+        let to = map.site_at(sent.to.into()).map_or("?", |to| to.name.as_str());
+        format!("after {:.0} ms {} of {to}", ms(sent.at - asked.at), sent.what)
+    };
+    let course: Vec<String> = within.map(told).collect();
+    let why = asked.answer.as_ref().err().map_or("it is not", String::as_str);
+    format!("{why}, {:.0} ms, in which was asked: {}", ms(asked.took), course.join(", "))
+}
+
 /// A query without what is different in each: `A www.N.example.com.nyud.net.`
 fn pattern(what: &str) -> String {
     let Some((kind, name)) = what.split_once(' ') else { return what.to_owned() };
@@ -369,7 +381,7 @@ fn findings(network: &str, map: &Map, stories: &[Story<'_>], ttl: Duration) -> F
             let phase = act.phase.name(story.is_home);
             let spread = Spread::of(map, story.site, &act.sent);
             let times = Times::of(act.asked.iter().filter(|asked| asked.answer.is_ok()).map(|asked| asked.took));
-            let failed: Vec<&String> = act.asked.iter().filter_map(|asked| asked.answer.as_ref().err()).collect();
+            let failed: Vec<&Asked> = act.asked.iter().filter(|asked| asked.answer.is_err()).collect();
             let count = act.asked.len();
             (unresolved, names) = (unresolved + failed.len(), names + count);
             let far = per_name(spread.far, count);
@@ -391,7 +403,8 @@ fn findings(network: &str, map: &Map, stories: &[Story<'_>], ttl: Duration) -> F
                 ("far_queries", json!([digest(map, story.site, &act.sent)])),
             ]);
             if let Some(first) = failed.first() {
-                broken.push(format!("{who}, {phase}: {} of {count} names unresolved, {first}", failed.len()));
+                let sent = course(map, first, &act.sent);
+                broken.push(format!("{who}, {phase}: {} of {count} names unresolved, {sent}", failed.len()));
             }
             // The colony has no node near until it has been found.
             let is_bound = act.phase == Phase::Returned || (act.phase == Phase::Settled && story.is_home);
