@@ -22,7 +22,7 @@ use url::Url;
 use crate::address::is_public;
 use crate::client::{Client, OnInterim, SendError};
 use crate::config::{Config, OriginLimits};
-use crate::error::ProxyError;
+use crate::error::{Fault, ProxyError};
 use crate::headers::clean_interim;
 use crate::interim::Ticket;
 use crate::metrics::Metrics;
@@ -32,7 +32,9 @@ use crate::url::{CoralUrl, Origin, Scheme};
 
 /// How long it is remembered that an origin wants https.
 const REMEMBER_HTTPS: Duration = Duration::from_secs(60 * 60);
-/// Origins of which that is remembered.
+/// How long an origin counts as in trouble after it failed.
+const TROUBLE: Duration = Duration::from_secs(60);
+/// Origins of which either is remembered.
 const REMEMBERED_ORIGINS: u64 = 10_000;
 
 /// The head of an answer, and what its body is read from.
@@ -204,6 +206,7 @@ pub(crate) struct Origins {
     public: Client,
     sites: Client,
     wants_https: Moka<Plain, u16>,
+    in_trouble: Moka<Origin, ()>,
     bounds: Bounds,
 }
 
@@ -216,6 +219,7 @@ impl Origins {
             sites: Client::new(resolver.any_address(), tls.clone(), limits.connect_timeout),
             public: Client::new(resolver, tls.clone(), limits.connect_timeout),
             wants_https: Moka::builder().max_capacity(REMEMBERED_ORIGINS).time_to_live(REMEMBER_HTTPS).build(),
+            in_trouble: Moka::builder().max_capacity(REMEMBERED_ORIGINS).time_to_live(TROUBLE).build(),
             bounds: Bounds {
                 first_byte_timeout: limits.first_byte_timeout,
                 stall_timeout: limits.stall_timeout,
@@ -229,6 +233,34 @@ impl Origins {
 
     /// Asks the origin of `url`, with `headers`. What it says before it answers goes to `interim`.
     pub(crate) async fn fetch(
+        &self,
+        method: &Method,
+        url: &CoralUrl,
+        headers: HeaderMap,
+        interim: &Ticket,
+    ) -> Result<Answer, ProxyError> {
+        let answer = self.ask(method, url, headers, interim).await;
+        let failed = match &answer {
+            Ok(answer) => answer.status.is_server_error(),
+            Err(error) => error.verdict().fault == Fault::Origin,
+        };
+        if failed {
+            self.in_trouble.insert(url.origin.clone(), ());
+        }
+        answer
+    }
+
+    /// Whether this answer is none to believe where a good copy is here: an error of the origin's, or of the kinds in which overload is
+    /// told or disguised (too many requests; and forbidden or not found, if the origin has failed within the last minute) [C10].
+    pub(crate) fn is_failure(&self, url: &CoralUrl, status: StatusCode) -> bool {
+        match status {
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => self.in_trouble.contains_key(&url.origin),
+            StatusCode::TOO_MANY_REQUESTS => true,
+            status => status.is_server_error(),
+        }
+    }
+
+    async fn ask(
         &self,
         method: &Method,
         url: &CoralUrl,

@@ -72,6 +72,23 @@ async fn the_stale_copy_stands_in_for_an_origin_that_hangs_up() {
 }
 
 #[tokio::test]
+async fn not_found_in_place_of_a_good_copy_is_believed_unless_the_origin_is_in_trouble() {
+    let gone = |origin: &Origin| {
+        origin.text("/page", "HTTP/1.1 404 Not Found", "gone");
+        origin.text("/other", "HTTP/1.1 503 Service Unavailable", "sorry");
+    };
+    let (_, node) = stale_then(gone).await;
+    assert_eq!(get(node.addr, HOST, "/page").await.status, 404);
+
+    let (origin, node) = stale_then(gone).await;
+    assert_eq!(get(node.addr, HOST, "/other").await.status, 503);
+    let reply = get(node.addr, HOST, "/page").await;
+    assert_eq!((reply.status, reply.text().as_str()), (200, "old"));
+    assert_eq!(reply.cache(), "coral; fwd=stale; fwd-status=404; detail=served-stale");
+    assert_eq!(origin.count("/page"), 2);
+}
+
+#[tokio::test]
 async fn a_fragment_does_not_replace_a_whole_copy() {
     let (_, node) = stale_then(|origin| {
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfrag".to_vec();

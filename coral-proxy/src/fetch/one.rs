@@ -65,7 +65,7 @@ impl Fetch {
                 None => return self.failed(ProxyError::OriginProtocol("304 to a request without condition".into())),
             }
         }
-        if answer.status.is_server_error()
+        if self.fetcher.origins.is_failure(&self.wanted.url, answer.status)
             && let Some(stale) = self.stale.clone().filter(may_stand_in)
         {
             let status = answer.status;
