@@ -5,6 +5,10 @@
 //! there, or the one it waits for, refuses to be waited for. As whoever waits asks anew every few seconds, with the names
 //! of those behind it, a longer circle is found after a few turns; one that is too long to be named ends with
 //! `peer.patience`. A lie in the field costs a source, never an answer.
+//!
+//! Once the head is here nobody need wait for a turn, and names are told no more. What then keeps readers from a circle is
+//! how far each has come: none is ahead of the node that it reads from. So who looks for the rest of a body that broke
+//! off is given it only where there is more than it has (`fetch`), and whoever reads from it is not ahead.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -67,7 +71,10 @@ pub(crate) struct Chain {
 
 #[derive(Debug, Default)]
 struct State {
+    /// The node that it waits for, or whose body it reads.
     parent: Option<SocketAddr>,
+    /// The body broke off, and what is missing is looked for.
+    seeks_rest: bool,
     /// By the node that asks: itself and those behind it, and until when that holds without its asking again.
     behind: BTreeMap<SocketAddr, (Vec<SocketAddr>, Instant)>,
 }
@@ -87,9 +94,19 @@ impl Chain {
         Some(state.behind.keys().chain(others).take(MOST - 1).copied().collect())
     }
 
-    /// This node waits for nobody any more.
-    pub(crate) fn found(&self) {
-        self.lock().parent = None;
+    /// This node waits for nobody any more, and reads the body from `parent`, or from the origin.
+    pub(crate) fn found(&self, parent: Option<SocketAddr>) {
+        self.lock().parent = parent;
+    }
+
+    /// Notes whether the rest of a body that broke off is looked for.
+    pub(crate) fn set_seeks_rest(&self, seeks_rest: bool) {
+        self.lock().seeks_rest = seeks_rest;
+    }
+
+    /// Whether it is: then others who miss the same may wait for it.
+    pub(crate) fn seeks_rest(&self) -> bool {
+        self.lock().seeks_rest
     }
 
     /// Whether a node that names `nodes` may wait for this one, `me`; it is taken to do so until `until`, as between two
@@ -146,7 +163,9 @@ mod tests {
         assert_eq!(chain.wait_for(node(3), now), None);
         assert_eq!(chain.wait_for(node(8), now), Some(vec![node(2), node(3)]));
         assert_eq!(chain.wait_for(node(3), later), Some(vec![]), "it has not asked again");
-        chain.found();
+        chain.found(Some(node(8)));
+        assert!(!chain.admit(node(1), &[node(8)], later), "its body is read here");
+        chain.found(None);
         assert!(chain.admit(node(1), &[node(3)], later));
     }
 

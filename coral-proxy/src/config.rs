@@ -190,7 +190,9 @@ pub struct PeerLimits {
     /// Longer than an origin may take: else a whole crowd would turn to one that is only slow.
     #[serde(with = "humantime_serde")]
     pub patience: Duration,
-    /// How long a node's body may pause. Default 20 s: it may itself wait for a slow origin.
+    /// How long a node's body may pause. Default 30 s; then it is continued from elsewhere, or breaks off.
+    ///
+    /// Longer than that of origins: a node that reads from one goes on before those who read from the node give it up.
     #[serde(with = "humantime_serde")]
     pub stall_timeout: Duration,
     /// Nodes to ask before the origin is. Default 4.
@@ -207,7 +209,7 @@ impl Default for PeerLimits {
             connect_timeout: Duration::from_secs(1),
             first_byte_timeout: Duration::from_secs(3),
             patience: Duration::from_secs(25),
-            stall_timeout: Duration::from_secs(20),
+            stall_timeout: Duration::from_secs(30),
             attempts: 4,
             set_aside: Duration::from_secs(30),
         }

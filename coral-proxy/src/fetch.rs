@@ -6,36 +6,38 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use coral_dsht::{DshtHandle, Key};
 use http::Method;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, IF_RANGE};
 use tokio::time::Instant;
 
 use crate::cache::body::{Body, Limits, Reader};
 use crate::cache::{Cache, Found, Object};
 use crate::cache_status::{CacheStatus, Source};
-use crate::chain::Waiting;
+use crate::chain::{Chain, Waiting};
 use crate::client::Client;
 use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead};
-use crate::conditional::{Wants, wanted_range};
+use crate::conditional::{Part, Wants, part, wanted_range};
 use crate::config::Config;
 use crate::error::ProxyError;
 use crate::headers::{clean_response, confirms, freshened, to_upstream};
 use crate::interim::Ticket;
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Origins};
-use crate::peers::{Delivery, Missed, Peers, Search};
+use crate::peers::{Delivery, Inquiry, Missed, Peers, Search};
 use crate::policy::{CacheControl, Validity, variant_key};
 use crate::reference::References;
 use crate::resolver::Resolver;
 use crate::tls;
 use crate::url::CoralUrl;
 use one::{Fetch, pump};
+use sources::Sources;
 
 mod one;
 mod part;
+mod sources;
 
 /// Everything that a fetch needs.
 #[derive(Debug)]
@@ -241,14 +243,20 @@ impl Fetcher {
             return share(&fetched).ok_or(ProxyError::NotCached);
         };
         let wait = waiting.wait.unwrap_or(longest);
-        if !fetch.chain.admit(self.me, &waiting.nodes, Instant::now() + 2 * wait) {
+        let began = Instant::now();
+        let chain = Arc::clone(&fetch.chain);
+        if !chain.admit(self.me, &waiting.nodes, began + 2 * wait) {
             return Err(ProxyError::NotCached);
         }
         let fetched = fetch.head_for_peer(wait).await?;
-        share(&fetched).ok_or(match fetched.shared {
+        let served = share(&fetched).ok_or(match fetched.shared {
             true => ProxyError::NotCached,
             false => ProxyError::AskOrigin,
-        })
+        })?;
+        if let Some(so_far) = missing_after(wanted, &served.object) {
+            has_more(&served.object.body, so_far, &chain, began, wait).await?;
+        }
+        Ok(served)
     }
 
     /// Whether this node would only send another one to the origin: what comes is not stored, or the origin failed lately.
@@ -300,7 +308,10 @@ impl Fetcher {
         let Wanted { method, url, .. } = &wanted;
         let upstream = to_upstream(&wanted.headers, &selecting, &url.passes);
         let sought = match *method == Method::HEAD && !self.cache.is_passed(&url.key()) {
-            true => self.peers.fetch(method, url, &upstream, Search::Get).await,
+            true => {
+                let inquiry = Inquiry { method, url, headers: &upstream, fits: &|_| true };
+                self.peers.fetch(&inquiry, Search::Get).await
+            }
             false => Err(Missed::Nowhere),
         };
         let (mut answer, source) = match sought {
@@ -316,7 +327,11 @@ impl Fetcher {
         let (body, writer) = Body::new(answer.length, false, self.limits.clone());
         let object = self.object(&wanted, &HeaderMap::new(), &answer, Arc::from([]), body);
         let served = served(Arc::new(object), CacheStatus::Passed(source))?;
-        tokio::spawn(pump(answer.body, writer, answer.length, || {}));
+        let fetcher = Arc::clone(self);
+        tokio::spawn(async move {
+            let sources = Sources::new(&fetcher, answer.body, None, answer.length, None);
+            pump(sources, writer, answer.length, || {}).await
+        });
         Ok(served)
     }
 
@@ -371,6 +386,33 @@ fn may_share(wanted: &Wanted) -> bool {
     let shows_who_asks =
         wanted.url.passes.fields.contains(&AUTHORIZATION) && wanted.headers.contains_key(AUTHORIZATION);
     !shows_who_asks && !CacheControl::of(&wanted.headers).no_store
+}
+
+/// How many bytes a node has that asks for the rest of `object`, which broke off for it; `None` if it asks for something else.
+fn missing_after(wanted: &Wanted, object: &Object) -> Option<u64> {
+    let length = object.body.length().filter(|_| wanted.headers.contains_key(IF_RANGE))?;
+    match part(&wanted.headers, &object.headers, length) {
+        Part::Bytes(range) => Some(range.start),
+        Part::Whole | Part::Unsatisfiable => None,
+    }
+}
+
+/// Waits until `body` has more than the `so_far` bytes of a node that wants to go on with it from here.
+///
+/// Whoever reads from that node, over however many others, is not ahead of it: it would wait for itself. But when a source
+/// goes, all who read from it are as far; they see it at about the same time, and the first of them has the rest before long.
+async fn has_more(body: &Body, so_far: u64, chain: &Chain, began: Instant, wait: Duration) -> Result<(), ProxyError> {
+    let until = |limit| tokio::time::timeout_at(began + limit, body.reaches_beyond(so_far));
+    match until(wait / 4).await {
+        Ok(true) => return Ok(()),
+        Err(_) if chain.seeks_rest() => {}
+        Ok(false) | Err(_) => return Err(ProxyError::NotCached),
+    }
+    match until(wait).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(ProxyError::NotCached),
+        Err(_) => Err(ProxyError::Waiting),
+    }
 }
 
 fn served(object: Arc<Object>, status: CacheStatus) -> Result<Served, ProxyError> {

@@ -10,7 +10,8 @@
 //! 5. If not, `coalesce` joins the fetch that is under way, or begins one: [`mod@reference`] claims the key in the index;
 //!    `peers` asks the nodes that were there before, nearest level first, and `chain` keeps them from waiting in a circle;
 //!    the first of all has nobody to ask, and `origin` asks the origin.
-//! 6. As soon as the head is here, all who wait stream from one growing [`cache::body`].
+//! 6. As soon as the head is here, all who wait stream from one growing [`cache::body`]. If its source breaks off, the next one
+//!    goes on with the same [`version`].
 //! 7. `reply` adds what a cache adds, cuts out the part that was asked for ([`conditional`]), or makes of an
 //!    [`error`] a status and a `Proxy-Status`. [`cache_status`] is the one word for header, log and metric.
 //! 8. What the kernel has measured of the way to the client, `hints` tells the index, for other clients of that network.
@@ -50,14 +51,14 @@
 //!
 //! # How it is built
 //!
-//! [`url`], [`policy`], [`conditional`], [`partial`], [`headers`], [`address`] and [`cache_status`] are values in, values out: most
+//! [`url`], [`policy`], [`conditional`], [`partial`], [`version`], [`headers`], [`address`] and [`cache_status`] are values in, values out: most
 //! tests and both fuzz targets live there. `fetch` holds the order of sources, and each source has a file. The index is
 //! a [`coral_dsht::DshtHandle`], whatever is behind it.
 //!
 //! # What it is not, yet
 //!
 //! Of a range that begins at the first byte the whole is fetched, and parts are not joined to a whole, nor kept over a
-//! restart. References are tried one after another, not raced, and a body that breaks off is not continued elsewhere. What
+//! restart. References are tried one after another, not raced. What
 //! is stale here is of no use to another node. No TLS is served, and bandwidth is not shared out.
 //! Which parts of HTTP caching are kept, and which are not, with the public suite's figures: RESULTS.md.
 
@@ -88,6 +89,7 @@ mod service;
 mod stall;
 mod tls;
 pub mod url;
+pub mod version;
 
 pub use config::Config;
 pub use error::ProxyError;

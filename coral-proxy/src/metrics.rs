@@ -45,6 +45,7 @@ pub struct Metrics {
     pub(crate) origin_requests: Counter,
     pub(crate) asked_peers: Counter,
     pub(crate) coalesced: Counter,
+    pub(crate) continued: Family<ContinuedLabels, Counter>,
     errors: Family<ErrorLabels, Counter>,
     /// The same by fault alone, for [`Status`](crate::Status).
     faults: Family<FaultLabels, Counter>,
@@ -72,6 +73,12 @@ pub(crate) struct BytesLabels {
     /// `received` or `sent`.
     pub(crate) direction: &'static str,
     /// `client`, `peer` or `origin`.
+    pub(crate) with: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ContinuedLabels {
+    /// Who had the rest: `peer` or `origin`.
     pub(crate) with: &'static str,
 }
 
@@ -116,6 +123,7 @@ impl Metrics {
             origin_requests: Counter::default(),
             asked_peers: Counter::default(),
             coalesced: Counter::default(),
+            continued: Family::default(),
             errors: Family::default(),
             faults: Family::default(),
             objects: Family::default(),
@@ -161,6 +169,11 @@ impl Metrics {
             "coalesced_requests",
             "Requests that waited for the fetch of another one",
             metrics.coalesced.clone(),
+        );
+        registry.register(
+            "continued_bodies",
+            "Bodies that broke off and were continued unnoticed, by who had the rest",
+            metrics.continued.clone(),
         );
         registry.register("errors", "Errors, by whose fault they were and by kind", metrics.errors.clone());
         registry.register("objects", "Objects stored, by tier", metrics.objects.clone());
@@ -215,6 +228,12 @@ impl Metrics {
             }
         }
         sums
+    }
+
+    /// Bodies that were continued after they had broken off.
+    pub(crate) fn continued_bodies(&self) -> u64 {
+        let with = |with| self.continued.get(&ContinuedLabels { with }).map_or(0, |count| count.get());
+        with("peer") + with("origin")
     }
 
     /// The counter of body bytes in `direction`, `received` or `sent`, whose far end is a `client`, `peer` or `origin`.

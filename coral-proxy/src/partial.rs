@@ -28,19 +28,9 @@ impl Part {
         if status != StatusCode::PARTIAL_CONTENT {
             return None;
         }
-        let mut values = headers.get_all(CONTENT_RANGE).iter();
-        let (Some(value), None) = (values.next(), values.next()) else {
-            return None;
-        };
-        let (place, total) = value.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
-        let (first, last) = place.split_once('-')?;
-        let (first, last, total) = (number(first)?, number(last)?, number(total)?);
-        // RFC 9110 §14.4 calls these invalid.
-        if last < first || total <= last {
-            return None;
-        }
-        let fits = length.is_some_and(|length| length <= last - first + 1);
-        fits.then(|| Self { first, total, asked: asked.clone() })
+        let (place, total) = content_range(headers)?;
+        let fits = length.is_some_and(|length| length <= place.end - place.start);
+        fits.then(|| Self { first: place.start, total, asked: asked.clone() })
     }
 
     /// Where the bytes are that `wants` names, within a body of `length` bytes; `None` unless all of them are here.
@@ -55,6 +45,19 @@ impl Part {
 /// The key under which the part of a variant is stored.
 pub fn part_key(variant: Key) -> Key {
     Id::hash(&[b"part", variant.as_bytes()])
+}
+
+/// The bytes that a 206 says it has, and how many the whole has (RFC 9110 §14.4). `None` unless both are told, once.
+pub(crate) fn content_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
+    let mut values = headers.get_all(CONTENT_RANGE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    let (place, total) = value.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = place.split_once('-')?;
+    let (first, last, total) = (number(first)?, number(last)?, number(total)?);
+    // RFC 9110 §14.4 calls the others invalid. As the total is larger, one may be added.
+    (first <= last && last < total).then(|| (first..last + 1, total))
 }
 
 fn number(text: &str) -> Option<u64> {

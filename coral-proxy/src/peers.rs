@@ -3,8 +3,7 @@
 //! A node is asked by plain HTTP with `Cache-Control: only-if-cached`: it answers from its cache or from a fetch under
 //! way, else with 504 at once; it never asks on behalf of another one. One that waits for the object itself says so every
 //! few seconds and is asked again ([`crate::chain`]), so one that says nothing is known to have gone. A node that fails
-//! is refused, and the index names others or lets this one take its place; after a few the origin is asked. Racing two
-//! references and continuing a broken body come with the issue on cooperation.
+//! is refused, and the index names others or lets this one take its place; after a few the origin is asked.
 
 use std::net::SocketAddr;
 
@@ -32,6 +31,15 @@ use crate::url::CoralUrl;
 const REMEMBERED_NODES: u64 = 10_000;
 /// References that a claim can refuse.
 const MOST_REFUSED: usize = 4;
+
+/// What nodes are asked.
+pub(crate) struct Inquiry<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) url: &'a CoralUrl,
+    pub(crate) headers: &'a HeaderMap,
+    /// Whether an answer is what is wanted; one that is not is passed over.
+    pub(crate) fits: &'a (dyn Fn(&Answer) -> bool + Send + Sync),
+}
 
 /// What a node delivers.
 #[derive(Debug)]
@@ -92,33 +100,25 @@ impl Peers {
         }
     }
 
-    /// Asks the nodes that the index names for `url`.
-    pub(crate) async fn fetch(
-        &self,
-        method: &Method,
-        url: &CoralUrl,
-        headers: &HeaderMap,
-        mut search: Search<'_>,
-    ) -> Result<Delivery, Missed> {
-        let mut headers = headers.clone();
+    /// Asks the nodes that the index names for the URL.
+    pub(crate) async fn fetch(&self, inquiry: &Inquiry<'_>, mut search: Search<'_>) -> Result<Delivery, Missed> {
+        let mut headers = inquiry.headers.clone();
         only_if_cached(&mut headers);
-        let Ok(host) = HeaderValue::from_str(&url.peer_host()) else {
+        let Ok(host) = HeaderValue::from_str(&inquiry.url.peer_host()) else {
             return Err(Missed::Nowhere);
         };
         headers.insert(HOST, host);
         let until = Instant::now() + self.limits.patience;
-        let sought = self.ask_those_named(method, url, headers, &mut search, until).await;
+        let sought = self.ask_those_named(&Inquiry { headers: &headers, ..*inquiry }, &mut search, until).await;
         if let Search::Claim(_, chain) = search {
-            chain.found();
+            chain.found(sought.as_ref().ok().map(|delivery| delivery.peer));
         }
         sought
     }
 
     async fn ask_those_named(
         &self,
-        method: &Method,
-        url: &CoralUrl,
-        mut headers: HeaderMap,
+        inquiry: &Inquiry<'_>,
         search: &mut Search<'_>,
         until: Instant,
     ) -> Result<Delivery, Missed> {
@@ -127,7 +127,7 @@ impl Peers {
         // Each round but the last adds to what is refused.
         for _ in 0..=self.limits.attempts {
             let refused = &useless[useless.len().saturating_sub(MOST_REFUSED)..];
-            let Some((values, level)) = self.named(url.key(), search, refused).await else {
+            let Some((values, level)) = self.named(inquiry.url.key(), search, refused).await else {
                 return Err(Missed::Nowhere);
             };
             let known = useless.len();
@@ -140,7 +140,7 @@ impl Peers {
                         return Err(Missed::Nowhere);
                     }
                     attempts -= 1;
-                    match self.wait_for(peer, method, url, &mut headers, search, until).await {
+                    match self.wait_for(peer, inquiry, search, until).await {
                         Ok(answer) => return Ok(Delivery { answer, level, peer }),
                         Err(Refusal::AskOrigin) => return Err(Missed::AskOrigin),
                         Err(Refusal::Waiting) => return Err(Missed::Nowhere),
@@ -190,9 +190,7 @@ impl Peers {
     async fn wait_for(
         &self,
         peer: SocketAddr,
-        method: &Method,
-        url: &CoralUrl,
-        headers: &mut HeaderMap,
+        inquiry: &Inquiry<'_>,
         search: &Search<'_>,
         until: Instant,
     ) -> Result<Answer, Refusal> {
@@ -207,8 +205,7 @@ impl Peers {
             }
             // Its answer needs a part of the time to come back in.
             let wait = Some(self.limits.first_byte_timeout * 2 / 3);
-            headers.insert(WAITING, Waiting { wait, nodes }.write());
-            let answer = self.ask(peer, method, url, headers.clone()).await;
+            let answer = self.ask(peer, inquiry, &Waiting { wait, nodes }).await;
             if !matches!(answer, Err(Refusal::Waiting)) || Instant::now() >= until {
                 return answer;
             }
@@ -223,20 +220,19 @@ impl Peers {
     }
 
     /// Asks one node once.
-    async fn ask(
-        &self,
-        peer: SocketAddr,
-        method: &Method,
-        url: &CoralUrl,
-        headers: HeaderMap,
-    ) -> Result<Answer, Refusal> {
+    async fn ask(&self, peer: SocketAddr, inquiry: &Inquiry<'_>, waiting: &Waiting) -> Result<Answer, Refusal> {
         let failed = |what: String| Refusal::Failed(ProxyError::Peer(what.into()));
-        let target = Url::parse(&format!("http://{peer}{}", url.target));
+        let target = Url::parse(&format!("http://{peer}{}", inquiry.url.target));
         let target = target.map_err(|_| failed("its URL cannot be written".to_owned()))?;
-        let answer = ask(&self.client, method.clone(), target, headers, &self.bounds, None).await;
+        let mut headers = inquiry.headers.clone();
+        headers.insert(WAITING, waiting.write());
+        let answer = ask(&self.client, inquiry.method.clone(), target, headers, &self.bounds, None).await;
         let answer = answer.map_err(Refusal::Failed)?;
         match said(&answer.headers) {
-            Said::Served { fresh } if fresh || !answer.status.is_server_error() => Ok(answer),
+            Said::Served { fresh } if fresh || !answer.status.is_server_error() => match (inquiry.fits)(&answer) {
+                true => Ok(answer),
+                false => Err(Refusal::Nothing),
+            },
             // It passes an error of the origin's on. Better to ask for oneself, but it is not to blame.
             Said::Served { .. } | Said::Own(CacheStatus::AskOrigin) => Err(Refusal::AskOrigin),
             Said::Own(CacheStatus::Waiting) => Err(Refusal::Waiting),

@@ -76,6 +76,8 @@ pub struct Status {
     pub origin_requests: u64,
     /// Requests that waited for the fetch of another one.
     pub coalesced: u64,
+    /// Bodies that broke off and were continued.
+    pub continued: u64,
     /// Errors, by whose fault they were: `client`, `peer`, `origin`, `node`.
     pub errors: BTreeMap<String, u64>,
     /// Bytes of bodies sent to clients.
@@ -272,6 +274,7 @@ impl Proxy {
             peer_requests: metrics.requests_by_word("peer"),
             origin_requests: metrics.origin_requests.get(),
             coalesced: metrics.coalesced.get(),
+            continued: metrics.continued_bodies(),
             errors: metrics.errors_by_fault(),
             sent_to_clients_bytes: metrics.moved("sent", "client").get(),
             sent_to_peers_bytes: metrics.moved("sent", "peer").get(),

@@ -199,6 +199,13 @@ impl Body {
         self.shared.lock().mode == Mode::Window
     }
 
+    /// Waits until more than `length` bytes are here, or all there are. `false` if it breaks off before.
+    pub(crate) async fn reaches_beyond(&self, length: u64) -> bool {
+        let mut progress = self.shared.progress.subscribe();
+        let told = progress.wait_for(|progress| progress.length > length || progress.end.is_some()).await;
+        told.is_ok_and(|progress| progress.length > length || progress.end == Some(Ok(())))
+    }
+
     /// Whether it is, or will be, kept on disk; and the bytes of memory it takes.
     #[cfg(test)]
     fn footprint(&self) -> (bool, usize) {
@@ -315,6 +322,11 @@ impl Writer {
     pub fn fail(mut self, error: BodyError) {
         self.ended = true;
         self.shared.publish(Some(Err(error)));
+    }
+
+    /// Whether it would be written on, now that its source has paused.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.abandon_if_unread(0).is_ok()
     }
 
     async fn add(&mut self, chunk: Bytes) -> Result<(), BodyError> {

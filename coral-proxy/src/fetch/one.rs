@@ -9,6 +9,7 @@ use http::header::{HeaderMap, HeaderValue, RANGE};
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
+use super::sources::{Rest, Sources};
 use super::{Fetcher, Wanted};
 use crate::cache::Object;
 use crate::cache::body::{Body, BodyError, Writer};
@@ -16,11 +17,12 @@ use crate::cache_status::Source;
 use crate::coalesce::{Fetched, How, Lead, Stage};
 use crate::error::ProxyError;
 use crate::headers::{add_condition, clean_response, has_validator, selecting};
-use crate::origin::{Answer, Upstream};
+use crate::origin::Answer;
 use crate::partial::{Part, part_key};
-use crate::peers::{Delivery, Missed, Search};
+use crate::peers::{Delivery, Inquiry, Missed, Search};
 use crate::policy::may_store;
 use crate::reference::Fetching;
+use crate::version::Version;
 
 /// One fetch.
 pub(super) struct Fetch {
@@ -94,7 +96,8 @@ impl Fetch {
             Some(claim) => Search::Claim(claim, self.lead.chain()),
             None => Search::Get,
         };
-        match fetcher.peers.fetch(&Method::GET, url, &headers, search).await {
+        let inquiry = Inquiry { method: &Method::GET, url, headers: &headers, fits: &|_| true };
+        match fetcher.peers.fetch(&inquiry, search).await {
             Ok(Delivery { answer, level, peer }) => {
                 Ok(Asked { answer, source: Source::Peer(level), peer: Some(peer), reference: claim })
             }
@@ -168,20 +171,20 @@ impl Fetch {
             since: Instant::now(),
         }))));
         // What cannot be joined later is no longer offered, neither here nor in the index.
-        let (lead, reference) = if stored { (Some(lead), reference) } else { (None, None) };
+        let (lead, mut reference) = if stored { (Some(lead), reference) } else { (None, None) };
+        let version = Version::of(answer.status, &answer.headers, answer.length, object.part.as_ref());
+        let claim = reference.as_mut().zip(lead.as_ref());
+        let asked_with = (&self.wanted, &self.upstream);
+        let rest = version.map(|version| Rest::of(version, asked_with, may_store.is_ok(), claim));
+        let sources = Sources::new(&fetcher, answer.body, peer, answer.length, rest);
         let store = |body: &Body| {
             if may_store.is_ok() && !body.is_window() {
                 fetcher.cache.insert(Arc::clone(&object), SystemTime::now());
             }
         };
         let body = object.body.clone();
-        let ended = pump(answer.body, writer, answer.length, move || store(&body)).await;
-        if let Err(error) = ended {
+        if let Err(error) = pump(sources, writer, answer.length, move || store(&body)).await {
             tracing::debug!(%error, "a fetch ended before its end");
-            // That nobody reads any more, or that the disk fails, is not the other node's fault.
-            if let Some(peer) = peer.filter(|_| !matches!(error, ProxyError::Node(_))) {
-                fetcher.peers.set_aside(peer, &error);
-            }
         }
         drop((lead, reference));
     }
@@ -195,7 +198,7 @@ impl Fetch {
 /// Moves a body from where it comes to all who read it. `whole` is called when all of it is here, before any reader
 /// can have seen the end: the next request then finds it in the cache.
 pub(super) async fn pump(
-    mut from: Upstream,
+    mut from: Sources<'_>,
     mut to: Writer,
     length: Option<u64>,
     whole: impl FnOnce(),
@@ -215,8 +218,10 @@ pub(super) async fn pump(
                 }
             }
             Err(error) => {
-                to.fail(BodyError::BrokenOff);
-                return Err(error);
+                if !(to.is_wanted() && from.resume(&error).await) {
+                    to.fail(BodyError::BrokenOff);
+                    return Err(error);
+                }
             }
         }
     }

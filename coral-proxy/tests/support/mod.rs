@@ -5,4 +5,12 @@
 pub mod client;
 pub mod node;
 pub mod origin;
+pub mod script;
 pub mod tls;
+
+/// Waits until `condition` holds; a test that it never does hangs, and says so by its name.
+pub async fn until(mut condition: impl AsyncFnMut() -> bool) {
+    while !condition().await {
+        tokio::task::yield_now().await;
+    }
+}
