@@ -472,9 +472,9 @@ impl Asker for Asking<'_> {
         let referred = &self.handler.referred;
         // Who knows the cut asks for names within it: whoever asks about the cut does not know it, or not any more.
         // What this node has promised or done before binds it towards those alone that know.
-        let returns = if is_cut_itself { None } else { referred.returns(self.now, self.from, cut) };
+        let returned = if is_cut_itself { None } else { referred.returns(self.now, self.from, cut) };
         let is_bound = resolver.distant.is_some() && !is_cut_itself;
-        match referral::decide(&resolver, is_bound, returns.is_some()) {
+        match referral::decide(&resolver, is_bound, returned.is_some()) {
             Decision::Answer => Course::Answer,
             Decision::LastResort => {
                 let slow = self.handler.config.last_resort;
@@ -482,11 +482,14 @@ impl Asker for Asking<'_> {
                     let client = Client::new(self.from, None);
                     let known = prober.clients().peek(self.now, client.key());
                     self.hold = Some(referral::hold(slow, known.rtt));
-                    let is_fresh = known.near_age < referral::FRESH;
-                    if returns >= Some(Return::Often) && !is_fresh {
+                    let heard = self.now.checked_sub(known.near_age);
+                    let is_fresh = known.near_age < referral::FRESH
+                        && returned.is_some_and(|returned| heard >= Some(returned.often_since));
+                    let how = returned.map_or(Return::Seldom, |returned| returned.how);
+                    if how >= Return::Often && !is_fresh {
                         prober.check(&client);
                     }
-                    self.is_stuck = returns == Some(Return::Stuck) && is_fresh;
+                    self.is_stuck = how == Return::Stuck && is_fresh;
                 }
                 Course::Answer
             }

@@ -70,8 +70,18 @@ pub enum Return {
     Stuck,
 }
 
-/// The nodes near a resolver are known to live if they were heard from so long ago.
+/// The nodes near a resolver are known to live if they were heard from so long ago, and after it began to come back often: when they die,
+/// they have been heard from a moment ago, and silence here as well would have a resolver think the worst of them for long.
 pub const FRESH: Duration = Duration::from_secs(5);
+
+/// How often a resolver has come back, and since when that is not seldom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Returned {
+    /// How often.
+    pub how: Return,
+    /// Since when in this window; now, if it is seldom.
+    pub often_since: Instant,
+}
 
 /// Returns are counted for so long, and then again from the start.
 const WINDOW: Duration = Duration::from_secs(15);
@@ -108,6 +118,8 @@ struct Entry {
     /// How often it has come back in the window that began then.
     returns: u32,
     window: Instant,
+    /// When in this window it began not to be seldom any more.
+    often: Option<Instant>,
     /// Until when it is stuck, if it is.
     stuck: Instant,
     /// Until when it counts as stuck sooner, as it was a moment ago.
@@ -125,25 +137,29 @@ impl Referred {
 
     /// Notes that `resolver` asks this node about the cut `cut`. `None` if it was not referred to others, or not lately: it
     /// does not ask those then, and wants to be.
-    pub fn returns(&self, now: Instant, resolver: IpAddr, cut: &[u8]) -> Option<Return> {
+    pub fn returns(&self, now: Instant, resolver: IpAddr, cut: &[u8]) -> Option<Returned> {
         let key = self.hasher.hash_one((resolver, cut));
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.known.get_mut(&key).filter(|entry| now < entry.until)?;
         if now.saturating_duration_since(entry.window) >= WINDOW {
-            (entry.returns, entry.window) = (0, now);
+            (entry.returns, entry.window, entry.often) = (0, now, None);
         }
         entry.returns = entry.returns.saturating_add(1);
         let (often, stuck) = if now < entry.relapse { (OFTEN - 1, STUCK / 2) } else { (OFTEN, STUCK) };
+        if entry.returns == often {
+            entry.often = Some(now);
+        }
         if entry.returns == stuck {
             (entry.stuck, entry.relapse) = (now + SILENCE, now + RELAPSE);
         }
-        Some(if now < entry.stuck {
+        let how = if now < entry.stuck {
             Return::Stuck
         } else if entry.returns >= often {
             Return::Often
         } else {
             Return::Seldom
-        })
+        };
+        Some(Returned { how, often_since: entry.often.unwrap_or(now) })
     }
 
     /// Notes that `resolver` is referred, for `ttl`.
@@ -152,7 +168,7 @@ impl Referred {
         let until = now + ttl + SLACK;
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let Entries { known, order } = &mut *entries;
-        let new = Entry { until, returns: 0, window: now, stuck: now, relapse: now };
+        let new = Entry { until, returns: 0, window: now, often: None, stuck: now, relapse: now };
         known.entry(key).and_modify(|entry| entry.until = until).or_insert(new);
         order.push_back((key, until));
         // What has ended goes, and as much more as there is no room for.
@@ -210,7 +226,9 @@ mod tests {
         let referred = Referred::new(9);
         let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
         referred.note(now, one, b"com", 60 * second);
-        assert_eq!(referred.returns(now + 60 * second, one, b"com"), Some(Return::Seldom));
+        let last = now + 60 * second;
+        let seldom = Returned { how: Return::Seldom, often_since: last };
+        assert_eq!(referred.returns(last, one, b"com"), Some(seldom));
         assert_eq!(referred.returns(now + 61 * second, one, b"com"), None);
         assert_eq!(referred.returns(now, one, b"net"), None);
         assert_eq!(referred.returns(now, other, b"com"), None);
@@ -222,9 +240,11 @@ mod tests {
         let referred = Referred::new(9);
         let resolver = "192.0.2.1".parse().unwrap();
         referred.note(now, resolver, b"com", 300 * second);
-        let returns = |after: u32| referred.returns(now + after * second, resolver, b"com").unwrap();
+        let returned = |after: u32| referred.returns(now + after * second, resolver, b"com").unwrap();
+        let returns = |after| returned(after).how;
         let expected = [Return::Seldom, Return::Often, Return::Often, Return::Stuck, Return::Stuck, Return::Often];
         assert_eq!([1, 2, 3, 4, 9, 10].map(returns), expected);
+        assert_eq!(returned(11).often_since, now + 2 * second);
         // In the next windows it takes fewer, and each time that it does puts the end of that off.
         assert_eq!([16, 17].map(returns), [Return::Often, Return::Stuck]);
         assert_eq!([75, 76].map(returns), [Return::Often, Return::Stuck]);

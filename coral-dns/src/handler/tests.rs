@@ -269,6 +269,16 @@ async fn a_resolver_that_is_stuck_here_is_not_answered_for_a_while_if_the_near_o
     assert_eq!([(); 6].map(|()| is_answered()), [true; 6]);
 }
 
+/// When near ones die, they were heard from a moment before.
+#[tokio::test(start_paused = true)]
+async fn that_the_near_ones_live_is_known_only_if_it_was_heard_after_the_resolver_came_back() {
+    let (handler, _task) = far_node();
+    let mut scratch = handler.scratch([1; 32]);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    handler.candidates.set(Instant::now(), two_levels());
+    assert!((0..9).all(|_| ask_udp(&handler, &mut scratch, "www.x.com.nyud.net", 1).0 != Outcome::Nothing));
+}
+
 /// RFC 1035 §4.1.1, RFC 7873 §5.2: a cookie frees from the limit, which has no exception for its answers else.
 #[tokio::test(start_paused = true)]
 async fn a_flood_is_limited_and_who_has_a_cookie_is_not() {

@@ -345,16 +345,14 @@ fn digest(map: &Map, site: &Site, sent: &[Sent]) -> String {
     told.join(", ")
 }
 
-/// What went out while a name was asked for in vain: when, what, to whom.
-fn course(map: &Map, asked: &Asked, sent: &[Sent]) -> String {
-    let within = sent.iter().filter(|sent| (asked.at..=asked.at + asked.took).contains(&sent.at));
+/// What went out from `from` on for so long: when, what, to whom.
+fn course(map: &Map, from: Instant, length: Duration, sent: &[Sent]) -> String {
+    let within = sent.iter().filter(|sent| (from..=from + length).contains(&sent.at));
     let told = |sent: &Sent| {
         let to = map.site_at(sent.to.into()).map_or("?", |to| to.name.as_str());
-        format!("after {:.0} ms {} of {to}", ms(sent.at - asked.at), sent.what)
+        format!("after {:.0} ms {} of {to}", ms(sent.at - from), sent.what)
     };
-    let course: Vec<String> = within.map(told).collect();
-    let why = asked.answer.as_ref().err().map_or("it is not", String::as_str);
-    format!("{why}, {:.0} ms, in which was asked: {}", ms(asked.took), course.join(", "))
+    within.map(told).collect::<Vec<String>>().join(", ")
 }
 
 /// A query without what is different in each: `A www.N.example.com.nyud.net.`
@@ -403,14 +401,17 @@ fn findings(network: &str, map: &Map, stories: &[Story<'_>], ttl: Duration) -> F
                 ("far_queries", json!([digest(map, story.site, &act.sent)])),
             ]);
             if let Some(first) = failed.first() {
-                let sent = course(map, first, &act.sent);
-                broken.push(format!("{who}, {phase}: {} of {count} names unresolved, {sent}", failed.len()));
+                let why = first.answer.as_ref().err().map_or("", String::as_str);
+                let course = course(map, first.at, first.took, &act.sent);
+                broken.push(format!("{who}, {phase}: {} of {count} names unresolved, {why}, {course}", failed.len()));
             }
             // The colony has no node near until it has been found.
             let is_bound = act.phase == Phase::Returned || (act.phase == Phase::Settled && story.is_home);
             if is_bound && far > MOST_FAR {
                 let digest = digest(map, story.site, &act.sent);
                 broken.push(format!("{who}, {phase}: {far} far queries a name, more than {MOST_FAR}: {digest}"));
+                let middle = &act.asked[count / 2];
+                broken.push(format!("{who}, {phase}, in the middle: {}", course(map, middle.at, COURSE, &act.sent)));
             }
             if act.phase == Phase::Settled && story.is_home {
                 worst_settled = worst_settled.max(far);
@@ -473,6 +474,8 @@ const RETURN: Duration = Duration::from_secs(60);
 const MOST_FAR: f64 = 0.2;
 /// How long the colony's nodes may take to join.
 const JOIN: Duration = Duration::from_secs(30);
+/// For how long it is told what went out, where too much went far.
+const COURSE: Duration = Duration::from_secs(8);
 /// Kinds of queries that are told where there are too many.
 const TOLD: usize = 6;
 
