@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ pub mod queries;
 pub mod visits;
 
 use internet::{Internet, Running};
-use queries::{Sent, Watch};
+use queries::{Seen, Sent, Watch};
 use visits::{Asked, Plan};
 
 /// What this experiment can be told.
@@ -129,7 +130,7 @@ impl Phase {
 struct Act {
     phase: Phase,
     asked: Vec<Asked>,
-    sent: Vec<Sent>,
+    seen: Seen,
 }
 
 /// All that one resolver did.
@@ -192,7 +193,8 @@ pub(super) fn run(stage: &Stage, releases: Releases) -> anyhow::Result<Findings>
         .zip(acts)
         .map(|(seat, acts)| {
             let own = nodes_of(seat.site.region);
-            let first = acts.iter().flat_map(|act| &act.sent).find(|sent| own.iter().any(|node| node.ipv4 == sent.to));
+            let first =
+                acts.iter().flat_map(|act| &act.seen.sent).find(|sent| own.iter().any(|node| node.ipv4 == sent.to));
             let found = first.filter(|_| !seat.is_home).map(|sent| sent.at.saturating_duration_since(healthy));
             Story {
                 site: seat.site,
@@ -284,7 +286,7 @@ fn watched(
     length: Duration,
     meanwhile: &(dyn Fn() -> anyhow::Result<()> + Sync),
 ) -> anyhow::Result<Vec<Act>> {
-    let begun: Vec<usize> = seats.iter().map(|seat| seat.watch.seen().len()).collect();
+    let begun: Vec<_> = seats.iter().map(|seat| seat.watch.seen().lengths()).collect();
     let sites: Vec<&Site> = seats.iter().map(|seat| seat.site).collect();
     let millis = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
     let plan = Plan { run: format!("{millis:x}"), every: EVERY, count: length.as_secs() as usize };
@@ -298,8 +300,8 @@ fn watched(
         work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         asked.into_iter().collect::<anyhow::Result<Vec<_>>>()
     })?;
-    let sent = seats.iter().zip(begun).map(|(seat, begun)| seat.watch.seen()[begun..].to_vec());
-    Ok(asked.into_iter().zip(sent).map(|(asked, sent)| Act { phase, asked, sent }).collect())
+    let seen = seats.iter().zip(begun).map(|(seat, begun)| seat.watch.seen().since(begun));
+    Ok(asked.into_iter().zip(seen).map(|(asked, seen)| Act { phase, asked, seen }).collect())
 }
 
 /// How many of these queries went to nodes near, in between, and far, and to the servers above them.
@@ -345,14 +347,15 @@ fn digest(map: &Map, site: &Site, sent: &[Sent]) -> String {
     told.join(", ")
 }
 
-/// What went out from `from` on for so long: when, what, to whom.
-fn course(map: &Map, from: Instant, length: Duration, sent: &[Sent]) -> String {
-    let within = sent.iter().filter(|sent| (from..=from + length).contains(&sent.at));
-    let told = |sent: &Sent| {
-        let to = map.site_at(sent.to.into()).map_or("?", |to| to.name.as_str());
-        format!("after {:.0} ms {} of {to}", ms(sent.at - from), sent.what)
-    };
-    within.map(told).collect::<Vec<String>>().join(", ")
+/// What was asked and heard from `from` on for so long, in order.
+fn course(map: &Map, from: Instant, length: Duration, seen: &Seen) -> String {
+    let name = |ip: Ipv4Addr| map.site_at(ip.into()).map_or("?", |site| site.name.as_str());
+    let sent = seen.sent.iter().map(|sent| (sent.at, format!("{} of {}", sent.what, name(sent.to))));
+    let heard = seen.heard.iter().map(|heard| (heard.at, format!("{} says {}", name(heard.from), heard.what)));
+    let mut all: Vec<_> = sent.chain(heard).filter(|(at, _)| (from..=from + length).contains(at)).collect();
+    all.sort_by_key(|(at, _)| *at);
+    let lines = all.iter().map(|(at, what)| format!("\n  after {:.0} ms {what}", ms(*at - from)));
+    lines.collect()
 }
 
 /// A query without what is different in each: `A www.N.example.com.nyud.net.`
@@ -377,7 +380,7 @@ fn findings(network: &str, map: &Map, stories: &[Story<'_>], ttl: Duration) -> F
         let mut points = Vec::new();
         for act in &story.acts {
             let phase = act.phase.name(story.is_home);
-            let spread = Spread::of(map, story.site, &act.sent);
+            let spread = Spread::of(map, story.site, &act.seen.sent);
             let times = Times::of(act.asked.iter().filter(|asked| asked.answer.is_ok()).map(|asked| asked.took));
             let failed: Vec<&Asked> = act.asked.iter().filter(|asked| asked.answer.is_err()).collect();
             let count = act.asked.len();
@@ -398,20 +401,20 @@ fn findings(network: &str, map: &Map, stories: &[Story<'_>], ttl: Duration) -> F
                 ("mean_ms", json!(rounded(mean, 1))),
                 ("p95_ms", json!(ms(times.percentile(95.0)))),
                 ("worst_ms", json!(ms(times.percentile(100.0)))),
-                ("far_queries", json!([digest(map, story.site, &act.sent)])),
+                ("far_queries", json!([digest(map, story.site, &act.seen.sent)])),
             ]);
             if let Some(first) = failed.first() {
                 let why = first.answer.as_ref().err().map_or("", String::as_str);
-                let course = course(map, first.at, first.took, &act.sent);
-                broken.push(format!("{who}, {phase}: {} of {count} names unresolved, {why}, {course}", failed.len()));
+                let course = course(map, first.at, first.took, &act.seen);
+                broken.push(format!("{who}, {phase}: {} of {count} names unresolved, {why}{course}", failed.len()));
             }
             // The colony has no node near until it has been found.
             let is_bound = act.phase == Phase::Returned || (act.phase == Phase::Settled && story.is_home);
             if is_bound && far > MOST_FAR {
-                let digest = digest(map, story.site, &act.sent);
+                let digest = digest(map, story.site, &act.seen.sent);
                 broken.push(format!("{who}, {phase}: {far} far queries a name, more than {MOST_FAR}: {digest}"));
                 let middle = &act.asked[count / 2];
-                broken.push(format!("{who}, {phase}, in the middle: {}", course(map, middle.at, COURSE, &act.sent)));
+                broken.push(format!("{who}, {phase}, in the middle:{}", course(map, middle.at, COURSE, &act.seen)));
             }
             if act.phase == Phase::Settled && story.is_home {
                 worst_settled = worst_settled.max(far);
@@ -421,7 +424,7 @@ fn findings(network: &str, map: &Map, stories: &[Story<'_>], ttl: Duration) -> F
             }
             for part in act.asked.chunks(BIN) {
                 let (Some(begun), Some(from), Some(to)) = (begun, part.first(), part.last()) else { continue };
-                let within = act.sent.iter().filter(|sent| sent.at >= from.at && sent.at < to.at + EVERY);
+                let within = act.seen.sent.iter().filter(|sent| sent.at >= from.at && sent.at < to.at + EVERY);
                 let far = Spread::of(map, story.site, within).far;
                 points.push(((from.at - begun).as_secs_f64(), per_name(far, part.len())));
             }

@@ -1,4 +1,4 @@
-//! What a resolver asks, seen on the wire at its own site: to whom, for which name, when.
+//! What a resolver asks and hears, seen on the wire at its own site: whom, for which name, when.
 //!
 //! A packet socket in the site's namespace sees all that leaves it, so the count is exact, whichever resolver it is and however
 //! many run at once. Over TCP it is connections that count.
@@ -14,6 +14,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use hickory_proto::op::Message;
+use hickory_proto::rr::RData;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{RcvBuf, ReceiveTimeout};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket};
@@ -32,16 +33,49 @@ pub struct Sent {
     pub what: String,
 }
 
+/// An answer that has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// When it was seen.
+    pub at: Instant,
+    /// The nameserver.
+    pub from: Ipv4Addr,
+    /// What it says, in short.
+    pub what: String,
+}
+
+/// All that was seen, each in order.
+#[derive(Debug, Default, Clone)]
+pub struct Seen {
+    /// Queries.
+    pub sent: Vec<Sent>,
+    /// Answers.
+    pub heard: Vec<Heard>,
+}
+
+impl Seen {
+    /// What has been seen since there was so much of each.
+    #[must_use]
+    pub fn since(&self, (sent, heard): (usize, usize)) -> Self {
+        Self { sent: self.sent[sent..].to_vec(), heard: self.heard[heard..].to_vec() }
+    }
+
+    /// How much there is of each.
+    pub fn lengths(&self) -> (usize, usize) {
+        (self.sent.len(), self.heard.len())
+    }
+}
+
 /// Looks on until it is dropped.
 #[derive(Debug)]
 pub struct Watch {
-    seen: Arc<Mutex<Vec<Sent>>>,
+    seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watch {
-    /// Looks on in a namespace, at what leaves it from `own`.
+    /// Looks on in a namespace, at what leaves it from `own` and comes to it.
     ///
     /// # Errors
     ///
@@ -53,7 +87,7 @@ impl Watch {
         let socket = socket.context("cannot look at packets (CAP_NET_RAW is needed)")?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::milliseconds(200)).context("cannot look at packets")?;
         setsockopt(&socket, RcvBuf, &(4 << 20)).context("cannot look at packets")?;
-        let (seen, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (seen, stop) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
         let thread = thread::Builder::new().name("queries".to_owned()).spawn({
             let (seen, stop) = (Arc::clone(&seen), Arc::clone(&stop));
             move || {
@@ -61,9 +95,12 @@ impl Watch {
                 while !stop.load(Ordering::Relaxed) {
                     match recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
                         Ok(length) => {
-                            if let Some((to, what)) = query(&packet[..length.min(packet.len())], own) {
-                                let at = Instant::now();
-                                seen.lock().unwrap_or_else(PoisonError::into_inner).push(Sent { at, to, what });
+                            let (at, packet) = (Instant::now(), &packet[..length.min(packet.len())]);
+                            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                            if let Some((to, what)) = query(packet, own) {
+                                seen.sent.push(Sent { at, to, what });
+                            } else if let Some((from, what)) = answer(packet, own) {
+                                seen.heard.push(Heard { at, from, what });
                             }
                         }
                         Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -76,8 +113,8 @@ impl Watch {
         Ok(Self { seen, stop, thread: Some(thread.context("cannot start a thread")?) })
     }
 
-    /// All that was seen so far, in order.
-    pub fn seen(&self) -> MutexGuard<'_, Vec<Sent>> {
+    /// All that was seen so far.
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -115,13 +152,50 @@ fn query(packet: &[u8], own: Ipv4Addr) -> Option<(Ipv4Addr, String)> {
     }
 }
 
+/// Where an answer to `own` comes from, and what it says.
+fn answer(packet: &[u8], own: Ipv4Addr) -> Option<(Ipv4Addr, String)> {
+    let sliced = SlicedPacket::from_ip(packet).ok()?;
+    let (Some(NetSlice::Ipv4(ip)), TransportSlice::Udp(udp)) = (&sliced.net, sliced.transport?) else { return None };
+    let (from, to) = (ip.header().source_addr(), ip.header().destination_addr());
+    if to != own || from == own || udp.source_port() != DNS {
+        return None;
+    }
+    Some((
+        from,
+        Message::from_vec(udp.payload()).map_or_else(|_| "no DNS message".to_owned(), |message| said(&message)),
+    ))
+}
+
+/// An answer in short: `NoError aa, 2 answers` or `NoError, NS com.nyud.net. ns1.nyud.net.`
+fn said(message: &Message) -> String {
+    let flag = |is_set, flag| if is_set { flag } else { "" };
+    let metadata = &message.metadata;
+    let mut said = format!(
+        "{}{}{}",
+        metadata.response_code,
+        flag(metadata.authoritative, " aa"),
+        flag(metadata.truncation, " tc")
+    );
+    if !message.answers.is_empty() {
+        said += &format!(", {} answers", message.answers.len());
+    }
+    for record in &message.authorities {
+        said += &format!(", {} {}", record.record_type(), record.name);
+        if let RData::NS(ns) = &record.data {
+            said += &format!(" {}", ns.0);
+        }
+    }
+    said
+}
+
 const DNS: u16 = 53;
 
 #[cfg(test)]
 mod tests {
     use etherparse::PacketBuilder;
     use hickory_proto::op::{MessageType, OpCode, Query};
-    use hickory_proto::rr::{Name, RecordType};
+    use hickory_proto::rr::rdata::NS;
+    use hickory_proto::rr::{Name, Record, RecordType};
 
     use super::*;
 
@@ -143,5 +217,20 @@ mod tests {
         assert_eq!(query(&packet(own, own, 53), own.into()), None);
         assert_eq!(query(&packet(own, node, 4160), own.into()), None);
         assert_eq!(query(b"no packet", own.into()), None);
+    }
+
+    #[test]
+    fn answers_are_told_in_short() {
+        let (own, node) = ([198, 18, 7, 1], [198, 18, 1, 1]);
+        let mut message = Message::new(1, MessageType::Response, OpCode::Query);
+        message.metadata.authoritative = true;
+        let name = |name: &str| Name::from_ascii(name).unwrap();
+        message.add_authority(Record::from_rdata(name("com.nyud.net."), 60, RData::NS(NS(name("ns.nyud.net.")))));
+        let mut packet = Vec::new();
+        let builder = PacketBuilder::ipv4(node, own, 64).udp(53, 4711);
+        builder.write(&mut packet, &message.to_vec().unwrap()).unwrap();
+        let expected = "No Error aa, NS com.nyud.net. ns.nyud.net.".to_owned();
+        assert_eq!(answer(&packet, own.into()), Some((node.into(), expected)));
+        assert_eq!(answer(&packet, node.into()), None);
     }
 }
