@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::address::may_be_peer;
+use crate::budget::Budget;
 use crate::cache_status::CacheStatus;
 use crate::chain::{Chain, WAITING, Waiting};
 use crate::client::Client;
@@ -73,7 +74,14 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(config: &Config, client: Client, me: SocketAddr, dsht: DshtHandle, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        client: Client,
+        me: SocketAddr,
+        dsht: DshtHandle,
+        budget: Option<Budget>,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             client,
             dsht,
@@ -86,6 +94,7 @@ impl Peers {
                 max_body: config.origin.max_body.as_u64(),
                 counter: metrics.moved("received", "peer"),
                 requests: metrics.asked_peers.clone(),
+                budget,
             },
             set_aside: Moka::builder().max_capacity(REMEMBERED_NODES).time_to_live(config.peer.set_aside).build(),
             metrics,
@@ -233,7 +242,7 @@ impl Peers {
         let failed = |what: String| Refusal::Failed(ProxyError::Peer(what.into()));
         let target = Url::parse(&format!("http://{peer}{}", url.target));
         let target = target.map_err(|_| failed("its URL cannot be written".to_owned()))?;
-        let answer = ask(&self.client, method.clone(), target, headers, &self.bounds, None).await;
+        let answer = ask(url.domain(), &self.client, method.clone(), target, headers, &self.bounds, None).await;
         let answer = answer.map_err(Refusal::Failed)?;
         match said(&answer.headers) {
             Said::Served { fresh } if fresh || !answer.status.is_server_error() => Ok(answer),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::header::{
     ACCEPT_RANGES, AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
-    EXPIRES, HeaderMap, HeaderValue, LAST_MODIFIED, LOCATION, RANGE, VARY, VIA,
+    EXPIRES, HeaderMap, HeaderValue, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER, VARY, VIA,
 };
 use http::{HeaderName, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -290,6 +290,9 @@ pub(crate) fn of_error(error: &ProxyError, method: &Method) -> Response<ReplyBod
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
     if verdict.status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
     }

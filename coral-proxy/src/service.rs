@@ -15,7 +15,9 @@ use crate::error::ProxyError;
 use crate::fetch::{Fetcher, Wanted};
 use crate::headers::came_through_coral;
 use crate::interim::Ticket;
+use crate::limits::Rate;
 use crate::metrics::RequestLabels;
+use crate::pace::Line;
 use crate::policy::CacheControl;
 use crate::reply::{ReplyBody, UnderWay, of_error, of_object, of_options};
 use crate::url::{CoralUrl, Names, UrlError};
@@ -25,6 +27,16 @@ use crate::url::{CoralUrl, Names, UrlError};
 pub(crate) struct Service {
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) names: Names,
+}
+
+/// Who asks.
+#[derive(Debug)]
+pub(crate) struct Caller<'a> {
+    pub(crate) client: SocketAddr,
+    /// How much its address asks.
+    pub(crate) rate: &'a Rate,
+    /// What its connection is paced by.
+    pub(crate) line: &'a Line,
 }
 
 /// What became of a request, for log and metrics.
@@ -38,7 +50,7 @@ impl Service {
     /// Answers one request. There is always an answer.
     pub(crate) async fn answer(
         &self,
-        client: SocketAddr,
+        caller: Caller<'_>,
         request: Request<Incoming>,
         interim: Ticket,
     ) -> Response<ReplyBody> {
@@ -49,13 +61,16 @@ impl Service {
         // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it.
         let from_peer = came_through_coral(&head.headers) && CacheControl::of(&head.headers).only_if_cached;
         let from = if from_peer { "peer" } else { "client" };
-        let outcome = match self.outcome(&head, from_peer, interim).await {
+        let outcome = match self.outcome(&caller, &head, from_peer, interim).await {
             Ok(outcome) => outcome,
-            Err(error) => Outcome {
-                response: of_error(&error, &head.method),
-                word: CacheStatus::of_error(&error).word(),
-                error: Some(error),
-            },
+            Err(error) => {
+                caller.line.own();
+                Outcome {
+                    response: of_error(&error, &head.method),
+                    word: CacheStatus::of_error(&error).word(),
+                    error: Some(error),
+                }
+            }
         };
         let status = outcome.response.status();
         metrics.seconds.observe(began.elapsed().as_secs_f64());
@@ -66,7 +81,7 @@ impl Service {
         }
         tracing::info!(
             target: "coral_proxy::access",
-            %client,
+            client = %caller.client,
             method = %head.method,
             host = head.headers.get(HOST).map(tracing::field::debug),
             uri = %head.uri,
@@ -82,10 +97,12 @@ impl Service {
 
     async fn outcome(
         &self,
+        caller: &Caller<'_>,
         head: &http::request::Parts,
         from_peer: bool,
         interim: Ticket,
     ) -> Result<Outcome, ProxyError> {
+        caller.rate.take().map_err(ProxyError::TooManyRequests)?;
         check_method(&head.method)?;
         check_body(&head.headers)?;
         if head.method == Method::OPTIONS && goes_no_further(head) {
@@ -101,6 +118,7 @@ impl Service {
         if came_through_coral(&head.headers) && !from_peer {
             return Err(ProxyError::Loop);
         }
+        self.check_share(caller.line, &url, from_peer)?;
         let found = self.fetcher.cache.find(url.key(), &head.headers).await;
         let now = SystemTime::now();
         let served = match self.fetcher.hit(&head.method, &found, now) {
@@ -122,6 +140,17 @@ impl Service {
         let now = SystemTime::now();
         let response = of_object(&head.method, &head.headers, &url, served, from_peer, now);
         Ok(Outcome { response, word, error: None })
+    }
+}
+
+impl Service {
+    /// Turns a request away if the transfers of its site wait too long as it is; from here on the connection sends for that site.
+    fn check_share(&self, line: &Line, url: &CoralUrl, from_peer: bool) -> Result<(), ProxyError> {
+        line.admit(url, self.fetcher.config.bandwidth.patience).map_err(|wait| {
+            self.fetcher.metrics.turned_away.inc();
+            // Another node then asks elsewhere, and does not think that this one has failed.
+            if from_peer { ProxyError::NotCached } else { ProxyError::OverShare(wait) }
+        })
     }
 }
 
