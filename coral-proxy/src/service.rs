@@ -1,11 +1,12 @@
 //! One request from the top: checked, understood, served, answered, counted, logged.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, MAX_FORWARDS, TRANSFER_ENCODING};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -102,19 +103,22 @@ impl Service {
         from_peer: bool,
         interim: Ticket,
     ) -> Result<Outcome, ProxyError> {
-        caller.rate.take().map_err(ProxyError::TooManyRequests)?;
         check_method(&head.method)?;
         check_body(&head.headers)?;
+        caller.rate.take().map_err(ProxyError::TooManyRequests)?;
         if head.method == Method::OPTIONS && goes_no_further(head) {
             return Ok(Outcome { response: of_options(), word: "own", error: None });
+        }
+        // RFC 9112 §3.2.3: a target that is a host alone is for CONNECT.
+        if head.uri.authority().is_some() && head.uri.scheme().is_none() {
+            return Err(ProxyError::Url(UrlError::BadUrl));
         }
         // An absolute target (RFC 9112 §3.2.2) of another scheme is none of ours.
         if head.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
             return Err(ProxyError::Url(UrlError::Scheme));
         }
         let authority = authority(head)?;
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        let url = CoralUrl::parse(authority, target, &self.names)?;
+        let url = CoralUrl::parse(authority, &target(&head.uri), &self.names)?;
         if came_through_coral(&head.headers) && !from_peer {
             return Err(ProxyError::Loop);
         }
@@ -183,6 +187,12 @@ fn authority(head: &http::request::Parts) -> Result<&str, ProxyError> {
         _ => return Err(ProxyError::Host),
     };
     head.uri.authority().map(http::uri::Authority::as_str).or(host).ok_or(ProxyError::Host)
+}
+
+/// Path and query. An absolute target may have none of the first (RFC 9112 §3.2.1).
+fn target(uri: &Uri) -> Cow<'_, str> {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    if target.starts_with('?') { format!("/{target}").into() } else { target.into() }
 }
 
 /// `OPTIONS *` is about the server itself, and so is one that may be forwarded no more (RFC 9110 §7.6.2).
