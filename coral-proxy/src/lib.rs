@@ -74,6 +74,7 @@ pub mod error;
 mod fetch;
 pub mod headers;
 mod hints;
+mod home;
 mod interim;
 mod limits;
 pub mod metrics;

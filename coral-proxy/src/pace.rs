@@ -50,6 +50,7 @@ impl Line {
         };
         let wait = shared.budget.wait(url.domain());
         if wait > patience {
+            self.own();
             return Err(wait);
         }
         shared.set(url.domain().into());

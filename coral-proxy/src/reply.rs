@@ -309,6 +309,16 @@ pub(crate) fn of_error(error: &ProxyError, method: &Method) -> Response<ReplyBod
     respond(verdict.status, headers, ReplyBody::whole(body))
 }
 
+/// The response that sends a client to the origin.
+pub(crate) fn of_home(location: &str) -> Response<ReplyBody> {
+    let mut headers = HeaderMap::new();
+    add_via(&mut headers);
+    append(&mut headers, LOCATION, location);
+    // What is so now need not be so in a moment.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    respond(StatusCode::FOUND, headers, ReplyBody::whole(Bytes::new()))
+}
+
 /// The response to `OPTIONS *` and to OPTIONS that shall not go further: what this node itself can do.
 pub(crate) fn of_options() -> Response<ReplyBody> {
     let mut headers = HeaderMap::new();
