@@ -33,6 +33,8 @@ pub struct Config {
     pub drain: Duration,
     /// The disk tier.
     pub disk: Disk,
+    /// How much may be sent and received.
+    pub bandwidth: Bandwidth,
     /// What clients may do.
     pub client: Client,
     /// How origins are asked.
@@ -56,6 +58,7 @@ impl Default for Config {
             memory_object_limit: ByteSize::mib(1),
             drain: Duration::from_secs(10),
             disk: Disk::default(),
+            bandwidth: Bandwidth::default(),
             client: Client::default(),
             origin: OriginLimits::default(),
             peer: PeerLimits::default(),
@@ -87,6 +90,35 @@ impl Default for Disk {
     }
 }
 
+/// How much may be sent and received: the section `[proxy.bandwidth]`.
+///
+/// What is counted is what HTTP is written in; the headers of TCP and IP add about 3 %. At a limit the sites that have had the most
+/// in the last seconds are slowed first, and those that have had less than an equal part not at all [C10].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bandwidth {
+    /// Bytes a second to clients and other nodes. Default `None`: not limited. At least 1 KiB.
+    pub send: Option<ByteSize>,
+    /// Bytes a second from origins and other nodes. Default `None`: not limited. At least 1 KiB.
+    pub receive: Option<ByteSize>,
+    /// After a pause, as much may move at once as otherwise in this time. Default 100 ms; at least 8 KiB.
+    ///
+    /// Longer lets a small page through at once where large transfers leave room; the limit is kept over that longer time only.
+    #[serde(with = "humantime_serde")]
+    pub burst: Duration,
+    /// How long the transfers of a site may wait for their next piece before further requests for it are turned away. Default 2 s.
+    ///
+    /// Longer makes the transfers of a hot site slower, and turns fewer away.
+    #[serde(with = "humantime_serde")]
+    pub patience: Duration,
+}
+
+impl Default for Bandwidth {
+    fn default() -> Self {
+        Self { send: None, receive: None, burst: Duration::from_millis(100), patience: Duration::from_secs(2) }
+    }
+}
+
 /// What clients may do: the section `[proxy.client]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -105,8 +137,12 @@ pub struct Client {
     pub max_headers: NonZeroUsize,
     /// Connections at one time. Default 1024; a further one takes the place of the oldest that idles, or waits.
     pub max_connections: NonZeroUsize,
-    /// Connections of one client address at one time. Default 256; more are closed at once.
+    /// Connections of one client address (an IPv6 /64) at one time. Default 256; more are closed at once.
     pub max_connections_per_address: NonZeroU32,
+    /// Requests a second of one client address (an IPv6 /64), on all its connections. Default 10,000; more get 429.
+    ///
+    /// After a pause, those of two seconds may come at once. Many people may share an address, and other nodes are clients, too.
+    pub requests_per_address: NonZeroU32,
 }
 
 impl Default for Client {
@@ -118,6 +154,7 @@ impl Default for Client {
             max_headers: NonZeroUsize::new(64).expect("64 is not zero"),
             max_connections: NonZeroUsize::new(1024).expect("1024 is not zero"),
             max_connections_per_address: NonZeroU32::new(256).expect("256 is not zero"),
+            requests_per_address: NonZeroU32::new(10_000).expect("10,000 is not zero"),
         }
     }
 }

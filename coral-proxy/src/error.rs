@@ -2,6 +2,7 @@
 //! and a `Proxy-Status` (RFC 9209).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -37,6 +38,12 @@ pub enum ProxyError {
     /// To another node: only the origin can help. What this one has is not to be shared, or the origin failed for it.
     #[error("what this node gets is not to be shared: ask the origin")]
     AskOrigin,
+    /// The client has sent too many requests; further ones are taken after this time.
+    #[error("too many requests come from this address")]
+    TooManyRequests(Duration),
+    /// The site asked for has all that it may have of this node's bandwidth, and its transfers have waited this long.
+    #[error("this site has its share of the bandwidth of this node")]
+    OverShare(Duration),
     /// The request has been through a Coral node before.
     #[error("the request came back to where it has been: the origin leads to a Coral node")]
     Loop,
@@ -158,6 +165,10 @@ impl ProxyError {
             Self::NotCached => (StatusCode::GATEWAY_TIMEOUT, Client, "not_cached"),
             Self::Waiting => (StatusCode::GATEWAY_TIMEOUT, Client, "waiting"),
             Self::AskOrigin => (StatusCode::GATEWAY_TIMEOUT, Client, "ask_origin"),
+            // RFC 6585 §4.
+            Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, Client, "too_many_requests"),
+            // RFC 9209 §2.3.28: decided here, without asking anybody.
+            Self::OverShare(_) => (StatusCode::SERVICE_UNAVAILABLE, Node, "proxy_internal_response"),
             Self::Loop => (StatusCode::BAD_GATEWAY, Origin, "proxy_loop_detected"),
             Self::OriginName => (StatusCode::BAD_GATEWAY, Origin, "dns_error"),
             Self::Resolver(_) => (StatusCode::BAD_GATEWAY, Node, "dns_error"),
@@ -181,6 +192,14 @@ impl ProxyError {
             Self::Node(_) => (StatusCode::INTERNAL_SERVER_ERROR, Node, "proxy_internal_error"),
         };
         Verdict { status, fault, kind }
+    }
+
+    /// After how many seconds the same request may do better (RFC 9110 §10.2.3), if that is known.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::TooManyRequests(wait) | Self::OverShare(wait) => Some(wait.as_secs() + 1),
+            _ => None,
+        }
     }
 
     /// The value of `Proxy-Status`; `None` where the fault is the client's, which no intermediary need explain.

@@ -13,6 +13,7 @@ use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, IF_RANGE};
 use tokio::time::Instant;
 
+use crate::budget::Budget;
 use crate::cache::body::{Body, Limits, Reader};
 use crate::cache::{Cache, Found, Object};
 use crate::cache_status::{CacheStatus, Source};
@@ -92,6 +93,7 @@ impl Fetcher {
         config: Arc<Config>,
         me: SocketAddr,
         dsht: DshtHandle,
+        receive: Option<Budget>,
         metrics: Metrics,
     ) -> Result<Self, ProxyError> {
         let tls = tls::client_config(&config.origin.extra_ca)?;
@@ -101,8 +103,8 @@ impl Fetcher {
         let peer_client = Client::new(Resolver::of_system(limit), tls.clone(), limit);
         let cache = Cache::open(&config, references.clone(), &metrics)?;
         Ok(Self {
-            peers: Peers::new(&config, peer_client, me, dsht, metrics.clone()),
-            origins: Origins::new(&config, &tls, &metrics),
+            peers: Peers::new(&config, peer_client, me, dsht, receive.clone(), metrics.clone()),
+            origins: Origins::new(&config, &tls, receive, &metrics),
             coalesce: Coalesce::default(),
             me,
             limits: Limits {

@@ -39,6 +39,9 @@ const PASSED_ON: [HeaderName; 6] = [
     HeaderName::from_static("access-control-request-headers"),
 ];
 
+/// Bytes of all values of one field that are passed on to an origin nobody has vouched for.
+const MOST_PASSED_BYTES: usize = 1024;
+
 /// What no `Vary` makes this node send on: who the client is, how it got here, and what the fetch itself sets.
 fn held_back(name: &HeaderName) -> bool {
     let name = name.as_str();
@@ -78,13 +81,20 @@ pub(crate) fn selecting(response: &HeaderMap) -> Arc<[HeaderName]> {
     names.into_iter().filter(|name| !held_back(name)).collect()
 }
 
+/// Whether a field may make an origin refuse the request (CPDoS): its answer would then be everybody's. Browsers send none that
+/// is so long, or has other characters.
+fn is_provoking(client: &HeaderMap, name: &HeaderName) -> bool {
+    let values = || client.get_all(name).into_iter();
+    values().map(HeaderValue::len).sum::<usize>() > MOST_PASSED_BYTES || values().any(|value| value.to_str().is_err())
+}
+
 /// The fields of a request to an origin or node, made from a client's: what is passed on, what is `selecting`, and what
 /// the site `passes`.
 pub fn to_upstream(client: &HeaderMap, selecting: &[HeaderName], passes: &Passes) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let selecting = selecting.iter().filter(|name| !held_back(name));
     for name in PASSED_ON.iter().chain(selecting).chain(passes.fields.iter()) {
-        if headers.contains_key(name) {
+        if headers.contains_key(name) || (is_provoking(client, name) && !passes.fields.contains(name)) {
             continue;
         }
         for value in client.get_all(name) {

@@ -59,10 +59,11 @@
 //!
 //! Of a range that begins at the first byte the whole is fetched, and parts are not joined to a whole, nor kept over a
 //! restart. References are tried one after another, not raced. What
-//! is stale here is of no use to another node. No TLS is served, and bandwidth is not shared out.
+//! is stale here is of no use to another node. No TLS is served.
 //! Which parts of HTTP caching are kept, and which are not, with the public suite's figures: RESULTS.md.
 
 pub mod address;
+mod budget;
 pub mod cache;
 pub mod cache_status;
 mod chain;
@@ -74,10 +75,12 @@ pub mod error;
 mod fetch;
 pub mod headers;
 mod hints;
+mod home;
 mod interim;
 mod limits;
 pub mod metrics;
 mod origin;
+mod pace;
 pub mod partial;
 mod peers;
 pub mod policy;

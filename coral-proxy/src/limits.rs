@@ -1,5 +1,5 @@
-//! How many connections there may be, in all and from one address. Fair shares of bandwidth come with the issue on
-//! being a good neighbour.
+//! How many connections there may be, in all and from one address, and how many requests from one. How much is sent for whom is
+//! shared out in [`crate::budget`].
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,6 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config;
+pub(crate) use rate::Rate;
+use rate::Rates;
+
+mod rate;
 
 /// Counts connections against their bounds. Clones count together.
 #[derive(Debug, Clone)]
@@ -17,6 +21,7 @@ pub(crate) struct Limits {
     all: Arc<Semaphore>,
     of_address: Arc<Mutex<HashMap<IpAddr, u32>>>,
     max_of_address: NonZeroU32,
+    rates: Rates,
 }
 
 /// One connection, as long as it lives.
@@ -25,6 +30,14 @@ pub(crate) struct Admitted {
     _permit: OwnedSemaphorePermit,
     limits: Limits,
     address: IpAddr,
+    rate: Rate,
+}
+
+impl Admitted {
+    /// How many requests its address may send.
+    pub(crate) fn rate(&self) -> &Rate {
+        &self.rate
+    }
 }
 
 impl Limits {
@@ -33,6 +46,7 @@ impl Limits {
             all: Arc::new(Semaphore::new(config.max_connections.get().min(Semaphore::MAX_PERMITS))),
             of_address: Arc::default(),
             max_of_address: config.max_connections_per_address,
+            rates: Rates::new(config.requests_per_address),
         }
     }
 
@@ -61,7 +75,7 @@ impl Limits {
             return None;
         }
         *count += 1;
-        Some(Admitted { _permit: permit, limits: self.clone(), address })
+        Some(Admitted { _permit: permit, limits: self.clone(), address, rate: self.rates.of(address) })
     }
 }
 

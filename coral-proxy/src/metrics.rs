@@ -1,6 +1,7 @@
 //! Counters, gauges and times of the proxy, for Prometheus and for [`Status`](crate::Status).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -9,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::budget::Waits;
 use crate::error::{Fault, Verdict};
 
 /// Every word that [`crate::cache_status`] and the service give: a family cannot be walked, so they are listed.
@@ -33,6 +35,9 @@ const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Everyone who can be at fault.
 const FAULTS: [Fault; 4] = [Fault::Client, Fault::Peer, Fault::Origin, Fault::Node];
 
+/// A counter of time.
+pub(crate) type Seconds = Counter<f64, AtomicU64>;
+
 /// What the proxy counts. Clones count into the same numbers.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -42,6 +47,9 @@ pub struct Metrics {
     pub(crate) connections: Gauge,
     pub(crate) refused_connections: Counter,
     pub(crate) bytes: Family<BytesLabels, Counter>,
+    held_back_bytes: Family<DirectionLabels, Counter>,
+    held_back_seconds: Family<DirectionLabels, Seconds>,
+    pub(crate) turned_away: Counter,
     pub(crate) origin_requests: Counter,
     pub(crate) asked_peers: Counter,
     pub(crate) coalesced: Counter,
@@ -83,6 +91,12 @@ pub(crate) struct ContinuedLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabels {
+    /// `received` or `sent`.
+    direction: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ErrorLabels {
     /// `client`, `peer`, `origin` or `node`.
     fault: &'static str,
@@ -120,6 +134,9 @@ impl Metrics {
             connections: Gauge::default(),
             refused_connections: Counter::default(),
             bytes: Family::default(),
+            held_back_bytes: Family::default(),
+            held_back_seconds: Family::default(),
+            turned_away: Counter::default(),
             origin_requests: Counter::default(),
             asked_peers: Counter::default(),
             coalesced: Counter::default(),
@@ -162,6 +179,23 @@ impl Metrics {
             "Bytes of bodies, by direction and far end",
             Unit::Bytes,
             metrics.bytes.clone(),
+        );
+        registry.register_with_unit(
+            "held_back",
+            "Bytes that had to wait for their share of the bandwidth, by direction",
+            Unit::Bytes,
+            metrics.held_back_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "held_back",
+            "Time that transfers have waited for their share, all together, by direction",
+            Unit::Seconds,
+            metrics.held_back_seconds.clone(),
+        );
+        registry.register(
+            "turned_away_requests",
+            "Requests turned away, as their site had all that it may have of the bandwidth",
+            metrics.turned_away.clone(),
         );
         registry.register("origin_requests", "Requests sent to origins", metrics.origin_requests.clone());
         registry.register("sent_peer_requests", "Requests sent to other nodes", metrics.asked_peers.clone());
@@ -234,6 +268,15 @@ impl Metrics {
     pub(crate) fn continued_bodies(&self) -> u64 {
         let with = |with| self.continued.get(&ContinuedLabels { with }).map_or(0, |count| count.get());
         with("peer") + with("origin")
+    }
+
+    /// What is counted of those who wait for their share of what is `received` or `sent`.
+    pub(crate) fn waits(&self, direction: &'static str) -> Waits {
+        let labels = DirectionLabels { direction };
+        Waits {
+            bytes: self.held_back_bytes.get_or_create_owned(&labels),
+            seconds: self.held_back_seconds.get_or_create_owned(&labels),
+        }
     }
 
     /// The counter of body bytes in `direction`, `received` or `sent`, whose far end is a `client`, `peer` or `origin`.

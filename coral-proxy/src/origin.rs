@@ -20,6 +20,7 @@ use rustls::ClientConfig;
 use url::Url;
 
 use crate::address::is_public;
+use crate::budget::Budget;
 use crate::client::{Client, OnInterim, SendError};
 use crate::config::{Config, OriginLimits};
 use crate::error::{Fault, ProxyError};
@@ -57,6 +58,16 @@ pub(crate) struct Upstream {
     stall_timeout: Duration,
     left: u64,
     counter: Counter,
+    pace: Option<Pace>,
+}
+
+/// What a body costs of the bandwidth.
+#[derive(Debug)]
+struct Pace {
+    budget: Budget,
+    site: Arc<str>,
+    /// Bytes that have come and are not paid for, those of the head first of all.
+    owed: usize,
 }
 
 impl Upstream {
@@ -68,6 +79,10 @@ impl Upstream {
         let length = chunk.as_ref().map_or(0, Bytes::len) as u64;
         self.counter.inc_by(length);
         self.left = self.left.checked_sub(length).ok_or(ProxyError::OriginBody)?;
+        if let Some(Pace { budget, site, owed }) = &mut self.pace {
+            // Meanwhile nothing more is read, and the sender has to wait.
+            budget.pay(site, std::mem::take(owed) + length as usize).await;
+        }
         Ok(chunk)
     }
 
@@ -92,10 +107,13 @@ pub(crate) struct Bounds {
     pub(crate) counter: Counter,
     /// Counts the requests.
     pub(crate) requests: Counter,
+    /// What may be received.
+    pub(crate) budget: Option<Budget>,
 }
 
-/// Sends one request and waits for the head of the answer.
+/// Sends one request for something of `site` and waits for the head of the answer.
 pub(crate) async fn ask(
+    site: &str,
     client: &Client,
     method: Method,
     url: Url,
@@ -142,6 +160,7 @@ pub(crate) async fn ask(
             stall_timeout: bounds.stall_timeout,
             left: bounds.max_body,
             counter: bounds.counter.clone(),
+            pace: bounds.budget.clone().map(|budget| Pace { budget, site: site.into(), owed: header_bytes }),
         },
     })
 }
@@ -211,7 +230,7 @@ pub(crate) struct Origins {
 }
 
 impl Origins {
-    pub(crate) fn new(config: &Config, tls: &ClientConfig, metrics: &Metrics) -> Self {
+    pub(crate) fn new(config: &Config, tls: &ClientConfig, budget: Option<Budget>, metrics: &Metrics) -> Self {
         let limits: &OriginLimits = &config.origin;
         // Less than the time for connecting, which it is part of: so it can be told which of both was slow.
         let resolver = Resolver::of_system(limits.connect_timeout * 4 / 5);
@@ -227,6 +246,7 @@ impl Origins {
                 max_body: limits.max_body.as_u64(),
                 counter: metrics.moved("received", "origin"),
                 requests: metrics.origin_requests.clone(),
+                budget,
             },
         }
     }
@@ -267,11 +287,11 @@ impl Origins {
         headers: HeaderMap,
         interim: &Ticket,
     ) -> Result<Answer, ProxyError> {
-        let (ticket, passes) = (interim.clone(), url.passes.clone());
+        let (ticket, passes, domain) = (interim.clone(), url.passes.clone(), url.domain());
         let on_interim: Arc<OnInterim> =
             Arc::new(move |status, headers| ticket.send(status, &clean_interim(headers, &passes)));
         let ask = |client, url, headers| {
-            ask(client, method.clone(), url, headers, &self.bounds, Some(Arc::clone(&on_interim)))
+            ask(domain, client, method.clone(), url, headers, &self.bounds, Some(Arc::clone(&on_interim)))
         };
         let client = if url.site { &self.sites } else { &self.public };
         let named = Url::parse(&format!("{}{}", url.origin, url.target))

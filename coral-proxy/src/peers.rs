@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::address::may_be_peer;
+use crate::budget::Budget;
 use crate::cache_status::CacheStatus;
 use crate::chain::{Chain, WAITING, Waiting};
 use crate::client::Client;
@@ -81,7 +82,14 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(config: &Config, client: Client, me: SocketAddr, dsht: DshtHandle, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        client: Client,
+        me: SocketAddr,
+        dsht: DshtHandle,
+        budget: Option<Budget>,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             client,
             dsht,
@@ -94,6 +102,7 @@ impl Peers {
                 max_body: config.origin.max_body.as_u64(),
                 counter: metrics.moved("received", "peer"),
                 requests: metrics.asked_peers.clone(),
+                budget,
             },
             set_aside: Moka::builder().max_capacity(REMEMBERED_NODES).time_to_live(config.peer.set_aside).build(),
             metrics,
@@ -226,7 +235,8 @@ impl Peers {
         let target = target.map_err(|_| failed("its URL cannot be written".to_owned()))?;
         let mut headers = inquiry.headers.clone();
         headers.insert(WAITING, waiting.write());
-        let answer = ask(&self.client, inquiry.method.clone(), target, headers, &self.bounds, None).await;
+        let answer =
+            ask(inquiry.url.domain(), &self.client, inquiry.method.clone(), target, headers, &self.bounds, None).await;
         let answer = answer.map_err(Refusal::Failed)?;
         match said(&answer.headers) {
             Said::Served { fresh } if fresh || !answer.status.is_server_error() => match (inquiry.fits)(&answer) {

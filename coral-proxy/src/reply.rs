@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::header::{
     ACCEPT_RANGES, AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
-    EXPIRES, HeaderMap, HeaderValue, LAST_MODIFIED, LOCATION, RANGE, VARY, VIA,
+    EXPIRES, HeaderMap, HeaderValue, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER, VARY, VIA,
 };
 use http::{HeaderName, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -290,6 +290,9 @@ pub(crate) fn of_error(error: &ProxyError, method: &Method) -> Response<ReplyBod
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
     if verdict.status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
     }
@@ -304,6 +307,16 @@ pub(crate) fn of_error(error: &ProxyError, method: &Method) -> Response<ReplyBod
     let text = format!("{} {error}.{hint}\n", verdict.status.as_u16());
     let body = if method == Method::HEAD { String::new() } else { text };
     respond(verdict.status, headers, ReplyBody::whole(body))
+}
+
+/// The response that sends a client to the origin.
+pub(crate) fn of_home(location: &str) -> Response<ReplyBody> {
+    let mut headers = HeaderMap::new();
+    add_via(&mut headers);
+    append(&mut headers, LOCATION, location);
+    // What is so now need not be so in a moment.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    respond(StatusCode::FOUND, headers, ReplyBody::whole(Bytes::new()))
 }
 
 /// The response to `OPTIONS *` and to OPTIONS that shall not go further: what this node itself can do.

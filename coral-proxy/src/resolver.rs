@@ -103,14 +103,21 @@ mod tests {
 
     use super::*;
 
-    /// A resolver whose one name server answers every question with this response code, or not at all.
-    async fn with_server(code: Option<u8>) -> Resolver {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    /// A resolver whose one name server is at this port.
+    fn asking(port: u16) -> Resolver {
         let mut connection = ConnectionConfig::udp();
-        connection.port = socket.local_addr().unwrap().port();
+        connection.port = port;
         let server = NameServerConfig::new("127.0.0.1".parse().unwrap(), true, vec![connection]);
         let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
         let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let system = Ok(Arc::new(builder.build().unwrap()));
+        Resolver { system, public_only: true, timeout: Duration::from_millis(500) }
+    }
+
+    /// A resolver whose one name server answers every question with this response code, or not at all.
+    async fn with_server(code: Option<u8>) -> Resolver {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let resolver = asking(socket.local_addr().unwrap().port());
         tokio::spawn(async move {
             let mut question = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut question).await {
@@ -122,8 +129,7 @@ mod tests {
                 }
             }
         });
-        let system = Ok(Arc::new(builder.build().unwrap()));
-        Resolver { system, public_only: true, timeout: Duration::from_millis(500) }
+        resolver
     }
 
     #[tokio::test]
@@ -133,6 +139,45 @@ mod tests {
         assert!(matches!(lookup(Some(0)).await, Err(ProxyError::OriginName)), "no data");
         assert!(matches!(lookup(Some(2)).await, Err(ProxyError::Resolver(_))), "SERVFAIL");
         assert!(matches!(lookup(None).await, Err(ProxyError::ResolverTimeout)), "silence");
+    }
+
+    /// A resolver whose one name server gives these addresses, one for each question, to be asked again at once.
+    async fn rebinding(addresses: Vec<[u8; 4]>) -> Resolver {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let resolver = asking(socket.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            let mut addresses = addresses.into_iter().cycle();
+            let mut question = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut question).await {
+                // The name begins behind the header of 12 bytes and ends with a zero; the type follows.
+                let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+                let mut answer = question[..end.min(length)].to_vec();
+                answer[2] |= 0x80;
+                answer[10..12].fill(0);
+                if answer[end - 4..end - 2] == [0, 1] {
+                    answer[7] = 1;
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+                    answer.extend(addresses.next().unwrap());
+                }
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        });
+        resolver
+    }
+
+    /// DNS rebinding: what was a public address a moment ago opens no way in, as each connection goes to what its own lookup
+    /// gave, and that is checked.
+    #[tokio::test]
+    async fn a_name_that_turns_private_leads_nowhere() {
+        let mut resolver = rebinding(vec![[9, 9, 9, 9], [127, 0, 0, 1], [169, 254, 169, 254]]).await;
+        let mut connects = async || {
+            let found = resolver.call("www.example.com".parse().unwrap()).await;
+            found.map(Iterator::collect::<Vec<_>>)
+        };
+        assert_eq!(connects().await.unwrap(), ["9.9.9.9:0".parse::<SocketAddr>().unwrap()]);
+        assert!(matches!(connects().await, Err(ProxyError::OriginAddress)), "loopback");
+        assert!(matches!(connects().await, Err(ProxyError::OriginAddress)), "metadata");
+        assert!(connects().await.is_ok());
     }
 
     #[test]

@@ -19,15 +19,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::config::Config;
+use crate::budget::Budget;
+use crate::config::{Bandwidth, Config};
 use crate::error::{Fault, ProxyError, Verdict};
 use crate::fetch::Fetcher;
 use crate::hints::{self, Clients};
 use crate::interim::{Outbox, WithInterim};
 use crate::limits::{Admitted, InHand, Limits};
 use crate::metrics::Metrics;
+use crate::pace::{Line, Paced};
 use crate::reply::UnderWay;
-use crate::service::Service;
+use crate::service::{Caller, Service};
 use crate::stall::StallTimeout;
 use crate::url::{Names, Suffix};
 
@@ -44,12 +46,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// way arrives, and half a head holds nobody up.
 const LAST_HEAD: Duration = Duration::from_secs(1);
 
+/// What may be sent, and what may be received, as far as there is a limit.
+fn budgets(config: &Bandwidth, metrics: &Metrics) -> [Option<Budget>; 2] {
+    [(config.send, "sent"), (config.receive, "received")]
+        .map(|(rate, direction)| rate.map(|rate| Budget::new(rate.as_u64(), config.burst, metrics.waits(direction))))
+}
+
 /// A cache, to serve with and to ask. Clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Proxy {
     service: Arc<Service>,
     limits: Limits,
     clients: Clients,
+    /// What may be sent.
+    send: Option<Budget>,
     metrics: Metrics,
 }
 
@@ -105,9 +115,10 @@ impl Proxy {
         let names = Names { suffixes, sites: config.sites.clone(), allow_addresses: config.allow_addresses };
         let limits = Limits::new(&config.client);
         let hints = config.hints;
-        let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), metrics.clone())?);
+        let [send, receive] = budgets(&config.bandwidth, &metrics);
+        let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), receive, metrics.clone())?);
         let clients = Clients::start(dsht, hints, metrics.clone());
-        Ok(Self { service: Arc::new(Service { fetcher, names }), limits, clients, metrics })
+        Ok(Self { service: Arc::new(Service { fetcher, names }), limits, clients, send, metrics })
     }
 
     /// From now on `watcher`, in place of an earlier one, is told the address of a client and the kernel's round-trip time to
@@ -199,11 +210,12 @@ impl Proxy {
         self,
         stream: TcpStream,
         client: SocketAddr,
-        _admitted: Admitted,
+        admitted: Admitted,
         in_hand: InHand,
         mut stop: watch::Receiver<bool>,
     ) {
         let limits = &self.service.fetcher.config.client;
+        let rate = admitted.rate();
         let _counted = UnderWay::new(self.metrics.connections.clone());
         if let Some(rtt) = hints::rtt(&stream) {
             self.clients.seen(client.ip(), rtt, false);
@@ -212,12 +224,16 @@ impl Proxy {
         // Heads are small and wait for an answer; holding them back gains nothing.
         let _ = stream.set_nodelay(true);
         let outbox = Outbox::default();
-        let io = TokioIo::new(WithInterim::new(StallTimeout::new(stream, limits.stall_timeout), outbox.clone()));
+        // A client is not blamed for the time in which it is sent nothing.
+        let line = Line::new(self.send.as_ref());
+        let paced = Paced::new(StallTimeout::new(stream, limits.stall_timeout), line.clone());
+        let io = TokioIo::new(WithInterim::new(paced, outbox.clone()));
         let service = service_fn(|request| async {
             let handled = in_hand.take();
             let request: Request<Incoming> = request;
             let interim = outbox.ticket(request.version());
-            let response = outbox.before(self.service.answer(client, request, interim)).await;
+            let from = Caller { client, rate, line: &line };
+            let response = outbox.before(self.service.answer(from, request, interim)).await;
             served.store(true, Ordering::Relaxed);
             Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
         });
@@ -240,7 +256,7 @@ impl Proxy {
             }
         };
         if served.load(Ordering::Relaxed)
-            && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner().inner())
+            && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner().inner().inner())
         {
             self.clients.seen(client.ip(), rtt, true);
         }

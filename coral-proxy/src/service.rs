@@ -1,11 +1,12 @@
 //! One request from the top: checked, understood, served, answered, counted, logged.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, MAX_FORWARDS, TRANSFER_ENCODING};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -14,10 +15,13 @@ use crate::chain::Waiting;
 use crate::error::ProxyError;
 use crate::fetch::{Fetcher, Wanted};
 use crate::headers::came_through_coral;
+use crate::home::{self, Control, control};
 use crate::interim::Ticket;
+use crate::limits::Rate;
 use crate::metrics::RequestLabels;
+use crate::pace::Line;
 use crate::policy::CacheControl;
-use crate::reply::{ReplyBody, UnderWay, of_error, of_object, of_options};
+use crate::reply::{ReplyBody, UnderWay, of_error, of_home, of_object, of_options};
 use crate::url::{CoralUrl, Names, UrlError};
 
 /// What answers requests. Shared by all connections.
@@ -27,6 +31,16 @@ pub(crate) struct Service {
     pub(crate) names: Names,
 }
 
+/// Who asks.
+#[derive(Debug)]
+pub(crate) struct Caller<'a> {
+    pub(crate) client: SocketAddr,
+    /// How much its address asks.
+    pub(crate) rate: &'a Rate,
+    /// What its connection is paced by.
+    pub(crate) line: &'a Line,
+}
+
 /// What became of a request, for log and metrics.
 struct Outcome {
     response: Response<ReplyBody>,
@@ -34,11 +48,19 @@ struct Outcome {
     error: Option<ProxyError>,
 }
 
+impl Outcome {
+    /// Sends the client to the origin, if he can go there.
+    fn home(url: &CoralUrl) -> Option<Self> {
+        let response = of_home(&home::location(url)?);
+        Some(Self { response, word: "own", error: None })
+    }
+}
+
 impl Service {
     /// Answers one request. There is always an answer.
     pub(crate) async fn answer(
         &self,
-        client: SocketAddr,
+        caller: Caller<'_>,
         request: Request<Incoming>,
         interim: Ticket,
     ) -> Response<ReplyBody> {
@@ -49,13 +71,16 @@ impl Service {
         // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it.
         let from_peer = came_through_coral(&head.headers) && CacheControl::of(&head.headers).only_if_cached;
         let from = if from_peer { "peer" } else { "client" };
-        let outcome = match self.outcome(&head, from_peer, interim).await {
+        let outcome = match self.outcome(&caller, &head, from_peer, interim).await {
             Ok(outcome) => outcome,
-            Err(error) => Outcome {
-                response: of_error(&error, &head.method),
-                word: CacheStatus::of_error(&error).word(),
-                error: Some(error),
-            },
+            Err(error) => {
+                caller.line.own();
+                Outcome {
+                    response: of_error(&error, &head.method),
+                    word: CacheStatus::of_error(&error).word(),
+                    error: Some(error),
+                }
+            }
         };
         let status = outcome.response.status();
         metrics.seconds.observe(began.elapsed().as_secs_f64());
@@ -66,7 +91,7 @@ impl Service {
         }
         tracing::info!(
             target: "coral_proxy::access",
-            %client,
+            client = %caller.client,
             method = %head.method,
             host = head.headers.get(HOST).map(tracing::field::debug),
             uri = %head.uri,
@@ -82,26 +107,35 @@ impl Service {
 
     async fn outcome(
         &self,
+        caller: &Caller<'_>,
         head: &http::request::Parts,
         from_peer: bool,
         interim: Ticket,
     ) -> Result<Outcome, ProxyError> {
         check_method(&head.method)?;
         check_body(&head.headers)?;
+        caller.rate.take().map_err(ProxyError::TooManyRequests)?;
         if head.method == Method::OPTIONS && goes_no_further(head) {
             return Ok(Outcome { response: of_options(), word: "own", error: None });
+        }
+        // RFC 9112 §3.2.3: a target that is a host alone is for CONNECT.
+        if head.uri.authority().is_some() && head.uri.scheme().is_none() {
+            return Err(ProxyError::Url(UrlError::BadUrl));
         }
         // An absolute target (RFC 9112 §3.2.2) of another scheme is none of ours.
         if head.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
             return Err(ProxyError::Url(UrlError::Scheme));
         }
         let authority = authority(head)?;
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        let url = CoralUrl::parse(authority, target, &self.names)?;
+        let url = CoralUrl::parse(authority, &target(&head.uri), &self.names)?;
         if came_through_coral(&head.headers) && !from_peer {
             return Err(ProxyError::Loop);
         }
         let found = self.fetcher.cache.find(url.key(), &head.headers).await;
+        if let Err(error) = self.check_share(caller.line, &url, from_peer) {
+            let said = found.object.as_ref().and_then(|object| control(&object.headers));
+            return said.filter(|_| !from_peer).and_then(|_| Outcome::home(&url)).ok_or(error);
+        }
         let now = SystemTime::now();
         let served = match self.fetcher.hit(&head.method, &found, now) {
             Some(hit) => hit,
@@ -118,10 +152,27 @@ impl Service {
                 self.fetcher.serve(wanted, found, now).await?
             }
         };
+        if !from_peer
+            && control(&served.object.headers) == Some(Control::NoServe)
+            && let Some(home) = Outcome::home(&url)
+        {
+            return Ok(home);
+        }
         let word = served.status.word();
         let now = SystemTime::now();
         let response = of_object(&head.method, &head.headers, &url, served, from_peer, now);
         Ok(Outcome { response, word, error: None })
+    }
+}
+
+impl Service {
+    /// Turns a request away if the transfers of its site wait too long as it is; from here on the connection sends for that site.
+    fn check_share(&self, line: &Line, url: &CoralUrl, from_peer: bool) -> Result<(), ProxyError> {
+        line.admit(url, self.fetcher.config.bandwidth.patience).map_err(|wait| {
+            self.fetcher.metrics.turned_away.inc();
+            // Another node then asks elsewhere, and does not think that this one has failed.
+            if from_peer { ProxyError::NotCached } else { ProxyError::OverShare(wait) }
+        })
     }
 }
 
@@ -156,6 +207,12 @@ fn authority(head: &http::request::Parts) -> Result<&str, ProxyError> {
     head.uri.authority().map(http::uri::Authority::as_str).or(host).ok_or(ProxyError::Host)
 }
 
+/// Path and query. An absolute target may have none of the first (RFC 9112 §3.2.1).
+fn target(uri: &Uri) -> Cow<'_, str> {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    if target.starts_with('?') { format!("/{target}").into() } else { target.into() }
+}
+
 /// `OPTIONS *` is about the server itself, and so is one that may be forwarded no more (RFC 9110 §7.6.2).
 fn goes_no_further(head: &http::request::Parts) -> bool {
     head.uri == "*" || head.headers.get(MAX_FORWARDS).is_some_and(|value| value.as_bytes() == b"0")
@@ -168,5 +225,94 @@ fn class(status: StatusCode) -> &'static str {
         3 => "3xx",
         4 => "4xx",
         _ => "5xx",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytesize::ByteSize;
+    use coral_dsht::memory::MemoryNetwork;
+    use coral_dsht::{Peer, Services};
+    use http::header::LOCATION;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::budget::{Budget, Waits};
+    use crate::cache::Object;
+    use crate::cache::body::Body;
+    use crate::headers::of_lines;
+    use crate::interim::Outbox;
+    use crate::limits::Limits;
+    use crate::policy::{Validity, variant_key};
+    use crate::{Config, Metrics, config};
+
+    const HOST: &str = "www.x.com.nyud.net";
+
+    /// A service that has an object with these header lines at `/`.
+    fn service(lines: &[&str]) -> Service {
+        let me = "127.0.0.1:1".parse().unwrap();
+        let dsht = MemoryNetwork::new().node(Peer::new(me, Services::NONE));
+        let config = Arc::new(Config::default());
+        let metrics = Metrics::register(&mut Registry::default());
+        let fetcher = Arc::new(Fetcher::new(Arc::clone(&config), me, dsht, None, metrics).unwrap());
+        let names = Names { suffixes: vec!["nyud.net".parse().unwrap()], ..Names::default() };
+        let key = CoralUrl::parse(HOST, "/", &names).unwrap().key();
+        let (headers, now) = (of_lines(&[lines, &["cache-control: max-age=60"]].concat()), SystemTime::now());
+        let object = Object {
+            key,
+            variant: variant_key(key, &[], &HeaderMap::new()),
+            selecting: Arc::from([]),
+            status: StatusCode::OK,
+            validity: Validity::of(StatusCode::OK, &headers, now, now, &config.freshness),
+            headers,
+            body: Body::whole_of("hello".into()),
+            part: None,
+        };
+        fetcher.cache.insert(Arc::new(object), now);
+        Service { fetcher, names }
+    }
+
+    /// The status, and the location if there is one, for a request with these header lines; `hot` if its site waits long.
+    async fn asked(service: &Service, hot: bool, lines: &[&str]) -> (u16, String) {
+        let budget = Budget::new(ByteSize::kib(1).as_u64(), Duration::ZERO, Waits::default());
+        let line = Line::new(Some(&budget));
+        let waiting = hot.then(|| (0..100).map(|_| budget.ask(&"x.com".into(), 1024)).collect::<Vec<_>>());
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let admitted = Limits::new(&config::Client::default());
+        let admitted = admitted.admit(admitted.room().await, "192.0.2.1".parse().unwrap()).unwrap();
+        let caller = Caller { client: "192.0.2.1:1".parse().unwrap(), rate: admitted.rate(), line: &line };
+        let mut request = Request::new(()).into_parts().0;
+        request.headers = of_lines(&[lines, &[&format!("host: {HOST}")]].concat());
+        let from_peer = !lines.is_empty();
+        let outcome = service.outcome(&caller, &request, from_peer, Outbox::default().ticket(Version::HTTP_11)).await;
+        drop(waiting);
+        match outcome {
+            Ok(Outcome { response, .. }) => {
+                let location = response.headers().get(LOCATION).map_or("", |value| value.to_str().unwrap());
+                (response.status().as_u16(), location.to_owned())
+            }
+            Err(error) => (error.verdict().status.as_u16(), String::new()),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_has_its_visitors_sent_home_always_or_when_there_is_no_room_for_them() {
+        let home = (302, "http://www.x.com/?coral-no-serve".to_owned());
+        let peer = ["cdn-loop: coral", "cache-control: only-if-cached"];
+        let plain = |status| (status, String::new());
+        for (said, cold, hot) in [
+            (None, plain(200), plain(503)),
+            (Some("x-coral-control: redirect-home"), plain(200), home.clone()),
+            (Some("x-coral-control: no-serve"), home.clone(), home),
+        ] {
+            let service = service(&Vec::from_iter(said));
+            assert_eq!(asked(&service, false, &[]).await, cold, "{said:?}");
+            assert_eq!(asked(&service, true, &[]).await, hot, "{said:?}, hot");
+            // What becomes of its own clients is the other node's to decide.
+            assert_eq!(asked(&service, false, &peer).await, plain(200), "{said:?}, to a node");
+            assert_eq!(asked(&service, true, &peer).await, plain(504), "{said:?}, hot, to a node");
+        }
     }
 }

@@ -179,6 +179,11 @@ impl CoralUrl {
         format!("{}{}", self.name, self.target)
     }
 
+    /// The domain that a share of bandwidth belongs to: see [`names::registrable`].
+    pub(crate) fn domain(&self) -> &str {
+        names::registrable(&self.name.host)
+    }
+
     /// The key under which the index holds references to nodes that have this URL.
     pub fn key(&self) -> Key {
         Id::hash(&[b"url", self.canonical().as_bytes()])

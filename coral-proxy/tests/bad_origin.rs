@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use coral_dsht::memory::MemoryNetwork;
 use coral_proxy::{Config, Site};
-use support::client::{get, get_with};
+use support::client::{Transfer, get, get_with, request};
 use support::node::{HOST, Node};
-use support::origin::{Origin, Step};
+use support::origin::{Gate, Origin, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -138,6 +138,56 @@ async fn a_body_that_outgrows_the_bound_is_broken_off() {
     let reply = get(node.addr, HOST, "/endless").await;
     assert!(!reply.whole && reply.body.len() <= 2 << 20);
     assert_eq!(node.proxy.status().objects, 0);
+}
+
+/// What an origin sends besides the body, without end or in great amounts, is bounded like the head.
+#[tokio::test]
+async fn heads_extensions_and_interim_responses_without_end_are_cut() {
+    let origin = Origin::start().await;
+    let fields: String = (0..10_000).map(|number| format!("x{number}: y\n")).collect();
+    let many = "HTTP/1.1 103 Early Hints\nlink: </a>; rel=preload\n\n".repeat(100);
+    let hints = Step::Send(many.replace('\n', "\r\n").into_bytes());
+    let chunked = "HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n";
+    origin
+        .on("/fields", raw(&format!("HTTP/1.1 200 OK\n{fields}content-length: 0\n\n")))
+        .on("/line", vec![Step::Send(b"HTTP/1.1 200 OK\r\nx: ".to_vec()), Step::Pattern(0, 4_000_000), Step::Close])
+        .on("/interim", [vec![hints; 200], vec![Step::Stall]].concat())
+        .on("/extension", raw(&format!("{chunked}5;{}\nhello\n0\n\n", "a".repeat(1_000_000))))
+        .on("/trailers", raw(&format!("{chunked}5\nhello\n0\n{fields}\n")));
+    let node = node(&origin, |config| config.origin.first_byte_timeout = Duration::from_secs(1)).await;
+    for path in ["/fields", "/line", "/interim"] {
+        // To HTTP/1.0 no interim response is sent.
+        let reply = request(node.addr, &format!("GET {path} HTTP/1.0\nhost: {HOST}\n\n")).await;
+        assert!(matches!(reply.status, 502 | 504), "{path}: {}", reply.status);
+    }
+    for path in ["/extension", "/trailers"] {
+        assert!(!get(node.addr, HOST, path).await.whole, "{path}");
+    }
+    assert_eq!(node.proxy.status().objects, 0);
+}
+
+/// An origin that sends now and then, but never for long nothing, costs a connection and what has come, and no thread.
+#[tokio::test]
+async fn a_body_that_drips_is_passed_on_drop_by_drop() {
+    let origin = Origin::start().await;
+    let (first, second) = (Gate::closed(), Gate::closed());
+    let send = |text: &str| Step::Send(text.as_bytes().to_vec());
+    origin.on(
+        "/drips",
+        vec![
+            send("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n"),
+            Step::Wait(first.clone()),
+            send("a"),
+            Step::Wait(second.clone()),
+            send("bc"),
+        ],
+    );
+    let node = node(&origin, |_| {}).await;
+    let mut transfer = Transfer::begin(node.addr, &format!("GET /drips HTTP/1.1\nhost: {HOST}\n\n")).await;
+    first.open();
+    assert_eq!(transfer.read(1).await, b"a");
+    second.open();
+    assert_eq!(transfer.read(2).await, b"bc");
 }
 
 #[tokio::test]

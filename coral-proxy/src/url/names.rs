@@ -63,6 +63,24 @@ impl fmt::Display for Suffix {
     }
 }
 
+/// The part of a host name that its owner has registered, as far as can be told without a list of all registries: two labels,
+/// or three where the second is as short as in `co.uk` and `com.au`.
+///
+/// Anybody can have any number of names below his own, so a host name is no owner. Where this is wrong, two owners count as one
+/// (below `github.io`), or a name of three letters in a country's domain as many.
+pub(super) fn registrable(host: &str) -> &str {
+    if host.parse::<std::net::Ipv4Addr>().is_ok() {
+        return host;
+    }
+    let mut dots = host.rmatch_indices('.').map(|(place, _)| place);
+    let (Some(top), Some(second)) = (dots.next(), dots.next()) else {
+        return host;
+    };
+    let is_registry = host.len() - top - 1 == 2 && top - second - 1 <= 3;
+    let before = if is_registry { dots.next() } else { Some(second) };
+    before.map_or(host, |dot| &host[dot + 1..])
+}
+
 impl Serialize for Suffix {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

@@ -149,3 +149,16 @@ proptest! {
         fuzz(&host, &target);
     }
 }
+
+#[test]
+fn names_of_one_owner_are_one_domain() {
+    let domain = names::registrable;
+    assert_eq!(domain("www.x.com"), "x.com");
+    assert_eq!(domain("a.b.c.x.com"), "x.com");
+    assert_eq!(domain("x.com"), "x.com");
+    assert_eq!(domain("www.x.co.uk"), "x.co.uk");
+    assert_eq!(domain("x.co.uk"), "x.co.uk");
+    assert_eq!(domain("www.wikipedia.de"), "wikipedia.de");
+    assert_eq!(domain("localhost"), "localhost");
+    assert_eq!(domain("192.0.2.1"), "192.0.2.1");
+}

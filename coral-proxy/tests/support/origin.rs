@@ -123,6 +123,11 @@ impl Origin {
         shared.seen.iter().filter(asked).cloned().collect()
     }
 
+    /// The request lines of all that was asked for.
+    pub fn lines(&self) -> Vec<String> {
+        self.shared.lock().unwrap().seen.iter().map(|seen| seen.line.clone()).collect()
+    }
+
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut stream = BufReader::new(stream);
         while let Some(seen) = read_head(&mut stream).await {

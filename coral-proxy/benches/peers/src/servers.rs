@@ -164,6 +164,7 @@ fn coral_toml(dir: &str, port: u16, origin: SocketAddr) -> String {
          [admin]\nlisten = \"off\"\n\
          [proxy]\nlisten = \"127.0.0.1:{port}\"\nmemory = \"256 MiB\"\n\
          sites = [{{ host = \"{HOST}\", origin = \"http://{origin}\" }}]\n\
+         [proxy.client]\nrequests_per_address = 4000000000\n\
          [proxy.disk]\npath = \"{dir}/cache\"\n"
     )
 }
