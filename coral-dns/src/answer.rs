@@ -291,7 +291,10 @@ pub fn answer(
             question.start_of_authority();
         }
         (Place::Apex, Kind::Ns) => question.nameservers(&asker.resolver(), random),
-        (Place::NonTerminal, Kind::Ns) if found.is_cut && found.depth == 1 => {
+        // Whoever is told by a node that may refer it a moment later that this is a zone, and of these servers, takes them for lame then.
+        (Place::NonTerminal, Kind::Ns)
+            if found.is_cut && found.depth == 1 && question.is_settled(&asker.resolver()) =>
+        {
             question.nameservers(&asker.resolver(), random);
         }
         (Place::Apex | Place::Host, Kind::A | Kind::Aaaa | Kind::Any) => question.proxies(&asker.client(), random),
@@ -369,8 +372,18 @@ impl Question<'_> {
         seconds(self.context.config.referral_ttl(level))
     }
 
-    /// The nameservers of the apex, or of the cut: near ones first, as far as there are any, and distant ones, lest all of
-    /// them fail together. A resolver that knows them by this answer finds a near one by itself.
+    /// Whether this node answers `resolver` and will not refer it: as it has promised, or as nobody can be nearer.
+    fn is_settled(&self, resolver: &View) -> bool {
+        resolver.distant.is_some() || self.is_nearest(resolver)
+    }
+
+    /// Whether nobody can be nearer to `resolver` than the members of this node's nearest cluster.
+    fn is_nearest(&self, resolver: &View) -> bool {
+        self.context.table.levels.first().is_some_and(|nearest| resolver.level >= nearest.level)
+    }
+
+    /// The nameservers of the apex: near ones first, as far as there are any, and distant ones, lest all of them fail together. A
+    /// resolver that knows them by this answer finds a near one by itself. Of the cut those alone that will not refer it.
     fn nameservers(&mut self, resolver: &View, random: &mut impl Rng) {
         self.reset(Rcode::NoError);
         let table = self.context.table;
@@ -379,6 +392,8 @@ impl Question<'_> {
         let near_most = (most - 1).max(1);
         let near: &[IpAddr] = match &resolver.near {
             Some(near) if near.level > resolver.level => &near.nameservers,
+            // Others of this level may know nearer ones.
+            _ if is_cut && !self.is_nearest(resolver) => std::slice::from_ref(&self.context.me),
             _ => {
                 table.level(resolver.level).filter(|_| resolver.level != Level::GLOBAL).map_or(&[], |l| &l.nameservers)
             }
@@ -392,7 +407,9 @@ impl Question<'_> {
         if is_cut && let Some(distant) = resolver.distant {
             chosen.draw(&[distant], most, random);
         }
-        chosen.draw(&table.nameservers, most, random);
+        if !is_cut {
+            chosen.draw(&table.nameservers, most, random);
+        }
         if chosen.ips().is_empty() {
             return self.negative(Rcode::NoError);
         }

@@ -253,6 +253,32 @@ async fn who_has_promised_to_answer_refers_those_alone_that_do_not_know_the_cut(
     assert!(ask("www.x.com.nyud.net", 1).starts_with("aa\nwww.x.com.nyud.net."));
 }
 
+/// BIND took all of them for lame, when they knew nearer ones a second later, and answered SERVFAIL.
+#[tokio::test(start_paused = true)]
+async fn who_may_refer_a_resolver_later_does_not_tell_it_that_the_cut_is_a_zone() {
+    let (prober, _task) = prober(&ProbeConfig::default());
+    let key = Client::new([198, 51, 100, 1].into(), None).key();
+    prober.clients().begin(Instant::now(), key, true);
+    prober.clients().end(Instant::now(), key, Some(Duration::from_millis(90)));
+    let duty = Duty { until: Instant::now() + Duration::from_secs(60), distant: [192, 0, 2, 7].into() };
+    let handler = sample(Some(prober));
+    handler.candidates.set(Instant::now(), two_levels());
+    let mut scratch = handler.scratch([1; 32]);
+    expect![[r#"
+        aa
+        com.nyud.net. 30 SOA ip4-192-0-2-1.ns.nyud.net. hostmaster.nyud.net. 1 3600 600 86400 30"#]]
+    .assert_eq(&ask_udp(&handler, &mut scratch, "com.nyud.net", 2).1);
+    // Who has promised to answer it names those alone of whom it knows that they will.
+    handler.prober.as_ref().unwrap().clients().promise(key, duty);
+    expect![[r#"
+        aa
+        com.nyud.net. 60 NS ns--ip4-192-0-2-1.com.nyud.net.
+        com.nyud.net. 60 NS ns--ip4-192-0-2-7.com.nyud.net.
+        ns--ip4-192-0-2-1.com.nyud.net. 60 A 192.0.2.1
+        ns--ip4-192-0-2-7.com.nyud.net. 60 A 192.0.2.7"#]]
+    .assert_eq(&ask_udp(&handler, &mut scratch, "com.nyud.net", 2).1);
+}
+
 /// Else it would never ask the near ones again, once those have failed and come back.
 #[tokio::test(start_paused = true)]
 async fn a_resolver_that_is_stuck_here_is_not_answered_for_a_while_if_the_near_ones_live() {
