@@ -44,6 +44,8 @@ pub struct Metrics {
     pub(crate) bytes: Family<BytesLabels, Counter>,
     pub(crate) origin_requests: Counter,
     pub(crate) asked_peers: Counter,
+    pub(crate) hedges: Counter,
+    pub(crate) hedges_won: Counter,
     pub(crate) coalesced: Counter,
     pub(crate) continued: Family<ContinuedLabels, Counter>,
     errors: Family<ErrorLabels, Counter>,
@@ -122,6 +124,8 @@ impl Metrics {
             bytes: Family::default(),
             origin_requests: Counter::default(),
             asked_peers: Counter::default(),
+            hedges: Counter::default(),
+            hedges_won: Counter::default(),
             coalesced: Counter::default(),
             continued: Family::default(),
             errors: Family::default(),
@@ -165,6 +169,8 @@ impl Metrics {
         );
         registry.register("origin_requests", "Requests sent to origins", metrics.origin_requests.clone());
         registry.register("sent_peer_requests", "Requests sent to other nodes", metrics.asked_peers.clone());
+        registry.register("hedges", "Nodes asked as well since the first one was overdue", metrics.hedges.clone());
+        registry.register("hedges_won", "Those of them that delivered", metrics.hedges_won.clone());
         registry.register(
             "coalesced_requests",
             "Requests that waited for the fetch of another one",
