@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// An origin that reads requests and answers none before it is opened.
+/// An origin that answers no request before it is opened; or, if it is [`SLOW`], with the first half of a body.
 struct Origin {
     addr: SocketAddr,
     asked: Arc<Mutex<BTreeMap<String, usize>>>,
@@ -24,15 +24,15 @@ struct Origin {
 }
 
 impl Origin {
-    /// It answers with `head` and [`body`].
-    async fn start(head: &'static str) -> Self {
+    /// It answers with `fields` and [`body`].
+    async fn start(fields: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin =
             Self { addr: listener.local_addr().unwrap(), asked: Arc::default(), open: watch::Sender::new(false) };
         let (asked, open) = (Arc::clone(&origin.asked), origin.open.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, head, Arc::clone(&asked), open.subscribe()));
+                tokio::spawn(serve(stream, fields, Arc::clone(&asked), open.subscribe()));
             }
         });
         origin
@@ -49,7 +49,7 @@ impl Origin {
 
 async fn serve(
     stream: TcpStream,
-    head: &str,
+    fields: &str,
     asked: Arc<Mutex<BTreeMap<String, usize>>>,
     mut open: watch::Receiver<bool>,
 ) -> Option<()> {
@@ -63,20 +63,41 @@ async fn serve(
         }
         let path = request.split(' ').nth(1)?.to_owned();
         *asked.lock().unwrap().entry(path.clone()).or_default() += 1;
-        open.wait_for(|open| *open).await.ok()?;
         let body = body(&path);
-        let head = format!("HTTP/1.1 200 OK\r\n{head}\r\ncontent-length: {}\r\n\r\n", body.len());
+        let (begin, length) = (first_byte(&request), body.len());
+        let ready = if fields == SLOW && begin == 0 { length / 2 } else { begin };
+        let status = match begin {
+            0 => "200 OK".to_owned(),
+            _ => format!("206 Partial Content\r\ncontent-range: bytes {begin}-{}/{length}", length - 1),
+        };
+        if ready == begin {
+            open.wait_for(|open| *open).await.ok()?;
+        }
+        let head = format!("HTTP/1.1 {status}\r\n{fields}\r\ncontent-length: {}\r\n\r\n", length - begin);
         stream.write_all(head.as_bytes()).await.ok()?;
-        stream.write_all(&body).await.ok()?;
+        stream.write_all(&body[begin..ready]).await.ok()?;
+        open.wait_for(|open| *open).await.ok()?;
+        stream.write_all(&body[ready..]).await.ok()?;
     }
 }
 
-/// What is at `path`: longer than a buffer, and no two alike.
-fn body(path: &str) -> Vec<u8> {
-    path.bytes().cycle().take(100_000).collect()
+/// Where what is asked for begins.
+fn first_byte(request: &str) -> usize {
+    let lines = request.to_ascii_lowercase();
+    let range = lines.lines().find_map(|line| line.strip_prefix("range: bytes="));
+    range.and_then(|range| range.split('-').next()?.parse().ok()).unwrap_or_default()
 }
 
+/// What is at `path`, of which no two are alike: longer than a buffer, or if it is large, than what is kept in memory.
+fn body(path: &str) -> Vec<u8> {
+    let length = if path == LARGE { 3_000_000 } else { 100_000 };
+    (0_u32..).zip(path.bytes().cycle()).map(|(place, byte)| byte ^ (place / 251) as u8).take(length).collect()
+}
+
+const LARGE: &str = "/large";
 const SHARED: &str = "cache-control: max-age=600";
+/// What comes in two halves.
+const SLOW: &str = "cache-control: max-age=600\r\netag: \"a\"";
 const PRIVATE: &str = "cache-control: private";
 
 async fn cluster(count: u8, origin: &Origin) -> Cluster {
@@ -155,6 +176,28 @@ async fn when_the_one_at_the_origin_dies_another_one_takes_its_place() {
     assert_eq!(origin.asked("/a"), 2);
     lost.abort();
     cluster.stop().await;
+}
+
+#[tokio::test]
+async fn when_the_one_at_the_origin_dies_within_a_large_body_nobody_notices_and_the_origin_is_asked_once_more() {
+    let origin = Origin::start(SLOW).await;
+    let mut cluster = cluster(8, &origin).await;
+    let last = cluster.nodes.len() - 1;
+    let lost = tokio::spawn(fetch(cluster.proxy(last), CORALIZED, LARGE));
+    eventually(async || origin.asked(LARGE), |asked| *asked == 1).await;
+    let gone = cluster.nodes.pop().unwrap();
+    let crowd = crowd(&cluster, &[LARGE]);
+    for node in &cluster.nodes {
+        let received = async || node.proxy().unwrap().status().received_from_peers_bytes;
+        eventually(received, |received| *received == 1_500_000).await;
+    }
+    drop(gone);
+    eventually(async || origin.asked(LARGE), |asked| *asked == 2).await;
+    origin.open();
+    all_are_served(crowd).await;
+    assert_eq!(origin.asked(LARGE), 2);
+    lost.abort();
+    drop(cluster);
 }
 
 #[tokio::test]

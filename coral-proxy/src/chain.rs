@@ -83,12 +83,18 @@ impl Chain {
     /// This node is about to wait for `parent`: those who wait behind it are then to be named. `None` if `parent` is one
     /// of them.
     pub(crate) fn wait_for(&self, parent: SocketAddr, now: Instant) -> Option<Vec<SocketAddr>> {
+        let behind = self.behind(parent, now)?;
+        self.lock().parent = Some(parent);
+        Some(behind)
+    }
+
+    /// Those who wait behind this node, to be named to `asked`. `None` if that is one of them.
+    pub(crate) fn behind(&self, asked: SocketAddr, now: Instant) -> Option<Vec<SocketAddr>> {
         let mut state = self.lock();
         state.behind.retain(|_, (_, until)| *until > now);
-        if state.behind.values().any(|(nodes, _)| nodes.contains(&parent)) {
+        if state.behind.values().any(|(nodes, _)| nodes.contains(&asked)) {
             return None;
         }
-        state.parent = Some(parent);
         // Those who ask themselves come before those behind them: they are the likelier ones to close a circle.
         let others = state.behind.values().flat_map(|(nodes, _)| nodes.iter().skip(1));
         Some(state.behind.keys().chain(others).take(MOST - 1).copied().collect())

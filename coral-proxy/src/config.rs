@@ -232,6 +232,12 @@ pub struct PeerLimits {
     /// Longer than that of origins: a node that reads from one goes on before those who read from the node give it up.
     #[serde(with = "humantime_serde")]
     pub stall_timeout: Duration,
+    /// How long the first of several nodes may take before the next one is asked as well, at most. Default 500 ms.
+    ///
+    /// Mostly it is less, by how soon others have answered, but 20 ms. From `first_byte_timeout` on nodes are asked one after
+    /// another.
+    #[serde(with = "humantime_serde")]
+    pub hedge: Duration,
     /// Nodes to ask before the origin is. Default 4.
     pub attempts: usize,
     /// How long a node that failed is not asked. Default 30 s.
@@ -247,6 +253,7 @@ impl Default for PeerLimits {
             first_byte_timeout: Duration::from_secs(3),
             patience: Duration::from_secs(25),
             stall_timeout: Duration::from_secs(30),
+            hedge: Duration::from_millis(500),
             attempts: 4,
             set_aside: Duration::from_secs(30),
         }

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub(crate) turned_away: Counter,
     pub(crate) origin_requests: Counter,
     pub(crate) asked_peers: Counter,
+    pub(crate) hedges: Counter,
+    pub(crate) hedges_won: Counter,
     pub(crate) coalesced: Counter,
     pub(crate) continued: Family<ContinuedLabels, Counter>,
     errors: Family<ErrorLabels, Counter>,
@@ -139,6 +141,8 @@ impl Metrics {
             turned_away: Counter::default(),
             origin_requests: Counter::default(),
             asked_peers: Counter::default(),
+            hedges: Counter::default(),
+            hedges_won: Counter::default(),
             coalesced: Counter::default(),
             continued: Family::default(),
             errors: Family::default(),
@@ -199,6 +203,8 @@ impl Metrics {
         );
         registry.register("origin_requests", "Requests sent to origins", metrics.origin_requests.clone());
         registry.register("sent_peer_requests", "Requests sent to other nodes", metrics.asked_peers.clone());
+        registry.register("hedges", "Nodes asked as well since the first one was overdue", metrics.hedges.clone());
+        registry.register("hedges_won", "Those of them that delivered", metrics.hedges_won.clone());
         registry.register(
             "coalesced_requests",
             "Requests that waited for the fetch of another one",

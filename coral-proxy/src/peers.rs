@@ -4,8 +4,14 @@
 //! way, else with 504 at once; it never asks on behalf of another one. One that waits for the object itself says so every
 //! few seconds and is asked again ([`crate::chain`]), so one that says nothing is known to have gone. A node that fails
 //! is refused, and the index names others or lets this one take its place; after a few the origin is asked.
+//!
+//! Where the index names several and the first is overdue, the next one is asked as well (a *hedge*), for what it has at that
+//! moment only: so this node still waits for one node alone, and no circle comes of it. Who answers first with the object
+//! delivers; the other one is not to blame.
 
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
 
 use coral_dsht::{DshtHandle, Id, Key, Level, Levels, Value};
 use http::header::{HOST, HeaderMap, HeaderValue};
@@ -27,6 +33,9 @@ use crate::origin::{Answer, Bounds, ask};
 use crate::policy::list_members;
 use crate::reference::{Fetching, decode_reference};
 use crate::url::CoralUrl;
+use hedge::FirstBytes;
+
+mod hedge;
 
 /// Nodes of which it is remembered that they failed.
 const REMEMBERED_NODES: u64 = 10_000;
@@ -78,6 +87,7 @@ pub(crate) struct Peers {
     limits: PeerLimits,
     bounds: Bounds,
     set_aside: Moka<SocketAddr, ()>,
+    first_bytes: FirstBytes,
     metrics: Metrics,
 }
 
@@ -105,6 +115,7 @@ impl Peers {
                 budget,
             },
             set_aside: Moka::builder().max_capacity(REMEMBERED_NODES).time_to_live(config.peer.set_aside).build(),
+            first_bytes: FirstBytes::default(),
             metrics,
         }
     }
@@ -140,24 +151,25 @@ impl Peers {
                 return Err(Missed::Nowhere);
             };
             let known = useless.len();
-            for value in values.into_iter().take(self.limits.attempts + MOST_REFUSED) {
-                if useless.contains(&value) {
-                    continue;
-                }
-                if let Some(peer) = self.usable(&value) {
+            let values = values.into_iter().take(self.limits.attempts + MOST_REFUSED);
+            let named: Vec<(Option<SocketAddr>, Value)> =
+                values.filter(|value| !useless.contains(value)).map(|value| (self.usable(&value), value)).collect();
+            for (place, (peer, value)) in named.iter().enumerate() {
+                if let Some(first) = *peer {
                     if attempts == 0 {
                         return Err(Missed::Nowhere);
                     }
                     attempts -= 1;
-                    match self.wait_for(peer, inquiry, search, until).await {
-                        Ok(answer) => return Ok(Delivery { answer, level, peer }),
+                    let second = named[place + 1..].iter().find_map(|(peer, _)| *peer);
+                    match self.ask_hedged(first, second, inquiry, search, until).await {
+                        Ok((answer, peer)) => return Ok(Delivery { answer, level, peer }),
                         Err(Refusal::AskOrigin) => return Err(Missed::AskOrigin),
                         Err(Refusal::Waiting) => return Err(Missed::Nowhere),
                         Err(Refusal::Nothing) => {}
-                        Err(Refusal::Failed(error)) => self.set_aside(peer, &error),
+                        Err(Refusal::Failed(error)) => self.set_aside(first, &error),
                     }
                 }
-                useless.push(value);
+                useless.push(value.clone());
             }
             if useless.len() == known {
                 break;
@@ -195,6 +207,54 @@ impl Peers {
         (peer != self.me && may_be_peer(peer, self.me) && !self.set_aside.contains_key(&peer)).then_some(peer)
     }
 
+    /// Asks `first`, and when it is overdue `second`, too; who of them delivers.
+    async fn ask_hedged(
+        &self,
+        first: SocketAddr,
+        second: Option<SocketAddr>,
+        inquiry: &Inquiry<'_>,
+        search: &Search<'_>,
+        until: Instant,
+    ) -> Result<(Answer, SocketAddr), Refusal> {
+        let asked = self.wait_for(first, inquiry, search, until);
+        let Some(second) = second else {
+            return asked.await.map(|answer| (answer, first));
+        };
+        let (mut asked, began) = (pin!(asked), Instant::now());
+        let overdue = self.first_bytes.overdue_after(self.limits.hedge);
+        if let Ok(answer) = tokio::time::timeout(overdue, &mut asked).await {
+            return answer.map(|answer| (answer, first));
+        }
+        tokio::select! {
+            answer = &mut asked => answer.map(|answer| (answer, first)),
+            Some(answer) = self.has_now(second, inquiry, search) => {
+                self.first_bytes.took(began.elapsed());
+                self.metrics.hedges_won.inc();
+                Ok((answer, second))
+            }
+        }
+    }
+
+    /// Asks `peer` for what it has at this moment. `None` if that is nothing, or it fails.
+    async fn has_now(&self, peer: SocketAddr, inquiry: &Inquiry<'_>, search: &Search<'_>) -> Option<Answer> {
+        let nodes = self.who_waits(search, |chain| chain.behind(peer, Instant::now()))?;
+        self.metrics.hedges.inc();
+        self.ask(peer, inquiry, &Waiting { wait: Some(Duration::ZERO), nodes }).await.ok()
+    }
+
+    /// This node, and those `behind` it if anybody may be.
+    fn who_waits(
+        &self,
+        search: &Search<'_>,
+        behind: impl FnOnce(&Chain) -> Option<Vec<SocketAddr>>,
+    ) -> Option<Vec<SocketAddr>> {
+        let mut nodes = vec![self.me];
+        if let Search::Claim(_, chain) = search {
+            nodes.extend(behind(chain)?);
+        }
+        Some(nodes)
+    }
+
     /// Asks `peer` until it says something else than that it waits itself, or until `until`.
     async fn wait_for(
         &self,
@@ -204,14 +264,10 @@ impl Peers {
         until: Instant,
     ) -> Result<Answer, Refusal> {
         loop {
-            let mut nodes = vec![self.me];
-            if let Search::Claim(_, chain) = search {
-                let Some(behind) = chain.wait_for(peer, Instant::now()) else {
-                    tracing::debug!(%peer, "a node that waits for this one is not waited for");
-                    return Err(Refusal::Nothing);
-                };
-                nodes.extend(behind);
-            }
+            let Some(nodes) = self.who_waits(search, |chain| chain.wait_for(peer, Instant::now())) else {
+                tracing::debug!(%peer, "a node that waits for this one is not waited for");
+                return Err(Refusal::Nothing);
+            };
             // Its answer needs a part of the time to come back in.
             let wait = Some(self.limits.first_byte_timeout * 2 / 3);
             let answer = self.ask(peer, inquiry, &Waiting { wait, nodes }).await;
@@ -235,14 +291,18 @@ impl Peers {
         let target = target.map_err(|_| failed("its URL cannot be written".to_owned()))?;
         let mut headers = inquiry.headers.clone();
         headers.insert(WAITING, waiting.write());
+        let began = Instant::now();
         let answer =
             ask(inquiry.url.domain(), &self.client, inquiry.method.clone(), target, headers, &self.bounds, None).await;
         let answer = answer.map_err(Refusal::Failed)?;
         match said(&answer.headers) {
-            Said::Served { fresh } if fresh || !answer.status.is_server_error() => match (inquiry.fits)(&answer) {
-                true => Ok(answer),
-                false => Err(Refusal::Nothing),
-            },
+            Said::Served { fresh } if fresh || !answer.status.is_server_error() => {
+                if fresh {
+                    // Others may have waited themselves, which says nothing of how soon a node answers.
+                    self.first_bytes.took(began.elapsed());
+                }
+                if (inquiry.fits)(&answer) { Ok(answer) } else { Err(Refusal::Nothing) }
+            }
             // It passes an error of the origin's on. Better to ask for oneself, but it is not to blame.
             Said::Served { .. } | Said::Own(CacheStatus::AskOrigin) => Err(Refusal::AskOrigin),
             Said::Own(CacheStatus::Waiting) => Err(Refusal::Waiting),

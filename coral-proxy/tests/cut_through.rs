@@ -9,6 +9,7 @@ use coral_proxy::Config;
 use support::client::{Transfer, get, get_with};
 use support::node::{HOST, Node};
 use support::origin::{Gate, Origin, Step, pattern};
+use support::until;
 
 const MIB: u64 = 1 << 20;
 
@@ -97,6 +98,35 @@ async fn a_large_file_streams_through_three_nodes_onto_their_disks() {
         assert!(node.proxy.status().disk_bytes < length + 10_000);
     }
     assert_eq!(origin.count("/large"), 1);
+}
+
+#[tokio::test]
+async fn two_hundred_clients_of_a_slow_object_are_one_fetch_and_have_its_beginning_long_before_its_end() {
+    let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
+    let (head, rest) = (Gate::closed(), Gate::closed());
+    let steps = std::iter::once(Step::Wait(head.clone())).chain(large(MIB, &rest));
+    origin.on("/slow", steps.collect());
+    let node = Node::start(&network, &origin).await;
+    let begin = async |addr| {
+        let mut transfer = Transfer::begin(addr, &ask("/slow")).await;
+        assert!(transfer.read(100_000).await == pattern(0, 100_000));
+        transfer
+    };
+    let clients: Vec<_> = (0..200).map(|_| tokio::spawn(begin(node.addr))).collect();
+    until(async || node.proxy.status().coalesced == 199).await;
+    assert_eq!(origin.count("/slow"), 1);
+    head.open();
+    let mut transfers = Vec::new();
+    for client in clients {
+        transfers.push(client.await.unwrap());
+    }
+    transfers.push(begin(node.addr).await);
+    rest.open();
+    for transfer in &mut transfers {
+        let rest = transfer.finish().await;
+        assert!(rest.whole && rest.body == pattern(100_000, MIB - 100_000));
+    }
+    assert_eq!(origin.count("/slow"), 1);
 }
 
 #[tokio::test]

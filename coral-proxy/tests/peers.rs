@@ -137,6 +137,26 @@ async fn requests_at_one_moment_become_one_fetch() {
 }
 
 #[tokio::test]
+async fn a_crowd_for_what_cannot_be_stored_waits_for_two_answers_and_not_for_a_line_of_them() {
+    let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
+    let (first, rest) = (Gate::closed(), Gate::closed());
+    let head = b"HTTP/1.1 200 OK\r\ncache-control: private\r\ncontent-length: 5\r\n\r\nhello".to_vec();
+    for gate in [&first, &rest] {
+        origin.on("/own", vec![Step::Wait(gate.clone()), Step::Send(head.clone())]);
+    }
+    let node = Node::start(&network, &origin).await;
+    let clients: Vec<_> = (0..50).map(|_| tokio::spawn(get(node.addr, HOST, "/own"))).collect();
+    until(async || node.proxy.status().coalesced == 49).await;
+    first.open();
+    // None of them is answered before all have asked.
+    until(async || origin.count("/own") == 50).await;
+    rest.open();
+    for client in clients {
+        assert_eq!(client.await.unwrap().text(), "hello");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_stored_does_not_queue() {
     let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
     let (first, second) = (Gate::closed(), Gate::closed());
@@ -423,5 +443,97 @@ async fn nodes_that_are_told_to_wait_in_a_circle_do_not() {
         for client in ask_all(&nodes, "/page") {
             assert_eq!(client.await.unwrap().text(), "hello", "{count} nodes");
         }
+    }
+}
+
+/// A node with `hedge`, sent to `others` in this order.
+async fn hedging(hedge: Duration, others: &[SocketAddr], origin: &Origin) -> Node {
+    let script = Script::default();
+    let change = |config: &mut coral_proxy::Config| config.peer.hedge = hedge;
+    let node = Node::start_on(|addr| script.index(addr), origin, change).await;
+    script.names(node.addr, others);
+    node
+}
+
+#[tokio::test]
+async fn when_the_first_node_is_overdue_the_second_one_delivers_and_nobody_is_blamed() {
+    let (origin, slow) = (Origin::start().await, Origin::start().await);
+    origin.text("/page", OK, "hello");
+    slow.on("/page", vec![Step::Stall]);
+    let good = Node::start(&MemoryNetwork::new(), &origin).await;
+    get(good.addr, HOST, "/page").await;
+    let node = hedging(Duration::from_millis(30), &[slow.addr, good.addr], &origin).await;
+    let reply = get(node.addr, HOST, "/page").await;
+    assert_eq!((reply.text().as_str(), reply.cache()), ("hello", "coral; fwd=uri-miss; detail=peer-l0; stored"));
+    assert_eq!((slow.count("/page"), origin.count("/page")), (1, 1));
+    assert_eq!(node.proxy.status().errors.get("peer"), None);
+}
+
+#[tokio::test]
+async fn the_first_node_delivers_if_the_second_one_has_nothing_or_fails() {
+    let (origin, bad) = (Origin::start().await, Origin::start().await);
+    bad.text("/page", "HTTP/1.1 500 Internal Server Error", "sorry");
+    let empty = Node::start(&MemoryNetwork::new(), &origin).await;
+    for (turn, second) in [(1, bad.addr), (2, empty.addr)] {
+        let (first, gate) = (Origin::start().await, Gate::closed());
+        let head = "HTTP/1.1 200 OK\r\ncache-status: coral; hit\r\ncontent-length: 5\r\n\r\nhello";
+        first.on("/page", vec![Step::Wait(gate.clone()), Step::Send(head.into())]);
+        let node = hedging(Duration::from_millis(30), &[first.addr, second], &origin).await;
+        let client = tokio::spawn(get(node.addr, HOST, "/page"));
+        until(async || bad.count("/page") + empty.proxy.status().peer_requests.len() == turn).await;
+        gate.open();
+        assert_eq!(client.await.unwrap().text(), "hello");
+        assert_eq!((node.proxy.status().errors.get("peer"), origin.count("/page")), (None, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_waits_itself_is_no_answer_to_a_hedge_and_the_origin_is_asked_once() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let head = format!("{}\r\ncontent-length: 5\r\n\r\nhello", OK.replace('\n', "\r\n")).into_bytes();
+    origin.on("/page", vec![Step::Wait(gate.clone()), Step::Send(head)]);
+    let script = Script::default();
+    let mut nodes: Vec<Node> = Vec::new();
+    for _ in 0..4 {
+        let change = |config: &mut coral_proxy::Config| {
+            config.peer.hedge = Duration::ZERO;
+            config.peer.first_byte_timeout = Duration::from_millis(600);
+        };
+        let node = Node::start_on(|addr| script.index(addr), &origin, change).await;
+        let before: Vec<SocketAddr> = nodes.iter().rev().map(|node| node.addr).collect();
+        script.names(node.addr, &before);
+        nodes.push(node);
+    }
+    let clients = ask_all(&nodes, "/page");
+    until(async || told_to_wait(&nodes[0]) >= 4 && told_to_wait(&nodes[1]) >= 2).await;
+    assert_eq!(origin.count("/page"), 1);
+    gate.open();
+    for client in clients {
+        assert_eq!(client.await.unwrap().text(), "hello");
+    }
+    assert_eq!(origin.count("/page"), 1);
+}
+
+#[tokio::test]
+async fn nodes_that_hedge_in_a_circle_do_not_wait_for_each_other() {
+    let origin = Origin::start().await;
+    origin.text("/page", OK, "hello");
+    let script = Script::default();
+    let mut nodes: Vec<Node> = Vec::new();
+    for _ in 0..4 {
+        let change = |config: &mut coral_proxy::Config| {
+            config.peer.hedge = Duration::ZERO;
+            config.peer.first_byte_timeout = Duration::from_millis(300);
+            config.peer.patience = Duration::from_secs(3600);
+        };
+        nodes.push(Node::start_on(|addr| script.index(addr), &origin, change).await);
+    }
+    let addrs: Vec<SocketAddr> = nodes.iter().map(|node| node.addr).collect();
+    for (place, addr) in addrs.iter().enumerate() {
+        let others: Vec<SocketAddr> = (1..4).map(|step| addrs[(place + step) % 4]).collect();
+        script.names(*addr, &others);
+    }
+    for client in ask_all(&nodes, "/page") {
+        assert_eq!(client.await.unwrap().text(), "hello");
     }
 }
