@@ -1,13 +1,13 @@
-//! A bandwidth, shared out between sites: at its limit the heaviest are slowed first, the others not at all [C10].
+//! A bandwidth, shared out between domains: at its limit the heaviest are slowed first, the others not at all [C10].
 //!
 //! What moves is paid for with bytes from a token bucket, in [`Grant`]s of one piece. While there is enough, a grant is had at
-//! once. Else those who ask wait by site, and what comes in goes to the site that has had the least in the last seconds, and
-//! there to whoever has waited longest. So sites that all want more than there is get equal parts, and one that wants less than such
-//! a part is never behind one that takes more. A site that takes much also leaves a part of the bucket alone: a light one finds in it
+//! once. Else those who ask wait by domain, and what comes in goes to the domain that has had the least in the last seconds, and
+//! there to whoever has waited longest. So domains that all want more than there is get equal parts, and one that wants less than such
+//! a part is never behind one that takes more. A domain that takes much also leaves a part of the bucket alone: a light one finds in it
 //! what it would find if the heavy one were not there.
 //!
 //! Who leaves is forgotten, and what is not spent is given back. Memory is bounded by the connections, as each waits in one
-//! place, and by [`MOST_SITES`]. Where no bandwidth is configured nothing of this exists.
+//! place, and by [`MOST_DOMAINS`]. Where no bandwidth is configured nothing of this exists.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -23,11 +23,11 @@ use tokio::time::Instant;
 
 use crate::metrics::Seconds;
 
-/// What a site has had counts half after this time. A steady stream is worth two to four times what it moves meanwhile.
+/// What a domain has had counts half after this time. A steady stream is worth two to four times what it moves meanwhile.
 const HALVING: Duration = Duration::from_secs(2);
-/// Sites of which it is known what they have had, besides those that wait.
-const MOST_SITES: usize = 4096;
-/// The part of the bandwidth with which a site counts as heavy, and the part of the bucket that a heavy one does not touch. The
+/// Domains of which it is known what they have had, besides those that wait.
+const MOST_DOMAINS: usize = 4096;
+/// The part of the bandwidth with which a domain counts as heavy, and the part of the bucket that a heavy one does not touch. The
 /// rest, less a piece, is what makes up for timers that are late.
 const HEAVY: f64 = 0.25;
 const LEFT_ALONE: f64 = 2.0 / 3.0;
@@ -71,19 +71,19 @@ struct State {
     tokens: f64,
     /// When `tokens` was right.
     at: Instant,
-    /// When what sites have had was halved.
+    /// When what domains have had was halved.
     halved: Instant,
-    /// What sites have had lately that do not wait, in bytes.
+    /// What domains have had lately that do not wait, in bytes.
     recent: BTreeMap<Arc<str>, u64>,
     waiting: Vec<Queue>,
     /// When the next grant is due, as far as the task knows that hands out.
     due: Option<Instant>,
 }
 
-/// Those who wait for one site.
+/// Those who wait for one domain.
 #[derive(Debug)]
 struct Queue {
-    site: Arc<str>,
+    domain: Arc<str>,
     /// What it has had lately, in bytes.
     recent: u64,
     waiters: VecDeque<Waiter>,
@@ -100,7 +100,7 @@ struct Waiter {
 #[derive(Debug)]
 pub(crate) struct Grant {
     shared: Arc<Shared>,
-    site: Arc<str>,
+    domain: Arc<str>,
     unspent: usize,
 }
 
@@ -108,7 +108,7 @@ pub(crate) struct Grant {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     shared: Arc<Shared>,
-    site: Arc<str>,
+    domain: Arc<str>,
     /// `None` once it has been had.
     grant: Option<oneshot::Receiver<Grant>>,
 }
@@ -141,30 +141,30 @@ impl Budget {
         Self { shared, _handing_out: Arc::new(handing_out) }
     }
 
-    /// Asks for `bytes`, of which at most one piece is granted: at once, or when it is the turn of `site`.
-    pub(crate) fn ask(&self, site: &Arc<str>, bytes: usize) -> Result<Grant, Waiting> {
+    /// Asks for `bytes`, of which at most one piece is granted: at once, or when it is the turn of `domain`.
+    pub(crate) fn ask(&self, domain: &Arc<str>, bytes: usize) -> Result<Grant, Waiting> {
         let shared = &self.shared;
         let bytes = bytes.min(shared.piece);
         let now = Instant::now();
         let mut state = shared.lock(now);
         if state.waiting.is_empty() {
-            let recent = state.recent.get(site).copied().unwrap_or_default();
+            let recent = state.recent.get(domain).copied().unwrap_or_default();
             if state.tokens >= shared.needed(recent, bytes) {
                 state.tokens -= bytes as f64;
-                state.remember(Arc::clone(site), recent + bytes as u64);
-                return Ok(Grant { shared: Arc::clone(shared), site: Arc::clone(site), unspent: bytes });
+                state.remember(Arc::clone(domain), recent + bytes as u64);
+                return Ok(Grant { shared: Arc::clone(shared), domain: Arc::clone(domain), unspent: bytes });
             }
         }
         let (grant, receiver) = oneshot::channel();
-        state.queue(site).waiters.push_back(Waiter { bytes, since: now, grant });
+        state.queue(domain).waiters.push_back(Waiter { bytes, since: now, grant });
         shared.serve(&mut state, now);
-        Err(Waiting { shared: Arc::clone(shared), site: Arc::clone(site), grant: Some(receiver) })
+        Err(Waiting { shared: Arc::clone(shared), domain: Arc::clone(domain), grant: Some(receiver) })
     }
 
     /// Pays for `bytes` that have moved, piece by piece: returns when more may.
-    pub(crate) async fn pay(&self, site: &Arc<str>, mut bytes: usize) {
+    pub(crate) async fn pay(&self, domain: &Arc<str>, mut bytes: usize) {
         while bytes > 0 {
-            let mut grant = match self.ask(site, bytes) {
+            let mut grant = match self.ask(domain, bytes) {
                 Ok(grant) => grant,
                 Err(waiting) => waiting.await,
             };
@@ -173,11 +173,11 @@ impl Budget {
         }
     }
 
-    /// How long the first of those who wait for `site` has waited.
-    pub(crate) fn wait(&self, site: &str) -> Duration {
+    /// How long the first of those who wait for `domain` has waited.
+    pub(crate) fn wait(&self, domain: &str) -> Duration {
         let now = Instant::now();
         let state = self.shared.lock(now);
-        let queue = state.waiting.iter().find(|queue| *queue.site == *site);
+        let queue = state.waiting.iter().find(|queue| *queue.domain == *domain);
         queue.and_then(|queue| queue.waiters.front()).map_or(Duration::ZERO, |first| now - first.since)
     }
 }
@@ -198,7 +198,7 @@ impl Shared {
         state
     }
 
-    /// What the bucket must hold for a site that has had `recent` to be granted `bytes`.
+    /// What the bucket must hold for a domain that has had `recent` to be granted `bytes`.
     ///
     /// It leaves `LEFT_ALONE` of the bucket to others once it has had `HEAVY` of all that there was lately, and less if less.
     fn needed(&self, recent: u64, bytes: usize) -> f64 {
@@ -221,10 +221,10 @@ impl Shared {
     fn grant(self: &Arc<Self>, state: &mut State, now: Instant) -> Option<Instant> {
         loop {
             let next = state.next()?;
-            let Queue { site, recent, waiters } = &mut state.waiting[next];
+            let Queue { domain, recent, waiters } = &mut state.waiting[next];
             let Some(waiter) = waiters.pop_front() else {
                 let queue = state.waiting.swap_remove(next);
-                state.remember(queue.site, queue.recent);
+                state.remember(queue.domain, queue.recent);
                 continue;
             };
             let lacking = self.needed(*recent, waiter.bytes) - state.tokens;
@@ -233,7 +233,7 @@ impl Shared {
                 return Some(now + Duration::from_secs_f64(lacking / self.rate) + Duration::from_nanos(1));
             }
             let Waiter { bytes, since, grant } = waiter;
-            match grant.send(Grant { shared: Arc::clone(self), site: Arc::clone(site), unspent: bytes }) {
+            match grant.send(Grant { shared: Arc::clone(self), domain: Arc::clone(domain), unspent: bytes }) {
                 Ok(()) => {
                     *recent += bytes as u64;
                     state.tokens -= bytes as f64;
@@ -246,13 +246,13 @@ impl Shared {
         }
     }
 
-    fn give_back(self: &Arc<Self>, site: &Arc<str>, bytes: usize) {
+    fn give_back(self: &Arc<Self>, domain: &Arc<str>, bytes: usize) {
         let now = Instant::now();
         let mut state = self.lock(now);
         state.tokens = (state.tokens + bytes as f64).min(self.burst);
-        let recent = match state.waiting.iter_mut().find(|queue| queue.site == *site) {
+        let recent = match state.waiting.iter_mut().find(|queue| queue.domain == *domain) {
             Some(queue) => Some(&mut queue.recent),
-            None => state.recent.get_mut(site),
+            None => state.recent.get_mut(domain),
         };
         if let Some(recent) = recent {
             *recent = recent.saturating_sub(bytes as u64);
@@ -260,11 +260,11 @@ impl Shared {
         self.serve(&mut state, now);
     }
 
-    /// Forgets those who have left `site`.
-    fn clear(self: &Arc<Self>, site: &Arc<str>) {
+    /// Forgets those who have left `domain`.
+    fn clear(self: &Arc<Self>, domain: &Arc<str>) {
         let now = Instant::now();
         let mut state = self.lock(now);
-        if let Some(queue) = state.waiting.iter_mut().find(|queue| queue.site == *site) {
+        if let Some(queue) = state.waiting.iter_mut().find(|queue| queue.domain == *domain) {
             queue.waiters.retain(|waiter| !waiter.grant.is_closed());
         }
         self.serve(&mut state, now);
@@ -272,33 +272,33 @@ impl Shared {
 }
 
 impl State {
-    /// The queue of `site`, made if there is none.
-    fn queue(&mut self, site: &Arc<str>) -> &mut Queue {
-        let index = match self.waiting.iter().position(|queue| queue.site == *site) {
+    /// The queue of `domain`, made if there is none.
+    fn queue(&mut self, domain: &Arc<str>) -> &mut Queue {
+        let index = match self.waiting.iter().position(|queue| queue.domain == *domain) {
             Some(index) => index,
             None => {
-                let recent = self.recent.remove(site).unwrap_or_default();
-                self.waiting.push(Queue { site: Arc::clone(site), recent, waiters: VecDeque::new() });
+                let recent = self.recent.remove(domain).unwrap_or_default();
+                self.waiting.push(Queue { domain: Arc::clone(domain), recent, waiters: VecDeque::new() });
                 self.waiting.len() - 1
             }
         };
         &mut self.waiting[index]
     }
 
-    /// Whose turn it is: the site's that has had the least, and of several the one's that has waited longest. One for which
+    /// Whose turn it is: the domain's that has had the least, and of several the one's that has waited longest. One for which
     /// nobody waits any more comes first of all, to be put away.
     fn next(&self) -> Option<usize> {
         let order = |queue: &Queue| queue.waiters.front().map(|first| (queue.recent, first.since));
         (0..self.waiting.len()).min_by_key(|index| order(&self.waiting[*index]))
     }
 
-    /// Notes what a site that does not wait has had; if there are too many, the one with the least is forgotten.
-    fn remember(&mut self, site: Arc<str>, recent: u64) {
-        if self.recent.len() >= MOST_SITES && !self.recent.contains_key(&site) {
-            let least = self.recent.iter().min_by_key(|(_, recent)| **recent).map(|(site, _)| Arc::clone(site));
+    /// Notes what a domain that does not wait has had; if there are too many, the one with the least is forgotten.
+    fn remember(&mut self, domain: Arc<str>, recent: u64) {
+        if self.recent.len() >= MOST_DOMAINS && !self.recent.contains_key(&domain) {
+            let least = self.recent.iter().min_by_key(|(_, recent)| **recent).map(|(domain, _)| Arc::clone(domain));
             self.recent.remove(&least.expect("there are many"));
         }
-        self.recent.insert(site, recent);
+        self.recent.insert(domain, recent);
     }
 
     fn halve(&mut self, times: u64) {
@@ -346,7 +346,7 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         if self.unspent > 0 {
-            self.shared.give_back(&self.site, self.unspent);
+            self.shared.give_back(&self.domain, self.unspent);
         }
     }
 }
@@ -368,7 +368,7 @@ impl Drop for Waiting {
             receiver.close();
             // One that came in this moment is given back.
             drop(receiver.try_recv());
-            self.shared.clear(&self.site);
+            self.shared.clear(&self.domain);
         }
     }
 }

@@ -92,7 +92,7 @@ impl Default for Disk {
 
 /// How much may be sent and received: the section `[proxy.bandwidth]`.
 ///
-/// What is counted is what HTTP is written in; the headers of TCP and IP add about 3 %. At a limit the sites that have had the most
+/// What is counted is what HTTP is written in; the headers of TCP and IP add about 3 %. At a limit the domains that have had the most
 /// in the last seconds are slowed first, and those that have had less than an equal part not at all [C10].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -106,9 +106,9 @@ pub struct Bandwidth {
     /// Longer lets a small page through at once where large transfers leave room; the limit is kept over that longer time only.
     #[serde(with = "humantime_serde")]
     pub burst: Duration,
-    /// How long the transfers of a site may wait for their next piece before further requests for it are turned away. Default 2 s.
+    /// How long the transfers of a domain may wait for their next piece before further requests for it are turned away. Default 2 s.
     ///
-    /// Longer makes the transfers of a hot site slower, and turns fewer away.
+    /// Longer makes the transfers of a hot domain slower, and turns fewer away.
     #[serde(with = "humantime_serde")]
     pub patience: Duration,
 }

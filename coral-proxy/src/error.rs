@@ -41,8 +41,8 @@ pub enum ProxyError {
     /// The client has sent too many requests; further ones are taken after this time.
     #[error("too many requests come from this address")]
     TooManyRequests(Duration),
-    /// The site asked for has all that it may have of this node's bandwidth, and its transfers have waited this long.
-    #[error("this site has its share of the bandwidth of this node")]
+    /// The domain asked for has all that it may have of this node's bandwidth, and its transfers have waited this long.
+    #[error("this domain has its share of the bandwidth of this node")]
     OverShare(Duration),
     /// The request has been through a Coral node before.
     #[error("the request came back to where it has been: the origin leads to a Coral node")]

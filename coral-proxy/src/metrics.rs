@@ -198,7 +198,7 @@ impl Metrics {
         );
         registry.register(
             "turned_away_requests",
-            "Requests turned away, as their site had all that it may have of the bandwidth",
+            "Requests turned away, as their domain had all that it may have of the bandwidth",
             metrics.turned_away.clone(),
         );
         registry.register("origin_requests", "Requests sent to origins", metrics.origin_requests.clone());

@@ -65,7 +65,7 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 struct Pace {
     budget: Budget,
-    site: Arc<str>,
+    domain: Arc<str>,
     /// Bytes that have come and are not paid for, those of the head first of all.
     owed: usize,
 }
@@ -79,9 +79,9 @@ impl Upstream {
         let length = chunk.as_ref().map_or(0, Bytes::len) as u64;
         self.counter.inc_by(length);
         self.left = self.left.checked_sub(length).ok_or(ProxyError::OriginBody)?;
-        if let Some(Pace { budget, site, owed }) = &mut self.pace {
+        if let Some(Pace { budget, domain, owed }) = &mut self.pace {
             // Meanwhile nothing more is read, and the sender has to wait.
-            budget.pay(site, std::mem::take(owed) + length as usize).await;
+            budget.pay(domain, std::mem::take(owed) + length as usize).await;
         }
         Ok(chunk)
     }
@@ -111,9 +111,9 @@ pub(crate) struct Bounds {
     pub(crate) budget: Option<Budget>,
 }
 
-/// Sends one request for something of `site` and waits for the head of the answer.
+/// Sends one request for something of `domain` and waits for the head of the answer.
 pub(crate) async fn ask(
-    site: &str,
+    domain: &str,
     client: &Client,
     method: Method,
     url: Url,
@@ -160,7 +160,7 @@ pub(crate) async fn ask(
             stall_timeout: bounds.stall_timeout,
             left: bounds.max_body,
             counter: bounds.counter.clone(),
-            pace: bounds.budget.clone().map(|budget| Pace { budget, site: site.into(), owed: header_bytes }),
+            pace: bounds.budget.clone().map(|budget| Pace { budget, domain: domain.into(), owed: header_bytes }),
         },
     })
 }

@@ -1,6 +1,6 @@
 //! A connection that sends no faster than its share of the bandwidth ([`crate::budget`]).
 //!
-//! Each write is paid for before it is made, by the site whose response it is; what the socket does not take at once is given back,
+//! Each write is paid for before it is made, by the domain whose response it is; what the socket does not take at once is given back,
 //! so that a slow client holds nothing. Heads and chunk lines are paid for too, the headers of TCP and IP are not.
 
 use std::io::{self, IoSlice};
@@ -17,7 +17,7 @@ use crate::url::CoralUrl;
 /// The name under which what this node says for itself is paid for.
 const OWN: &str = "";
 
-/// For which site a connection sends. Clones are of the same connection; without a budget it is nothing at all.
+/// For which domain a connection sends. Clones are of the same connection; without a budget it is nothing at all.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Line(Option<Arc<Shared>>);
 
@@ -25,14 +25,14 @@ pub(crate) struct Line(Option<Arc<Shared>>);
 struct Shared {
     budget: Budget,
     own: Arc<str>,
-    site: Mutex<Arc<str>>,
+    domain: Mutex<Arc<str>>,
 }
 
 impl Line {
     pub(crate) fn new(budget: Option<&Budget>) -> Self {
         Self(budget.map(|budget| {
             let own: Arc<str> = OWN.into();
-            Arc::new(Shared { budget: budget.clone(), site: Mutex::new(Arc::clone(&own)), own })
+            Arc::new(Shared { budget: budget.clone(), domain: Mutex::new(Arc::clone(&own)), own })
         }))
     }
 
@@ -43,7 +43,7 @@ impl Line {
         }
     }
 
-    /// What comes next is of the site of `url`, unless those who send for it wait longer than `patience`; then that is how long.
+    /// What comes next is of the domain of `url`, unless those who send for it wait longer than `patience`; then that is how long.
     pub(crate) fn admit(&self, url: &CoralUrl, patience: Duration) -> Result<(), Duration> {
         let Some(shared) = &self.0 else {
             return Ok(());
@@ -59,12 +59,12 @@ impl Line {
 }
 
 impl Shared {
-    fn set(&self, site: Arc<str>) {
-        *self.site.lock().unwrap_or_else(PoisonError::into_inner) = site;
+    fn set(&self, domain: Arc<str>) {
+        *self.domain.lock().unwrap_or_else(PoisonError::into_inner) = domain;
     }
 
-    fn site(&self) -> Arc<str> {
-        Arc::clone(&self.site.lock().unwrap_or_else(PoisonError::into_inner))
+    fn domain(&self) -> Arc<str> {
+        Arc::clone(&self.domain.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -93,7 +93,7 @@ impl<T> Paced<T> {
         };
         let waiting = match self.waiting.take() {
             Some(waiting) => waiting,
-            None => match shared.budget.ask(&shared.site(), bytes) {
+            None => match shared.budget.ask(&shared.domain(), bytes) {
                 Ok(grant) => return Poll::Ready(Some(grant)),
                 Err(waiting) => waiting,
             },

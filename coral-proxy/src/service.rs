@@ -114,7 +114,7 @@ impl Service {
     ) -> Result<Outcome, ProxyError> {
         check_method(&head.method)?;
         check_body(&head.headers)?;
-        caller.rate.take().map_err(ProxyError::TooManyRequests)?;
+        caller.rate.take().map_err(|wait| turned_away(from_peer, ProxyError::TooManyRequests(wait)))?;
         if head.method == Method::OPTIONS && goes_no_further(head) {
             return Ok(Outcome { response: of_options(), word: "own", error: None });
         }
@@ -166,14 +166,18 @@ impl Service {
 }
 
 impl Service {
-    /// Turns a request away if the transfers of its site wait too long as it is; from here on the connection sends for that site.
+    /// Turns a request away if the transfers of its domain wait too long as it is; from here on the connection sends for that one.
     fn check_share(&self, line: &Line, url: &CoralUrl, from_peer: bool) -> Result<(), ProxyError> {
         line.admit(url, self.fetcher.config.bandwidth.patience).map_err(|wait| {
             self.fetcher.metrics.turned_away.inc();
-            // Another node then asks elsewhere, and does not think that this one has failed.
-            if from_peer { ProxyError::NotCached } else { ProxyError::OverShare(wait) }
+            turned_away(from_peer, ProxyError::OverShare(wait))
         })
     }
+}
+
+/// What who is turned away is told. Another node asks elsewhere, and shall not think that this one has failed.
+fn turned_away(from_peer: bool, error: ProxyError) -> ProxyError {
+    if from_peer { ProxyError::NotCached } else { error }
 }
 
 fn check_method(method: &Method) -> Result<(), ProxyError> {
@@ -274,7 +278,7 @@ mod tests {
         Service { fetcher, names }
     }
 
-    /// The status, and the location if there is one, for a request with these header lines; `hot` if its site waits long.
+    /// The status, and the location if there is one, for a request with these header lines; `hot` if its domain waits long.
     async fn asked(service: &Service, hot: bool, lines: &[&str]) -> (u16, String) {
         let budget = Budget::new(ByteSize::kib(1).as_u64(), Duration::ZERO, Waits::default());
         let line = Line::new(Some(&budget));

@@ -1,4 +1,4 @@
-//! A bandwidth is kept to, and shared out between sites: over real sockets, so with wide margins. What is exact is tested in
+//! A bandwidth is kept to, and shared out between domains: over real sockets, so with wide margins. What is exact is tested in
 //! `budget`, on a paused clock.
 
 mod support;
@@ -58,7 +58,7 @@ async fn what_is_sent_and_what_is_received_keep_to_their_bandwidths() {
 }
 
 #[tokio::test]
-async fn a_hot_site_is_slowed_and_then_turned_away_and_others_are_not() {
+async fn a_hot_domain_is_slowed_and_then_turned_away_and_others_are_not() {
     let (_origin, node) = world(20_000, |config| {
         config.bandwidth.send = Some(ByteSize::kb(400));
         config.bandwidth.patience = Duration::from_millis(300);
@@ -85,7 +85,7 @@ async fn a_hot_site_is_slowed_and_then_turned_away_and_others_are_not() {
     assert!(reply.field("proxy-status").starts_with("coral; error=proxy_internal_response"), "{reply:?}");
     for _ in 0..20 {
         let took = seconds(get(addr, OTHER, "/small")).await;
-        assert!(took < 0.25, "another site waits {took} s");
+        assert!(took < 0.25, "another domain waits {took} s");
     }
     visitors.iter().for_each(tokio::task::JoinHandle::abort);
     let served = async { while get(addr, HOST, "/large").await.status != 200 {} };
@@ -93,7 +93,7 @@ async fn a_hot_site_is_slowed_and_then_turned_away_and_others_are_not() {
 }
 
 #[tokio::test]
-async fn a_node_that_asks_while_a_site_is_hot_is_sent_elsewhere() {
+async fn a_node_that_asks_while_a_domain_is_hot_is_sent_elsewhere() {
     let (_origin, node) = world(100_000, |config| {
         config.bandwidth.send = Some(ByteSize::kb(50));
         config.bandwidth.patience = Duration::ZERO;

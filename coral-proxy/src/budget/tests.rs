@@ -8,17 +8,17 @@ fn budget(rate: u64) -> Budget {
     Budget::new(rate, Duration::from_millis(100), Waits::default())
 }
 
-/// Moves `bytes` for `site`; how long that took.
-async fn send(budget: &Budget, site: &str, bytes: u64) -> Duration {
+/// Moves `bytes` for `domain`; how long that took.
+async fn send(budget: &Budget, domain: &str, bytes: u64) -> Duration {
     let began = Instant::now();
-    budget.pay(&site.into(), bytes as usize).await;
+    budget.pay(&domain.into(), bytes as usize).await;
     began.elapsed()
 }
 
 /// Moves what it can until `until`; bytes moved.
-async fn send_until(budget: Budget, site: &'static str, until: Instant) -> u64 {
+async fn send_until(budget: Budget, domain: &'static str, until: Instant) -> u64 {
     let mut sent = 0;
-    while tokio::time::timeout_at(until, budget.pay(&site.into(), 1024)).await.is_ok() {
+    while tokio::time::timeout_at(until, budget.pay(&domain.into(), 1024)).await.is_ok() {
         sent += 1024;
     }
     sent
@@ -34,29 +34,30 @@ async fn a_bandwidth_is_kept_to_a_hundredth() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sites_that_want_more_than_there_is_get_equal_parts_however_many_ask_for_them() {
+async fn domains_that_want_more_than_there_is_get_equal_parts_however_many_ask_for_them() {
     let budget = budget(1000 * KIB);
     let until = Instant::now() + Duration::from_secs(20);
-    let sites = ["hot.com", "hot.com", "hot.com", "hot.com", "hot.com", "b.com", "c.com"];
-    let sending: Vec<_> = sites.iter().map(|site| tokio::spawn(send_until(budget.clone(), site, until))).collect();
+    let domains = ["hot.com", "hot.com", "hot.com", "hot.com", "hot.com", "b.com", "c.com"];
+    let sending: Vec<_> =
+        domains.iter().map(|domain| tokio::spawn(send_until(budget.clone(), domain, until))).collect();
     let mut got = BTreeMap::<&str, u64>::new();
-    for (site, sending) in sites.iter().zip(sending) {
-        *got.entry(site).or_default() += sending.await.unwrap();
+    for (domain, sending) in domains.iter().zip(sending) {
+        *got.entry(domain).or_default() += sending.await.unwrap();
     }
     let third = 20 * 1000 * KIB / 3;
     assert!(got.values().all(|got| got.abs_diff(third) < third / 20), "{got:?}, a third is {third}");
 }
 
-/// The times in which nine light sites, each with an object of 100 KiB every two seconds, send it.
-async fn light_sites(budget: &Budget) -> Vec<Duration> {
+/// The times in which nine light domains, each with an object of 100 KiB every two seconds, send it.
+async fn light_domains(budget: &Budget) -> Vec<Duration> {
     let sending: Vec<_> = (0..9)
-        .map(|site| {
+        .map(|domain| {
             let budget = budget.clone();
             tokio::spawn(async move {
-                let name = format!("light{site}.com");
+                let name = format!("light{domain}.com");
                 let mut times = Vec::new();
                 // In turn, but for two that always come together.
-                tokio::time::sleep(Duration::from_millis(220 * (site / 2 * 2))).await;
+                tokio::time::sleep(Duration::from_millis(220 * (domain / 2 * 2))).await;
                 let mut ticks = tokio::time::interval(Duration::from_secs(2));
                 for _ in 0..30 {
                     ticks.tick().await;
@@ -78,11 +79,11 @@ fn percentile(times: &[Duration], of_hundred: usize) -> f64 {
     times[(times.len() - 1) * of_hundred / 100].as_secs_f64()
 }
 
-/// Issue 6: with one hot site at ten times the budget, the others' p99 stays within 1.5 times of what it was.
+/// Issue 6: with one hot domain at ten times the budget, the others' p99 stays within 1.5 times of what it was.
 #[tokio::test(start_paused = true)]
-async fn a_hot_site_at_ten_times_the_budget_does_not_slow_the_others() {
+async fn a_hot_domain_at_ten_times_the_budget_does_not_slow_the_others() {
     let rate = 1000 * KIB;
-    let alone = light_sites(&budget(rate)).await;
+    let alone = light_domains(&budget(rate)).await;
     let shared = budget(rate);
     // Fifty visitors, who together ask for 10 MiB in each second, whether they are served or not.
     let hot: Vec<_> = (0..50)
@@ -98,19 +99,19 @@ async fn a_hot_site_at_ten_times_the_budget_does_not_slow_the_others() {
         })
         .collect();
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let crowded = light_sites(&shared).await;
+    let crowded = light_domains(&shared).await;
     hot.iter().for_each(tokio::task::JoinHandle::abort);
     let (before, after) = (percentile(&alone, 99), percentile(&crowded, 99));
-    assert!(before > 0.05 && after < 1.5 * before, "p99 {before} s alone, {after} s beside the hot site");
+    assert!(before > 0.05 && after < 1.5 * before, "p99 {before} s alone, {after} s beside the hot domain");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_spent_and_who_has_left_cost_nothing() {
     let budget = budget(100 * KIB);
-    let site: Arc<str> = "a.com".into();
+    let domain: Arc<str> = "a.com".into();
     send(&budget, "a.com", 10 * KIB).await;
     // A hundred who ask, and leave in the queue or with the grant.
-    let left: Vec<Waiting> = (0..100).filter_map(|_| budget.ask(&site, 1024).err()).collect();
+    let left: Vec<Waiting> = (0..100).filter_map(|_| budget.ask(&domain, 1024).err()).collect();
     assert!(left.len() >= 99);
     drop(left);
     assert_eq!(budget.wait("a.com"), Duration::ZERO);
@@ -121,7 +122,7 @@ async fn what_is_not_spent_and_who_has_left_cost_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn how_long_a_site_waits_is_known_and_counted() {
+async fn how_long_a_domain_waits_is_known_and_counted() {
     let budget = budget(10 * KIB);
     let hot: Vec<_> = (0..100)
         .map(|_| {
@@ -141,14 +142,14 @@ async fn how_long_a_site_waits_is_known_and_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_remembered_of_sites_is_bounded() {
+async fn what_is_remembered_of_domains_is_bounded() {
     let budget = budget(100_000 * KIB);
     send(&budget, "heavy.com", 1000 * KIB).await;
-    for site in 0..2 * MOST_SITES {
-        send(&budget, &format!("{site}.com"), 10).await;
+    for domain in 0..2 * MOST_DOMAINS {
+        send(&budget, &format!("{domain}.com"), 10).await;
     }
     let state = || budget.shared.lock(Instant::now());
-    assert_eq!(state().recent.len(), MOST_SITES);
+    assert_eq!(state().recent.len(), MOST_DOMAINS);
     assert!(state().recent.contains_key("heavy.com"), "the heaviest are remembered");
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(state().recent.is_empty());
