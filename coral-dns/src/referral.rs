@@ -151,6 +151,8 @@ impl Referred {
         }
         if entry.returns == stuck {
             (entry.stuck, entry.relapse) = (now + SILENCE, now + RELAPSE);
+            // Another silence right behind this one would cost a name its answer.
+            entry.window = now;
         }
         let how = if now < entry.stuck {
             Return::Stuck
@@ -243,14 +245,17 @@ mod tests {
         let returned = |after: u32| referred.returns(now + after * second, resolver, b"com").unwrap();
         let returns = |after| returned(after).how;
         let expected = [Return::Seldom, Return::Often, Return::Often, Return::Stuck, Return::Stuck, Return::Often];
-        assert_eq!([1, 2, 3, 4, 9, 10].map(returns), expected);
-        assert_eq!(returned(11).often_since, now + 2 * second);
-        // In the next windows it takes fewer, and each time that it does puts the end of that off.
-        assert_eq!([16, 17].map(returns), [Return::Often, Return::Stuck]);
-        assert_eq!([75, 76].map(returns), [Return::Often, Return::Stuck]);
-        assert_eq!([137, 138, 139, 140].map(returns), expected[..4]);
+        assert_eq!([11, 12, 13, 14, 19, 20].map(returns), expected);
+        assert_eq!(returned(21).often_since, now + 12 * second);
+        // For nine seconds after it there is no other one, and then it takes fewer; each time that it does puts the end of that off.
+        assert_eq!(
+            [22, 25, 28, 29, 30].map(returns),
+            [Return::Often, Return::Often, Return::Often, Return::Often, Return::Stuck]
+        );
+        assert_eq!([88, 89].map(returns), [Return::Often, Return::Stuck]);
+        assert_eq!([150, 151, 152, 153].map(returns), expected[..4]);
         // Now and then is what resolvers do to see whether it has become faster.
-        assert!((20..30).all(|tens| returns(tens * 10) < Return::Stuck));
+        assert!((22..30).all(|tens| returns(tens * 10) < Return::Stuck));
     }
 
     #[tokio::test(start_paused = true)]
