@@ -85,6 +85,16 @@ async fn an_origin_that_stalls_is_asked_again() {
 }
 
 #[tokio::test]
+async fn an_origin_that_gives_less_than_it_is_asked_for_is_asked_for_what_is_left() {
+    let origin = Origin::start().await;
+    let head = format!("206 Partial Content\n{TAG}\ncontent-range: bytes 200000-200999/{LENGTH}\ncontent-length: 1000");
+    origin.on("/large", broken(TAG)).on("/large", answer(&head, [Step::Pattern(BROKEN, 1000)]));
+    origin.on("/large", rest(TAG, BROKEN + 1000));
+    let node = alone(&origin).await;
+    assert!(is_whole(&get(node.addr, HOST, "/large").await));
+}
+
+#[tokio::test]
 async fn an_origin_without_ranges_gives_the_same_once_more_and_it_is_passed_over() {
     let origin = Origin::start().await;
     origin.on("/large", broken(TAG)).on("/large", answer(&whole(TAG), [Step::Pattern(0, LENGTH)]));

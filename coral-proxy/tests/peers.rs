@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::client::{Transfer, get, get_with, request};
-use support::node::{HOST, Node};
+use support::node::{HOST, Node, ask_all};
 use support::origin::{Gate, Origin, Step};
 use support::script::Script;
 use support::until;
@@ -119,6 +119,23 @@ async fn a_peer_answers_from_what_it_has_and_never_asks_further() {
 }
 
 #[tokio::test]
+async fn who_is_read_from_is_not_given_what_comes_of_it() {
+    let (origin, parent, script) = (Origin::start().await, Origin::start().await, Script::default());
+    let head = "HTTP/1.1 200 OK\r\ncache-status: coral; hit\r\ncontent-length: 5\r\n\r\nhe";
+    parent.on("/page", vec![Step::Send(head.into()), Step::Stall]);
+    let node = Node::start_on(|addr| script.index(addr), &origin, |_| {}).await;
+    script.names(node.addr, &[parent.addr]);
+    let mut transfer = Transfer::begin(node.addr, &format!("GET /page HTTP/1.1\nhost: {HOST}\n\n")).await;
+    assert_eq!(transfer.read(2).await, b"he");
+    for (asks, status) in [(parent.addr, 504), (origin.addr, 200)] {
+        let fields =
+            format!("cache-control: only-if-cached\nvia: 1.1 coral (CoralWebPrx)\ncoral-waiting: wait=100, {asks}");
+        let reply = Transfer::begin(node.addr, &format!("GET /page HTTP/1.1\nhost: {HOST}\n{fields}\n\n")).await.reply;
+        assert_eq!(reply.status, status);
+    }
+}
+
+#[tokio::test]
 async fn requests_at_one_moment_become_one_fetch() {
     let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
     let gate = Gate::closed();
@@ -182,11 +199,6 @@ async fn network_of(count: usize, network: &MemoryNetwork, origin: &Origin) -> V
         nodes.push(Node::start(network, origin).await);
     }
     nodes
-}
-
-/// Asks all `nodes` for `path`, each in a task.
-fn ask_all(nodes: &[Node], path: &'static str) -> Vec<tokio::task::JoinHandle<support::client::Reply>> {
-    nodes.iter().map(|node| tokio::spawn(get(node.addr, HOST, path))).collect()
 }
 
 #[tokio::test]
@@ -272,7 +284,7 @@ async fn when_the_one_who_fetches_dies_within_the_body_one_of_the_others_gets_th
     first.crash().await;
     until(async || origin.count("/page") == 2).await;
     // The others wait for the one that asks, however long it takes.
-    until(async || nodes.iter().map(told_to_wait).sum::<u64>() >= 3).await;
+    until(async || nodes.iter().map(Node::told_to_wait).sum::<u64>() >= 3).await;
     gate.open();
     for transfer in &mut transfers {
         let rest = transfer.finish().await;
@@ -382,11 +394,6 @@ async fn line(count: usize, ring: bool, origin: &Origin) -> Vec<Node> {
     nodes
 }
 
-/// How often `node` has told others to ask again.
-fn told_to_wait(node: &Node) -> u64 {
-    node.proxy.status().peer_requests.get("waiting").copied().unwrap_or_default()
-}
-
 #[tokio::test]
 async fn a_line_of_nodes_waits_for_a_slow_origin_and_passes_on_what_comes() {
     let (origin, gate, rest) = (Origin::start().await, Gate::closed(), Gate::closed());
@@ -402,7 +409,7 @@ async fn a_line_of_nodes_waits_for_a_slow_origin_and_passes_on_what_comes() {
         })
         .collect();
     // Longer than a node may be silent, and nobody has turned to the origin.
-    until(async || nodes[..3].iter().all(|node| told_to_wait(node) >= 2)).await;
+    until(async || nodes[..3].iter().all(|node| node.told_to_wait() >= 2)).await;
     assert_eq!(origin.count("/page"), 1);
     gate.open();
     let mut transfers = Vec::new();
@@ -425,7 +432,7 @@ async fn a_line_of_nodes_is_told_at_once_that_there_is_nothing_to_share() {
     }
     let nodes = line(4, false, &origin).await;
     let clients = ask_all(&nodes, "/own");
-    until(async || nodes[..3].iter().all(|node| told_to_wait(node) >= 1)).await;
+    until(async || nodes[..3].iter().all(|node| node.told_to_wait() >= 1)).await;
     first.open();
     until(async || origin.count("/own") == 4).await;
     rest.open();
@@ -443,97 +450,5 @@ async fn nodes_that_are_told_to_wait_in_a_circle_do_not() {
         for client in ask_all(&nodes, "/page") {
             assert_eq!(client.await.unwrap().text(), "hello", "{count} nodes");
         }
-    }
-}
-
-/// A node with `hedge`, sent to `others` in this order.
-async fn hedging(hedge: Duration, others: &[SocketAddr], origin: &Origin) -> Node {
-    let script = Script::default();
-    let change = |config: &mut coral_proxy::Config| config.peer.hedge = hedge;
-    let node = Node::start_on(|addr| script.index(addr), origin, change).await;
-    script.names(node.addr, others);
-    node
-}
-
-#[tokio::test]
-async fn when_the_first_node_is_overdue_the_second_one_delivers_and_nobody_is_blamed() {
-    let (origin, slow) = (Origin::start().await, Origin::start().await);
-    origin.text("/page", OK, "hello");
-    slow.on("/page", vec![Step::Stall]);
-    let good = Node::start(&MemoryNetwork::new(), &origin).await;
-    get(good.addr, HOST, "/page").await;
-    let node = hedging(Duration::from_millis(30), &[slow.addr, good.addr], &origin).await;
-    let reply = get(node.addr, HOST, "/page").await;
-    assert_eq!((reply.text().as_str(), reply.cache()), ("hello", "coral; fwd=uri-miss; detail=peer-l0; stored"));
-    assert_eq!((slow.count("/page"), origin.count("/page")), (1, 1));
-    assert_eq!(node.proxy.status().errors.get("peer"), None);
-}
-
-#[tokio::test]
-async fn the_first_node_delivers_if_the_second_one_has_nothing_or_fails() {
-    let (origin, bad) = (Origin::start().await, Origin::start().await);
-    bad.text("/page", "HTTP/1.1 500 Internal Server Error", "sorry");
-    let empty = Node::start(&MemoryNetwork::new(), &origin).await;
-    for (turn, second) in [(1, bad.addr), (2, empty.addr)] {
-        let (first, gate) = (Origin::start().await, Gate::closed());
-        let head = "HTTP/1.1 200 OK\r\ncache-status: coral; hit\r\ncontent-length: 5\r\n\r\nhello";
-        first.on("/page", vec![Step::Wait(gate.clone()), Step::Send(head.into())]);
-        let node = hedging(Duration::from_millis(30), &[first.addr, second], &origin).await;
-        let client = tokio::spawn(get(node.addr, HOST, "/page"));
-        until(async || bad.count("/page") + empty.proxy.status().peer_requests.len() == turn).await;
-        gate.open();
-        assert_eq!(client.await.unwrap().text(), "hello");
-        assert_eq!((node.proxy.status().errors.get("peer"), origin.count("/page")), (None, 0));
-    }
-}
-
-#[tokio::test]
-async fn a_node_that_waits_itself_is_no_answer_to_a_hedge_and_the_origin_is_asked_once() {
-    let (origin, gate) = (Origin::start().await, Gate::closed());
-    let head = format!("{}\r\ncontent-length: 5\r\n\r\nhello", OK.replace('\n', "\r\n")).into_bytes();
-    origin.on("/page", vec![Step::Wait(gate.clone()), Step::Send(head)]);
-    let script = Script::default();
-    let mut nodes: Vec<Node> = Vec::new();
-    for _ in 0..4 {
-        let change = |config: &mut coral_proxy::Config| {
-            config.peer.hedge = Duration::ZERO;
-            config.peer.first_byte_timeout = Duration::from_millis(600);
-        };
-        let node = Node::start_on(|addr| script.index(addr), &origin, change).await;
-        let before: Vec<SocketAddr> = nodes.iter().rev().map(|node| node.addr).collect();
-        script.names(node.addr, &before);
-        nodes.push(node);
-    }
-    let clients = ask_all(&nodes, "/page");
-    until(async || told_to_wait(&nodes[0]) >= 4 && told_to_wait(&nodes[1]) >= 2).await;
-    assert_eq!(origin.count("/page"), 1);
-    gate.open();
-    for client in clients {
-        assert_eq!(client.await.unwrap().text(), "hello");
-    }
-    assert_eq!(origin.count("/page"), 1);
-}
-
-#[tokio::test]
-async fn nodes_that_hedge_in_a_circle_do_not_wait_for_each_other() {
-    let origin = Origin::start().await;
-    origin.text("/page", OK, "hello");
-    let script = Script::default();
-    let mut nodes: Vec<Node> = Vec::new();
-    for _ in 0..4 {
-        let change = |config: &mut coral_proxy::Config| {
-            config.peer.hedge = Duration::ZERO;
-            config.peer.first_byte_timeout = Duration::from_millis(300);
-            config.peer.patience = Duration::from_secs(3600);
-        };
-        nodes.push(Node::start_on(|addr| script.index(addr), &origin, change).await);
-    }
-    let addrs: Vec<SocketAddr> = nodes.iter().map(|node| node.addr).collect();
-    for (place, addr) in addrs.iter().enumerate() {
-        let others: Vec<SocketAddr> = (1..4).map(|step| addrs[(place + step) % 4]).collect();
-        script.names(*addr, &others);
-    }
-    for client in ask_all(&nodes, "/page") {
-        assert_eq!(client.await.unwrap().text(), "hello");
     }
 }

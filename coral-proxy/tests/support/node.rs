@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::client::{Reply, get};
 use super::origin::Origin;
 
 /// The host name under which the tests ask for their origin.
@@ -64,6 +65,11 @@ impl Node {
         Self { addr, proxy, dsht, stop: Some(stop), running }
     }
 
+    /// How often it has told other nodes to ask again.
+    pub fn told_to_wait(&self) -> u64 {
+        self.proxy.status().peer_requests.get("waiting").copied().unwrap_or_default()
+    }
+
     /// Tells it to stop, and waits until it has.
     pub async fn stop(mut self) {
         let _ = self.stop.take().unwrap().send(());
@@ -75,4 +81,9 @@ impl Node {
         self.running.abort();
         let _ = self.running.await;
     }
+}
+
+/// Asks all `nodes` for `path`, each in a task.
+pub fn ask_all(nodes: &[Node], path: &'static str) -> Vec<JoinHandle<Reply>> {
+    nodes.iter().map(|node| tokio::spawn(get(node.addr, HOST, path))).collect()
 }
