@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
@@ -127,6 +128,8 @@ fn config(number: u8, ports: Ports, origin: SocketAddr, disk: &Path) -> anyhow::
     config.proxy.node.listen = Some(at(ports.http));
     config.proxy.part.sites = vec![Site::new(site::HOST, &format!("http://{origin}"))?];
     config.proxy.part.disk.path = Some(disk.join(number.to_string()));
+    // The whole crowd comes from one address.
+    config.proxy.part.client.requests_per_address = NonZeroU32::MAX;
     config.admin.listen = Some(at(ports.admin));
     Ok(config)
 }
