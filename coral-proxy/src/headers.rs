@@ -15,6 +15,7 @@ use http::header::{
 use crate::partial::Part;
 use crate::policy::list_members;
 use crate::url::Passes;
+use crate::version::Version;
 
 /// What this node calls itself towards origins [C04 §3.2], so that they can tell it from a browser.
 pub const AGENT: &str = concat!("CoralWebPrx/", env!("CARGO_PKG_VERSION"));
@@ -264,6 +265,11 @@ pub fn fuzz(bytes: &[u8]) {
         && let Some(cut) = part.cut(wants, 9)
     {
         assert!(cut.start < cut.end && cut.end <= 9);
+    }
+    if let Some(version) = Version::of(http::StatusCode::OK, &headers, Some(9), None) {
+        let mut request = HeaderMap::new();
+        version.ask_for_rest(&mut request, 4);
+        version.rest_in(http::StatusCode::PARTIAL_CONTENT, &headers, Some(5), 4);
     }
     let selecting = policy::vary(&headers).unwrap_or_default();
     let key = coral_dsht::Id::hash(&[b"key"]);

@@ -239,6 +239,31 @@ async fn a_body_goes_on_from_a_node_that_is_itself_still_receiving_it() {
     assert_eq!(origin.count("/large"), 1);
 }
 
+#[tokio::test]
+async fn nodes_that_read_from_one_whose_origin_breaks_off_notice_nothing() {
+    let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
+    let (end, go_on) = (Gate::closed(), Gate::closed());
+    origin.on("/large", answer(&whole(TAG), [Step::Pattern(0, BROKEN), Step::Wait(end.clone()), Step::Close]));
+    origin.on("/large", [vec![Step::Wait(go_on.clone())], rest(TAG, BROKEN)].concat());
+    let (mut nodes, mut transfers) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let node = Node::start(&network, &origin).await;
+        let mut transfer = Transfer::begin(node.addr, &ask("/large")).await;
+        assert!(transfer.read(BROKEN).await == pattern(0, BROKEN));
+        nodes.push(node);
+        transfers.push(transfer);
+    }
+    end.open();
+    until(async || origin.count("/large") == 2).await;
+    go_on.open();
+    for transfer in &mut transfers {
+        let rest = transfer.finish().await;
+        assert!(rest.whole && rest.body == pattern(BROKEN, LENGTH - BROKEN));
+    }
+    let continued: Vec<u64> = nodes.iter().map(|node| node.proxy.status().continued).collect();
+    assert_eq!((continued, origin.count("/large")), (vec![1, 0, 0], 2));
+}
+
 /// A line of nodes that read from one another, the first of them from a node that breaks off; when it then asks who else
 /// has the body, it is sent to the last of them.
 async fn a_line_whose_head_is_sent_to_its_tail(count: usize) {
