@@ -93,7 +93,7 @@ impl Default for Disk {
 /// How much may be sent and received: the section `[proxy.bandwidth]`.
 ///
 /// What is counted is what HTTP is written in; the headers of TCP and IP add about 3 %. At a limit the domains that have had the most
-/// in the last seconds are slowed first, and those that have had less than an equal part not at all [C10].
+/// in the last seconds are slowed first, and those that have had less than an equal part not at all \[C10\].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bandwidth {

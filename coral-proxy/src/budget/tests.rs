@@ -112,6 +112,8 @@ async fn a_hot_domain_at_ten_times_the_budget_does_not_slow_the_others() {
 async fn what_is_not_spent_and_who_has_left_cost_nothing() {
     let budget = budget(100 * KIB);
     let domain: Arc<str> = "a.com".into();
+    // At no time passing, the bucket would be empty after ten of them.
+    assert!((0..100).all(|_| budget.ask(&domain, 1024).is_ok()));
     send(&budget, "a.com", 10 * KIB).await;
     // A hundred who ask, and leave in the queue or with the grant.
     let left: Vec<Waiting> = (0..100).filter_map(|_| budget.ask(&domain, 1024).err()).collect();
