@@ -168,7 +168,7 @@ impl Cache {
     /// What is here for the URL with this key and a request with these fields. Waits if that is on disk.
     pub async fn find(&self, key: Key, request: &HeaderMap) -> Found {
         let on_disk = || self.disk.as_ref().and_then(|disk| disk.selecting(&key));
-        let selecting = self.selecting.get(&key).or_else(on_disk).unwrap_or_else(|| Arc::from([]));
+        let selecting = self.selecting.get(&key).or_else(on_disk).unwrap_or_default();
         let variant = variant_key(key, &selecting, request);
         let object = match self.memory.get(&variant) {
             Some(object) if object.body.file().is_some_and(|file| file.is_damaged()) => {
@@ -179,7 +179,8 @@ impl Cache {
                 None
             }
             Some(object) => Some(object),
-            None => self.load(variant).await,
+            // Boxed: most need it not, and it is large.
+            None => Box::pin(self.load(variant)).await,
         };
         if let Some(object) = &object {
             object.body.ask_for();

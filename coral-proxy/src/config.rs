@@ -101,7 +101,7 @@ pub struct Client {
     pub stall_timeout: Duration,
     /// Bytes of a request's head. Default 16 KiB; more gets 431. At least 8 KiB.
     pub max_header: ByteSize,
-    /// Header fields of a request. Default 64; more get 431.
+    /// Header fields of a request. Default 100; more get 431.
     pub max_headers: NonZeroUsize,
     /// Connections at one time. Default 1024; a further one takes the place of the oldest that idles, or waits.
     pub max_connections: NonZeroUsize,
@@ -115,7 +115,7 @@ impl Default for Client {
             header_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(30),
             max_header: ByteSize::kib(16),
-            max_headers: NonZeroUsize::new(64).expect("64 is not zero"),
+            max_headers: NonZeroUsize::new(100).expect("100 is not zero"),
             max_connections: NonZeroUsize::new(1024).expect("1024 is not zero"),
             max_connections_per_address: NonZeroU32::new(256).expect("256 is not zero"),
         }

@@ -71,6 +71,8 @@ pub mod conditional;
 pub mod config;
 pub mod error;
 mod fetch;
+mod gather;
+mod head_timer;
 pub mod headers;
 mod hints;
 mod interim;

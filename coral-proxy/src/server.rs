@@ -13,7 +13,7 @@ use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -22,6 +22,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::config::Config;
 use crate::error::{Fault, ProxyError, Verdict};
 use crate::fetch::Fetcher;
+use crate::gather::Gather;
+use crate::head_timer::HeadTimer;
 use crate::hints::{self, Clients};
 use crate::interim::{Outbox, WithInterim};
 use crate::limits::{Admitted, InHand, Limits};
@@ -39,6 +41,9 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 /// How long to wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// As many header fields of a request hyper reads unless it is told otherwise.
+const HYPERS_MAX_HEADERS: usize = 100;
 
 /// How long a connection without a request in hand may take to bring one after the node is told to stop: what is on its
 /// way arrives, and half a head holds nobody up.
@@ -210,19 +215,27 @@ impl Proxy {
         // Heads are small and wait for an answer; holding them back gains nothing.
         let _ = stream.set_nodelay(true);
         let outbox = Outbox::default();
-        let io = TokioIo::new(WithInterim::new(StallTimeout::new(stream, limits.stall_timeout), outbox.clone()));
+        let name = client.to_string();
+        let io = TokioIo::new(WithInterim::new(
+            StallTimeout::new(Gather::new(stream), limits.stall_timeout),
+            outbox.clone(),
+        ));
         let service = service_fn(|request| async {
             let handled = in_hand.take();
             let request: Request<Incoming> = request;
             let interim = outbox.ticket(request.version());
-            let response = outbox.before(self.service.answer(client, request, interim)).await;
+            let response = outbox.before(self.service.answer(&name, request, interim)).await;
             served.store(true, Ordering::Relaxed);
             Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
         });
-        let mut connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+        let mut builder = http1::Builder::new();
+        // Of its own bound hyper makes less work.
+        if limits.max_headers.get() != HYPERS_MAX_HEADERS {
+            builder.max_headers(limits.max_headers.get());
+        }
+        let mut connection = builder
+            .timer(HeadTimer::default())
             .header_read_timeout(limits.header_timeout)
-            .max_headers(limits.max_headers.get())
             // hyper refuses less than 8 KiB.
             .max_buf_size(usize::try_from(limits.max_header.as_u64()).unwrap_or(usize::MAX).max(8192))
             .serve_connection(io, service);
@@ -238,7 +251,7 @@ impl Proxy {
             }
         };
         if served.load(Ordering::Relaxed)
-            && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner().inner())
+            && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner().inner().inner())
         {
             self.clients.seen(client.ip(), rtt, true);
         }

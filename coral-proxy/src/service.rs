@@ -1,6 +1,5 @@
 //! One request from the top: checked, understood, served, answered, counted, logged.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -35,10 +34,10 @@ struct Outcome {
 }
 
 impl Service {
-    /// Answers one request. There is always an answer.
+    /// Answers one request of `client`, as the log names it. There is always an answer.
     pub(crate) async fn answer(
         &self,
-        client: SocketAddr,
+        client: &str,
         request: Request<Incoming>,
         interim: Ticket,
     ) -> Response<ReplyBody> {
@@ -47,9 +46,11 @@ impl Service {
         let under_way = UnderWay::new(metrics.in_flight.clone());
         let head = request.into_parts().0;
         // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it.
-        let from_peer = came_through_coral(&head.headers) && CacheControl::of(&head.headers).only_if_cached;
+        let came_through = came_through_coral(&head.headers);
+        let from_peer = came_through && CacheControl::of(&head.headers).only_if_cached;
         let from = if from_peer { "peer" } else { "client" };
-        let outcome = match self.outcome(&head, from_peer, interim).await {
+        let is_loop = came_through && !from_peer;
+        let outcome = match self.outcome(&head, from_peer, is_loop, interim).await {
             Ok(outcome) => outcome,
             Err(error) => Outcome {
                 response: of_error(&error, &head.method),
@@ -58,8 +59,9 @@ impl Service {
             },
         };
         let status = outcome.response.status();
-        metrics.seconds.observe(began.elapsed().as_secs_f64());
-        metrics.requests.get_or_create(&RequestLabels { from, status: class(status), cache: outcome.word }).inc();
+        let took = began.elapsed();
+        metrics.seconds.observe(took.as_secs_f64());
+        metrics.answered(&RequestLabels { from, status: class(status), cache: outcome.word });
         // That a node has not what another one hoped for is no error.
         if let Some(error) = outcome.error.as_ref().filter(|error| CacheStatus::of_error(error) == CacheStatus::Own) {
             metrics.error(error.verdict());
@@ -74,7 +76,7 @@ impl Service {
             cache = outcome.word,
             from,
             error = outcome.error.as_ref().map(tracing::field::display),
-            ms = began.elapsed().as_millis() as u64,
+            ms = took.as_millis() as u64,
         );
         let sent = metrics.moved("sent", from);
         outcome.response.map(|body| body.counted(sent, under_way))
@@ -84,6 +86,7 @@ impl Service {
         &self,
         head: &http::request::Parts,
         from_peer: bool,
+        is_loop: bool,
         interim: Ticket,
     ) -> Result<Outcome, ProxyError> {
         check_method(&head.method)?;
@@ -98,13 +101,13 @@ impl Service {
         let authority = authority(head)?;
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         let url = CoralUrl::parse(authority, target, &self.names)?;
-        if came_through_coral(&head.headers) && !from_peer {
+        if is_loop {
             return Err(ProxyError::Loop);
         }
         let found = self.fetcher.cache.find(url.key(), &head.headers).await;
         let now = SystemTime::now();
-        let served = match self.fetcher.hit(&head.method, &found, now) {
-            Some(hit) => hit,
+        let (served, now) = match self.fetcher.hit(&head.method, &found, now) {
+            Some(hit) => (hit, now),
             None => {
                 // A fetch goes on without its client, and so has all of it for itself.
                 let wanted = Wanted {
@@ -115,11 +118,12 @@ impl Service {
                     waiting: from_peer.then(|| Waiting::of(&head.headers)),
                     interim,
                 };
-                self.fetcher.serve(wanted, found, now).await?
+                // Boxed, as what most requests do not need makes the future large that each of them moves about.
+                let served = Box::pin(self.fetcher.serve(wanted, found, now)).await?;
+                (served, SystemTime::now())
             }
         };
         let word = served.status.word();
-        let now = SystemTime::now();
         let response = of_object(&head.method, &head.headers, &url, served, from_peer, now);
         Ok(Outcome { response, word, error: None })
     }
