@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use coral_dsht::Key;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName};
@@ -123,7 +124,16 @@ impl Above for Upstairs {
         self.memory.was_asked_for(variant)
     }
 
-    fn let_go(&self, variant: &Key, file: u64) {
+    fn block(&self, file: u64, index: usize) -> Option<Bytes> {
+        self.memory.block(file, index)
+    }
+
+    fn keep_block(&self, file: u64, index: usize, block: Bytes) {
+        self.memory.insert_block(file, index, block);
+    }
+
+    fn let_go(&self, variant: &Key, file: u64, length: u64) {
+        self.memory.remove_blocks(file, length.div_ceil(BLOCK_BYTES as u64) as usize);
         if self.memory.get(variant).and_then(|object| object.body.file()).is_some_and(|open| open.id() == file) {
             self.memory.remove(variant);
         }

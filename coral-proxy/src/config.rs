@@ -22,7 +22,7 @@ pub struct Config {
     ///
     /// Private addresses stay refused. Names can be moved by their owner when abused, addresses cannot.
     pub allow_addresses: bool,
-    /// Memory for whole objects. Default 64 MiB.
+    /// Memory for whole objects, and for the parts of larger ones that are asked for most. Default 64 MiB.
     ///
     /// Buffers of transfers under way come on top: at most `memory_object_limit` for each.
     pub memory: ByteSize,
