@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use coral_dsht::{DshtHandle, Key};
 use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::cache::body::{Body, Limits, Reader};
@@ -44,6 +45,8 @@ pub(crate) struct Fetcher {
     pub(crate) cache: Cache,
     pub(crate) references: References,
     pub(crate) metrics: Metrics,
+    /// Where fetches run: a client's may end before them.
+    runtime: Handle,
     me: SocketAddr,
     coalesce: Coalesce,
     peers: Peers,
@@ -102,6 +105,7 @@ impl Fetcher {
             peers: Peers::new(&config, peer_client, me, dsht, metrics.clone()),
             origins: Origins::new(&config, &tls, &metrics),
             coalesce: Coalesce::default(),
+            runtime: Handle::current(),
             me,
             limits: Limits {
                 memory: usize::try_from(config.memory_object_limit.as_u64()).unwrap_or(usize::MAX),
@@ -202,7 +206,7 @@ impl Fetcher {
         {
             wanted.method = Method::GET;
             let upstream = to_upstream(&wanted.headers, &selecting, &wanted.url.passes);
-            tokio::spawn(
+            self.runtime.spawn(
                 Fetch { fetcher: Arc::clone(self), upstream, wanted, stale: Some(stale), range: None, lead }.run(),
             );
         }
@@ -266,7 +270,7 @@ impl Fetcher {
             range: None,
             lead,
         };
-        tokio::spawn(fetch.run());
+        self.runtime.spawn(fetch.run());
         let fetched = watched.head().await?;
         served(Arc::clone(&fetched.object), status(&fetched, false))
     }
@@ -301,7 +305,7 @@ impl Fetcher {
         let (body, writer) = Body::new(answer.length, false, self.limits.clone());
         let object = self.object(&wanted, &HeaderMap::new(), &answer, Arc::from([]), body);
         let served = served(Arc::new(object), CacheStatus::Passed(source))?;
-        tokio::spawn(pump(answer.body, writer, answer.length, || {}));
+        self.runtime.spawn(pump(answer.body, writer, answer.length, || {}));
         Ok(served)
     }
 

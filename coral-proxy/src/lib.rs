@@ -90,6 +90,7 @@ mod service;
 mod stall;
 mod tls;
 pub mod url;
+mod workers;
 
 pub use config::Config;
 pub use error::ProxyError;

@@ -32,6 +32,7 @@ use crate::reply::UnderWay;
 use crate::service::Service;
 use crate::stall::StallTimeout;
 use crate::url::{Names, Suffix};
+use crate::workers::Workers;
 
 /// Waits until the proxy is told to stop.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
@@ -129,6 +130,8 @@ impl Proxy {
         let config = &self.service.fetcher.config;
         let stop = watch::Sender::new(false);
         let mut connections = JoinSet::new();
+        let mut workers = Workers::start(config.threads)
+            .map_err(|error| ProxyError::Setup(format!("threads for connections: {error}").into()))?;
         // Those open, the oldest first, and some that have ended.
         let mut open = VecDeque::new();
         let mut shutdown = pin!(shutdown);
@@ -156,11 +159,12 @@ impl Proxy {
                             continue;
                         };
                         let in_hand = InHand::default();
-                        let serve = self.clone().serve(stream, client, admitted, in_hand.clone(), stop.subscribe());
+                        let (proxy, busy, stop) = (self.clone(), in_hand.clone(), stop.subscribe());
+                        let serve = move |stream| proxy.serve(stream, client, admitted, busy, stop);
                         if open.len() >= config.client.max_connections.get() {
                             open.retain(|(connection, _): &(AbortHandle, InHand)| !connection.is_finished());
                         }
-                        open.push_back((connections.spawn(serve), in_hand));
+                        open.push_back((workers.spawn(&mut connections, stream, serve), in_hand));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
