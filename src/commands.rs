@@ -17,7 +17,9 @@ const FORCED: i32 = 130;
 
 /// `coral node`: runs until a signal, or until a part of it fails.
 pub fn node(args: &NodeArgs) -> anyhow::Result<bool> {
-    let config = load(args)?;
+    let mut config = load(args)?;
+    let threads = &mut config.proxy.part.threads;
+    *threads = threads.or_else(|| std::thread::available_parallelism().ok());
     let _log = logging::start(&config.log)?;
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;

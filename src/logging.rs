@@ -1,5 +1,6 @@
 //! The log: lines for people or for machines, on standard error, through `tracing`.
 
+mod access;
 mod lines;
 
 use std::io::IsTerminal as _;
@@ -31,7 +32,10 @@ pub fn start(config: &Log) -> anyhow::Result<Writing> {
     let filter = parse_filter(&config.filter)?;
     let (lines, writing) = lines::start(std::io::stderr()).context("the log has no thread to be written by")?;
     let layer = match config.format {
-        LogFormat::Human => fmt::layer().with_writer(lines).with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Human => {
+            let layer = fmt::layer().with_writer(lines).with_ansi(std::io::stderr().is_terminal());
+            layer.event_format(access::Lines::default()).boxed()
+        }
         LogFormat::Json => fmt::layer().with_writer(lines).json().boxed(),
     };
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use coral_dsht::Key;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName};
@@ -123,7 +124,16 @@ impl Above for Upstairs {
         self.memory.was_asked_for(variant)
     }
 
-    fn let_go(&self, variant: &Key, file: u64) {
+    fn block(&self, file: u64, index: usize) -> Option<Bytes> {
+        self.memory.block(file, index)
+    }
+
+    fn keep_block(&self, file: u64, index: usize, block: Bytes) {
+        self.memory.insert_block(file, index, block);
+    }
+
+    fn let_go(&self, variant: &Key, file: u64, length: u64) {
+        self.memory.remove_blocks(file, length.div_ceil(BLOCK_BYTES as u64) as usize);
         if self.memory.get(variant).and_then(|object| object.body.file()).is_some_and(|open| open.id() == file) {
             self.memory.remove(variant);
         }
@@ -168,7 +178,7 @@ impl Cache {
     /// What is here for the URL with this key and a request with these fields. Waits if that is on disk.
     pub async fn find(&self, key: Key, request: &HeaderMap) -> Found {
         let on_disk = || self.disk.as_ref().and_then(|disk| disk.selecting(&key));
-        let selecting = self.selecting.get(&key).or_else(on_disk).unwrap_or_else(|| Arc::from([]));
+        let selecting = self.selecting.get(&key).or_else(on_disk).unwrap_or_default();
         let variant = variant_key(key, &selecting, request);
         let object = match self.memory.get(&variant) {
             Some(object) if object.body.file().is_some_and(|file| file.is_damaged()) => {
@@ -179,7 +189,8 @@ impl Cache {
                 None
             }
             Some(object) => Some(object),
-            None => self.load(variant).await,
+            // Boxed: most need it not, and it is large.
+            None => Box::pin(self.load(variant)).await,
         };
         if let Some(object) = &object {
             object.body.ask_for();

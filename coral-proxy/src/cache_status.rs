@@ -3,8 +3,12 @@
 use std::fmt;
 
 use coral_dsht::Level;
+use http::HeaderValue;
 
 use crate::error::ProxyError;
+
+/// The member of `Cache-Status` for a hit.
+const HIT: &str = "coral; hit";
 
 /// Where a response came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +74,15 @@ impl CacheStatus {
         }
     }
 
+    /// The value of the `Cache-Status` field.
+    pub fn field(self) -> HeaderValue {
+        match self {
+            // Most are, and it need not be written down for each.
+            Self::Hit => HeaderValue::from_static(HIT),
+            _ => HeaderValue::from_str(&self.to_string()).expect("what this node writes is printable ASCII"),
+        }
+    }
+
     /// The word for metrics and logs.
     pub const fn word(self) -> &'static str {
         match self {
@@ -112,7 +125,7 @@ impl fmt::Display for CacheStatus {
             f.write_str(if collapsed { "; collapsed" } else { "" })
         };
         match *self {
-            Self::Hit => f.write_str("coral; hit"),
+            Self::Hit => f.write_str(HIT),
             Self::Behind => f.write_str("coral; hit; detail=revalidating"),
             Self::Fetched { source, stored, collapsed } => {
                 write!(f, "coral; fwd=uri-miss; detail={source}")?;

@@ -18,12 +18,12 @@ pub fn not_modified(request: &HeaderMap, response: &HeaderMap) -> bool {
             .flat_map(|value| list_members(value.as_bytes()))
             .any(|tag| tag == "*" || response.get(ETAG).is_some_and(|ours| weak(&tag) == weak_bytes(ours.as_bytes())));
     }
+    let Some(since) = date(request, &IF_MODIFIED_SINCE) else {
+        return false;
+    };
     // RFC 9111 §4.3.2: what does not say when it was changed was not changed after it was sent.
     let changed = if response.contains_key(LAST_MODIFIED) { LAST_MODIFIED } else { DATE };
-    match (date(request, &IF_MODIFIED_SINCE), date(response, &changed)) {
-        (Some(since), Some(modified)) => modified <= since,
-        _ => false,
-    }
+    date(response, &changed).is_some_and(|modified| modified <= since)
 }
 
 fn weak(tag: &str) -> &[u8] {

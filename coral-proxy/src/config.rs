@@ -22,12 +22,17 @@ pub struct Config {
     ///
     /// Private addresses stay refused. Names can be moved by their owner when abused, addresses cannot.
     pub allow_addresses: bool,
-    /// Memory for whole objects. Default 64 MiB.
+    /// Memory for whole objects, and for the parts of larger ones that are asked for most. Default 64 MiB.
     ///
     /// Buffers of transfers under way come on top: at most `memory_object_limit` for each.
     pub memory: ByteSize,
     /// Objects above this go to disk while they arrive, or are passed on without being stored. Default 1 MiB.
     pub memory_object_limit: ByteSize,
+    /// Threads that serve connections, each those it was given. Default `None`: all are tasks of the runtime on which the
+    /// proxy runs; a node then starts a thread for each processor.
+    ///
+    /// A hit takes less time than to wake another thread for it.
+    pub threads: Option<NonZeroUsize>,
     /// How long requests under way may take to finish once the node is told to stop. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
@@ -56,6 +61,7 @@ impl Default for Config {
             allow_addresses: false,
             memory: ByteSize::mib(64),
             memory_object_limit: ByteSize::mib(1),
+            threads: None,
             drain: Duration::from_secs(10),
             disk: Disk::default(),
             bandwidth: Bandwidth::default(),
@@ -133,7 +139,7 @@ pub struct Client {
     pub stall_timeout: Duration,
     /// Bytes of a request's head. Default 16 KiB; more gets 431. At least 8 KiB.
     pub max_header: ByteSize,
-    /// Header fields of a request. Default 64; more get 431.
+    /// Header fields of a request. Default 100; more get 431.
     pub max_headers: NonZeroUsize,
     /// Connections at one time. Default 1024; a further one takes the place of the oldest that idles, or waits.
     pub max_connections: NonZeroUsize,
@@ -151,7 +157,7 @@ impl Default for Client {
             header_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(30),
             max_header: ByteSize::kib(16),
-            max_headers: NonZeroUsize::new(64).expect("64 is not zero"),
+            max_headers: NonZeroUsize::new(100).expect("100 is not zero"),
             max_connections: NonZeroUsize::new(1024).expect("1024 is not zero"),
             max_connections_per_address: NonZeroU32::new(256).expect("256 is not zero"),
             requests_per_address: NonZeroU32::new(10_000).expect("10,000 is not zero"),

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use coral_dsht::{DshtHandle, Key};
 use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, IF_RANGE};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::budget::Budget;
@@ -47,6 +48,8 @@ pub(crate) struct Fetcher {
     pub(crate) cache: Cache,
     pub(crate) references: References,
     pub(crate) metrics: Metrics,
+    /// Where fetches run: a client's may end before them.
+    runtime: Handle,
     me: SocketAddr,
     coalesce: Coalesce,
     peers: Peers,
@@ -106,6 +109,7 @@ impl Fetcher {
             peers: Peers::new(&config, peer_client, me, dsht, receive.clone(), metrics.clone()),
             origins: Origins::new(&config, &tls, receive, &metrics),
             coalesce: Coalesce::default(),
+            runtime: Handle::current(),
             me,
             limits: Limits {
                 memory: usize::try_from(config.memory_object_limit.as_u64()).unwrap_or(usize::MAX),
@@ -216,7 +220,7 @@ impl Fetcher {
         {
             wanted.method = Method::GET;
             let upstream = to_upstream(&wanted.headers, &selecting, &wanted.url.passes);
-            tokio::spawn(
+            self.runtime.spawn(
                 Fetch { fetcher: Arc::clone(self), upstream, wanted, stale: Some(stale), range: None, lead }.run(),
             );
         }
@@ -291,7 +295,7 @@ impl Fetcher {
             range: None,
             lead,
         };
-        tokio::spawn(fetch.run());
+        self.runtime.spawn(fetch.run());
         let fetched = watched.head().await?;
         served(Arc::clone(&fetched.object), status(&fetched, false))
     }
@@ -330,7 +334,7 @@ impl Fetcher {
         let object = self.object(&wanted, &HeaderMap::new(), &answer, Arc::from([]), body);
         let served = served(Arc::new(object), CacheStatus::Passed(source))?;
         let fetcher = Arc::clone(self);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let sources = Sources::new(&fetcher, answer.body, None, answer.length, None);
             pump(sources, writer, answer.length, || {}).await
         });

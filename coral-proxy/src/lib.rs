@@ -72,6 +72,8 @@ pub mod conditional;
 pub mod config;
 pub mod error;
 mod fetch;
+mod gather;
+mod head_timer;
 pub mod headers;
 mod hints;
 mod home;
@@ -92,6 +94,7 @@ mod stall;
 mod tls;
 pub mod url;
 pub mod version;
+mod workers;
 
 pub use config::Config;
 pub use error::ProxyError;

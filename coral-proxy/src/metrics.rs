@@ -1,6 +1,7 @@
 //! Counters, gauges and times of the proxy, for Prometheus and for [`Status`](crate::Status).
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -38,18 +39,25 @@ const FAULTS: [Fault; 4] = [Fault::Client, Fault::Peer, Fault::Origin, Fault::No
 /// A counter of time.
 pub(crate) type Seconds = Counter<f64, AtomicU64>;
 
+/// What most requests are.
+const HIT: RequestLabels = RequestLabels { from: "client", status: "2xx", cache: "hit" };
+
 /// What the proxy counts. Clones count into the same numbers.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    pub(crate) requests: Family<RequestLabels, Counter>,
+    requests: Family<RequestLabels, Counter>,
+    /// That of [`HIT`], once there was one: a look into the family costs as much as one into the cache.
+    hits: OnceLock<Counter>,
     pub(crate) seconds: Histogram,
     pub(crate) in_flight: Gauge,
     pub(crate) connections: Gauge,
     pub(crate) refused_connections: Counter,
-    pub(crate) bytes: Family<BytesLabels, Counter>,
     held_back_bytes: Family<DirectionLabels, Counter>,
     held_back_seconds: Family<DirectionLabels, Seconds>,
     pub(crate) turned_away: Counter,
+    bytes: Family<BytesLabels, Counter>,
+    sent_to_clients: Counter,
+    sent_to_peers: Counter,
     pub(crate) origin_requests: Counter,
     pub(crate) asked_peers: Counter,
     pub(crate) hedges: Counter,
@@ -129,13 +137,17 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         // From 0.5 ms, a hit, to about 16 s, near an origin's time-out.
         let seconds = Histogram::new(exponential_buckets(0.0005, 2.0, 16));
+        let bytes = Family::<BytesLabels, Counter>::default();
         let metrics = Self {
             requests: Family::default(),
+            hits: OnceLock::new(),
             seconds,
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             refused_connections: Counter::default(),
-            bytes: Family::default(),
+            sent_to_clients: bytes.get_or_create_owned(&BytesLabels { direction: "sent", with: "client" }),
+            sent_to_peers: bytes.get_or_create_owned(&BytesLabels { direction: "sent", with: "peer" }),
+            bytes,
             held_back_bytes: Family::default(),
             held_back_seconds: Family::default(),
             turned_away: Counter::default(),
@@ -243,6 +255,15 @@ impl Metrics {
         metrics
     }
 
+    /// Counts an answer.
+    pub(crate) fn answered(&self, labels: &RequestLabels) {
+        if *labels == HIT {
+            self.hits.get_or_init(|| self.requests.get_or_create_owned(&HIT)).inc();
+        } else {
+            self.requests.get_or_create(labels).inc();
+        }
+    }
+
     /// Counts an error.
     pub(crate) fn error(&self, verdict: Verdict) {
         let fault = verdict.fault.as_str();
@@ -287,6 +308,11 @@ impl Metrics {
 
     /// The counter of body bytes in `direction`, `received` or `sent`, whose far end is a `client`, `peer` or `origin`.
     pub(crate) fn moved(&self, direction: &'static str, with: &'static str) -> Counter {
+        match (direction, with) {
+            ("sent", "client") => return self.sent_to_clients.clone(),
+            ("sent", "peer") => return self.sent_to_peers.clone(),
+            _ => {}
+        }
         self.bytes.get_or_create_owned(&BytesLabels { direction, with })
     }
 }

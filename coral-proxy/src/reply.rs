@@ -148,7 +148,7 @@ pub(crate) fn of_object(
     let Served { object, reader, status } = served;
     let mut headers = object.headers.clone();
     add_via(&mut headers);
-    append(&mut headers, CACHE_STATUS, &status.to_string());
+    headers.append(CACHE_STATUS, status.field());
     if !matches!(status, CacheStatus::Passed(_)) {
         headers.insert(AGE, object.validity.age(now).as_secs().into());
     }
@@ -284,7 +284,7 @@ pub(crate) fn of_error(error: &ProxyError, method: &Method) -> Response<ReplyBod
     let verdict = error.verdict();
     let mut headers = HeaderMap::new();
     add_via(&mut headers);
-    append(&mut headers, CACHE_STATUS, &CacheStatus::of_error(error).to_string());
+    headers.append(CACHE_STATUS, CacheStatus::of_error(error).field());
     if let Some(text) = error.proxy_status() {
         append(&mut headers, PROXY_STATUS, &text);
     }

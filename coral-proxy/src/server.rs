@@ -13,7 +13,7 @@ use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -23,6 +23,8 @@ use crate::budget::Budget;
 use crate::config::{Bandwidth, Config};
 use crate::error::{Fault, ProxyError, Verdict};
 use crate::fetch::Fetcher;
+use crate::gather::Gather;
+use crate::head_timer::HeadTimer;
 use crate::hints::{self, Clients};
 use crate::interim::{Outbox, WithInterim};
 use crate::limits::{Admitted, InHand, Limits};
@@ -32,6 +34,7 @@ use crate::reply::UnderWay;
 use crate::service::{Caller, Service};
 use crate::stall::StallTimeout;
 use crate::url::{Names, Suffix};
+use crate::workers::Workers;
 
 /// Waits until the proxy is told to stop.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
@@ -41,6 +44,9 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 /// How long to wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// As many header fields of a request hyper reads unless it is told otherwise.
+const HYPERS_MAX_HEADERS: usize = 100;
 
 /// How long a connection without a request in hand may take to bring one after the node is told to stop: what is on its
 /// way arrives, and half a head holds nobody up.
@@ -137,6 +143,8 @@ impl Proxy {
         let config = &self.service.fetcher.config;
         let stop = watch::Sender::new(false);
         let mut connections = JoinSet::new();
+        let mut workers = Workers::start(config.threads)
+            .map_err(|error| ProxyError::Setup(format!("threads for connections: {error}").into()))?;
         // Those open, the oldest first, and some that have ended.
         let mut open = VecDeque::new();
         let mut shutdown = pin!(shutdown);
@@ -164,11 +172,12 @@ impl Proxy {
                             continue;
                         };
                         let in_hand = InHand::default();
-                        let serve = self.clone().serve(stream, client, admitted, in_hand.clone(), stop.subscribe());
+                        let (proxy, busy, stop) = (self.clone(), in_hand.clone(), stop.subscribe());
+                        let serve = move |stream| proxy.serve(stream, client, admitted, busy, stop);
                         if open.len() >= config.client.max_connections.get() {
                             open.retain(|(connection, _): &(AbortHandle, InHand)| !connection.is_finished());
                         }
-                        open.push_back((connections.spawn(serve), in_hand));
+                        open.push_back((workers.spawn(&mut connections, stream, serve), in_hand));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
@@ -225,22 +234,27 @@ impl Proxy {
         let _ = stream.set_nodelay(true);
         let outbox = Outbox::default();
         // A client is not blamed for the time in which it is sent nothing.
+        let name = client.to_string();
         let line = Line::new(self.send.as_ref());
-        let paced = Paced::new(StallTimeout::new(stream, limits.stall_timeout), line.clone());
+        let paced = Paced::new(StallTimeout::new(Gather::new(stream), limits.stall_timeout), line.clone());
         let io = TokioIo::new(WithInterim::new(paced, outbox.clone()));
         let service = service_fn(|request| async {
             let handled = in_hand.take();
             let request: Request<Incoming> = request;
             let interim = outbox.ticket(request.version());
-            let from = Caller { client, rate, line: &line };
+            let from = Caller { name: &name, rate, line: &line };
             let response = outbox.before(self.service.answer(from, request, interim)).await;
             served.store(true, Ordering::Relaxed);
             Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
         });
-        let mut connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+        let mut builder = http1::Builder::new();
+        // Of its own bound hyper makes less work.
+        if limits.max_headers.get() != HYPERS_MAX_HEADERS {
+            builder.max_headers(limits.max_headers.get());
+        }
+        let mut connection = builder
+            .timer(HeadTimer::default())
             .header_read_timeout(limits.header_timeout)
-            .max_headers(limits.max_headers.get())
             // hyper refuses less than 8 KiB.
             .max_buf_size(usize::try_from(limits.max_header.as_u64()).unwrap_or(usize::MAX).max(8192))
             .serve_connection(io, service);
@@ -256,7 +270,7 @@ impl Proxy {
             }
         };
         if served.load(Ordering::Relaxed)
-            && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner().inner().inner())
+            && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner().inner().inner().inner())
         {
             self.clients.seen(client.ip(), rtt, true);
         }

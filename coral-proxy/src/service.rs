@@ -1,7 +1,6 @@
 //! One request from the top: checked, understood, served, answered, counted, logged.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -34,7 +33,8 @@ pub(crate) struct Service {
 /// Who asks.
 #[derive(Debug)]
 pub(crate) struct Caller<'a> {
-    pub(crate) client: SocketAddr,
+    /// Its address, as the log names it.
+    pub(crate) name: &'a str,
     /// How much its address asks.
     pub(crate) rate: &'a Rate,
     /// What its connection is paced by.
@@ -69,9 +69,11 @@ impl Service {
         let under_way = UnderWay::new(metrics.in_flight.clone());
         let head = request.into_parts().0;
         // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it.
-        let from_peer = came_through_coral(&head.headers) && CacheControl::of(&head.headers).only_if_cached;
+        let came_through = came_through_coral(&head.headers);
+        let from_peer = came_through && CacheControl::of(&head.headers).only_if_cached;
         let from = if from_peer { "peer" } else { "client" };
-        let outcome = match self.outcome(&caller, &head, from_peer, interim).await {
+        let is_loop = came_through && !from_peer;
+        let outcome = match self.outcome(&caller, &head, from_peer, is_loop, interim).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 caller.line.own();
@@ -83,15 +85,16 @@ impl Service {
             }
         };
         let status = outcome.response.status();
-        metrics.seconds.observe(began.elapsed().as_secs_f64());
-        metrics.requests.get_or_create(&RequestLabels { from, status: class(status), cache: outcome.word }).inc();
+        let took = began.elapsed();
+        metrics.seconds.observe(took.as_secs_f64());
+        metrics.answered(&RequestLabels { from, status: class(status), cache: outcome.word });
         // That a node has not what another one hoped for is no error.
         if let Some(error) = outcome.error.as_ref().filter(|error| CacheStatus::of_error(error) == CacheStatus::Own) {
             metrics.error(error.verdict());
         }
         tracing::info!(
             target: "coral_proxy::access",
-            client = %caller.client,
+            client = caller.name,
             method = %head.method,
             host = head.headers.get(HOST).map(tracing::field::debug),
             uri = %head.uri,
@@ -99,7 +102,7 @@ impl Service {
             cache = outcome.word,
             from,
             error = outcome.error.as_ref().map(tracing::field::display),
-            ms = began.elapsed().as_millis() as u64,
+            ms = took.as_millis() as u64,
         );
         let sent = metrics.moved("sent", from);
         outcome.response.map(|body| body.counted(sent, under_way))
@@ -110,6 +113,7 @@ impl Service {
         caller: &Caller<'_>,
         head: &http::request::Parts,
         from_peer: bool,
+        is_loop: bool,
         interim: Ticket,
     ) -> Result<Outcome, ProxyError> {
         check_method(&head.method)?;
@@ -128,7 +132,7 @@ impl Service {
         }
         let authority = authority(head)?;
         let url = CoralUrl::parse(authority, &target(&head.uri), &self.names)?;
-        if came_through_coral(&head.headers) && !from_peer {
+        if is_loop {
             return Err(ProxyError::Loop);
         }
         let found = self.fetcher.cache.find(url.key(), &head.headers).await;
@@ -137,8 +141,8 @@ impl Service {
             return said.filter(|_| !from_peer).and_then(|_| Outcome::home(&url)).ok_or(error);
         }
         let now = SystemTime::now();
-        let served = match self.fetcher.hit(&head.method, &found, now) {
-            Some(hit) => hit,
+        let (served, now) = match self.fetcher.hit(&head.method, &found, now) {
+            Some(hit) => (hit, now),
             None => {
                 // A fetch goes on without its client, and so has all of it for itself.
                 let wanted = Wanted {
@@ -149,7 +153,9 @@ impl Service {
                     waiting: from_peer.then(|| Waiting::of(&head.headers)),
                     interim,
                 };
-                self.fetcher.serve(wanted, found, now).await?
+                // Boxed, as what most requests do not need makes the future large that each of them moves about.
+                let served = Box::pin(self.fetcher.serve(wanted, found, now)).await?;
+                (served, SystemTime::now())
             }
         };
         if !from_peer
@@ -159,7 +165,6 @@ impl Service {
             return Ok(home);
         }
         let word = served.status.word();
-        let now = SystemTime::now();
         let response = of_object(&head.method, &head.headers, &url, served, from_peer, now);
         Ok(Outcome { response, word, error: None })
     }
@@ -286,11 +291,12 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         let admitted = Limits::new(&config::Client::default());
         let admitted = admitted.admit(admitted.room().await, "192.0.2.1".parse().unwrap()).unwrap();
-        let caller = Caller { client: "192.0.2.1:1".parse().unwrap(), rate: admitted.rate(), line: &line };
+        let caller = Caller { name: "192.0.2.1:1", rate: admitted.rate(), line: &line };
         let mut request = Request::new(()).into_parts().0;
         request.headers = of_lines(&[lines, &[&format!("host: {HOST}")]].concat());
         let from_peer = !lines.is_empty();
-        let outcome = service.outcome(&caller, &request, from_peer, Outbox::default().ticket(Version::HTTP_11)).await;
+        let outcome =
+            service.outcome(&caller, &request, from_peer, false, Outbox::default().ticket(Version::HTTP_11)).await;
         drop(waiting);
         match outcome {
             Ok(Outcome { response, .. }) => {

@@ -4,7 +4,7 @@
 //! that the configuration maps to an origin. Everything here is values in, values out; which addresses may be connected
 //! to is decided in [`crate::address`], once names have become addresses.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
@@ -86,7 +86,9 @@ impl FromStr for Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme.as_str(), self.host)?;
+        f.write_str(self.scheme.as_str())?;
+        f.write_str("://")?;
+        f.write_str(&self.host)?;
         if self.port != self.scheme.default_port() {
             write!(f, ":{}", self.port)?;
         }
@@ -176,7 +178,10 @@ impl CoralUrl {
 
     /// The one spelling of this URL on all nodes: what is hashed into its key.
     pub fn canonical(&self) -> String {
-        format!("{}{}", self.name, self.target)
+        let mut text = String::with_capacity(self.name.host.len() + self.target.len() + "https://:65535".len());
+        write!(text, "{}", self.name).expect("a string takes all that is written");
+        text.push_str(&self.target);
+        text
     }
 
     /// The domain that a share of bandwidth belongs to: see [`names::registrable`].
@@ -371,6 +376,9 @@ fn canonical_host(text: &str) -> Result<String, UrlError> {
     if text.is_empty() || text.len() > 1024 {
         return Err(UrlError::BadHost);
     }
+    if is_plain_host(text) {
+        return Ok(text.to_owned());
+    }
     // To the URL standard a host that ends in a number is an IPv4 address or an error, `0x7f.1` among them. An
     // address by itself names this node, and no suffix.
     let host = match Host::parse(text) {
@@ -379,14 +387,26 @@ fn canonical_host(text: &str) -> Result<String, UrlError> {
         Ok(Host::Ipv6(_)) => return Err(UrlError::UnknownHost),
         _ => return Err(UrlError::BadHost),
     };
+    if has_valid_labels(&host) { Ok(host) } else { Err(UrlError::BadHost) }
+}
+
+fn has_valid_labels(host: &str) -> bool {
     let valid = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
-    if host.len() > 253 || !host.split('.').all(valid) {
-        return Err(UrlError::BadHost);
-    }
-    Ok(host)
+    host.len() <= 253 && host.split('.').all(valid)
+}
+
+/// Whether a host is certain to be canonical as it is, as most are: without capitals, without what may be an IDN or an
+/// address. Of others nothing is said.
+fn is_plain_host(host: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+    let last = host.rsplit('.').next().unwrap_or_default();
+    host.bytes().all(is_plain)
+        && last.bytes().next().is_some_and(|first| !first.is_ascii_digit())
+        && !host.contains("xn--")
+        && has_valid_labels(host)
 }
 
 /// The host of `authority`, without a port.
@@ -413,8 +433,18 @@ fn canonical_target(origin: &Origin, target: &str) -> Result<String, UrlError> {
     if !target.starts_with('/') {
         return Err(UrlError::BadUrl);
     }
+    if is_plain_target(target) {
+        return Ok(target.to_owned());
+    }
     let url = Url::parse(&format!("{origin}{target}")).map_err(|_| UrlError::BadUrl)?;
     Ok(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
+}
+
+/// Whether a target that begins with `/` is certain to be canonical as it is, as most are: nothing in it is escaped, to be
+/// escaped, or a dot segment. Of others nothing is said.
+fn is_plain_target(target: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~!$&()*+,;=:@?".contains(&byte);
+    target.bytes().all(is_plain) && !target.contains("/.")
 }
 
 /// Why a URL or host was not understood. All but [`UrlError::UnknownHost`] say that the text itself is at fault.

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use coral_dsht::memory::MemoryNetwork;
@@ -85,6 +86,7 @@ async fn a_large_file_streams_through_three_nodes_onto_their_disks() {
     let (origin, nodes) = chain(length, |config| {
         let node = count.fetch_add(1, Ordering::Relaxed);
         config.disk.path = Some(dir.path().join(node.to_string()));
+        config.threads = NonZeroUsize::new(2);
     })
     .await;
     for node in &nodes {

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::num::NonZeroUsize;
+
 use bytesize::ByteSize;
 use coral_dsht::memory::MemoryNetwork;
 use coral_dsht::{Key, Levels};
@@ -41,11 +43,20 @@ async fn memory_is_bounded_and_what_leaves_it_is_withdrawn() {
 
 #[tokio::test]
 async fn a_stop_lets_a_transfer_finish_and_takes_no_new_one() {
+    stop_during_a_transfer(None).await;
+}
+
+#[tokio::test]
+async fn so_does_one_of_a_node_whose_connections_have_threads_of_their_own() {
+    stop_during_a_transfer(NonZeroUsize::new(2)).await;
+}
+
+async fn stop_during_a_transfer(threads: Option<NonZeroUsize>) {
     let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
     let gate = Gate::closed();
     let head = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n".to_vec();
     origin.on("/", vec![Step::Send(head), Step::Pattern(0, 4), Step::Wait(gate.clone()), Step::Pattern(4, 5)]);
-    let node = Node::start(&network, &origin).await;
+    let node = Node::start_with(&network, &origin, |config| config.threads = threads).await;
     let (addr, other) = (node.addr, Node::start(&network, &origin).await);
     let mut transfer = Transfer::begin(addr, &format!("GET / HTTP/1.1\nhost: {HOST}\n\n")).await;
     transfer.read(4).await;

@@ -250,6 +250,7 @@ impl Body {
         let id = state.next_reader;
         state.next_reader += 1;
         state.readers.insert(id, from);
+        let is_late = state.sealed.is_some();
         drop(state);
         Some(Reader {
             progress: self.shared.progress.subscribe(),
@@ -257,6 +258,7 @@ impl Body {
             id,
             position: from,
             to: to.unwrap_or(u64::MAX),
+            is_late,
             failed: false,
         })
     }
@@ -432,6 +434,8 @@ pub struct Reader {
     id: u64,
     position: u64,
     to: u64,
+    /// The body was whole when this came: somebody has asked for it before, so it may be asked for again.
+    is_late: bool,
     failed: bool,
 }
 
@@ -442,6 +446,26 @@ struct Block {
     length: usize,
     sum: u64,
     wanted: Range<usize>,
+    /// Whether memory may keep it.
+    keep: bool,
+}
+
+impl Block {
+    async fn read(self) -> io::Result<Bytes> {
+        let Self { file, index, length, sum, wanted, keep } = self;
+        if let Some(block) = file.in_memory(index) {
+            return Ok(block.slice(wanted));
+        }
+        let read = move || {
+            let block = file.read(index, length, sum)?;
+            if keep {
+                file.remember(index, &block);
+            }
+            Ok(block)
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        Ok(read.unwrap_or_else(|panic| Err(io::Error::other(panic)))?.slice(wanted))
+    }
 }
 
 enum Place {
@@ -477,17 +501,13 @@ impl Reader {
         let bytes = match self.place(to) {
             Place::Memory(bytes) => bytes,
             Place::Gone => return self.fail(BodyError::Abandoned),
-            Place::File(Block { file, index, length, sum, wanted }) => {
-                let read =
-                    tokio::task::spawn_blocking(move || file.read(index, length, sum).map(|block| block.slice(wanted)));
-                match read.await.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
-                    Ok(bytes) => bytes,
-                    Err(error) => {
-                        tracing::warn!(%error, "an object could not be read back from disk");
-                        return self.fail(BodyError::Disk);
-                    }
+            Place::File(block) => match block.read().await {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    tracing::warn!(%error, "an object could not be read back from disk");
+                    return self.fail(BodyError::Disk);
                 }
-            }
+            },
         };
         self.position += bytes.len() as u64;
         self.shared.lock().readers.insert(self.id, self.position);
@@ -520,7 +540,8 @@ impl Reader {
         let from = self.position - begin;
         let to = length.min(from.saturating_add(wanted));
         let wanted = from as usize..to as usize;
-        Place::File(Block { file: Arc::clone(file), index, length: length as usize, sum: *sum, wanted })
+        let (file, length, sum, keep) = (Arc::clone(file), length as usize, *sum, self.is_late);
+        Place::File(Block { file, index, length, sum, wanted, keep })
     }
 
     fn fail<T>(&mut self, error: BodyError) -> Result<T, BodyError> {

@@ -55,8 +55,12 @@ pub(crate) trait Above: fmt::Debug + Send + Sync {
     fn dropped(&self, url: Key);
     /// Whether the object was asked for in memory since this was last asked.
     fn was_asked_for(&self, variant: &Key) -> bool;
-    /// The body file with this number has left the disk: an object that is read from it is to be dropped.
-    fn let_go(&self, variant: &Key, file: u64);
+    /// A block of the body file with this number that is in memory, as it was kept.
+    fn block(&self, file: u64, index: usize) -> Option<Bytes>;
+    /// A block of it was read and is right. It may be kept in memory.
+    fn keep_block(&self, file: u64, index: usize, block: Bytes);
+    /// The body file with this number and length has left the disk: what is read from it is to be dropped.
+    fn let_go(&self, variant: &Key, file: u64, length: u64);
 }
 
 /// A directory with objects. Clones are the same one; the last one closes it.
@@ -318,10 +322,10 @@ impl Shared {
         if slot.is_announced() {
             self.above.dropped(slot.url);
         }
-        if let Some((file, _)) = file
+        if let Some((file, length)) = file
             && Some(file) != kept
         {
-            self.above.let_go(variant, file);
+            self.above.let_go(variant, file, length);
             let _ = self.queue.send(Command::Remove(Name::Body(file)));
         }
     }

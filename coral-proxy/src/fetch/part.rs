@@ -58,7 +58,7 @@ impl Fetcher {
         let watched = lead.watch();
         let upstream = to_upstream(&wanted.headers, &selecting, &wanted.url.passes);
         let fetch = Fetch { fetcher: Arc::clone(self), upstream, wanted, stale: None, range: Some(range), lead };
-        tokio::spawn(fetch.run());
+        self.runtime.spawn(fetch.run());
         let fetched = watched.head().await?;
         served(Arc::clone(&fetched.object), status(&fetched, false))
     }

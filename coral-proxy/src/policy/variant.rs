@@ -30,12 +30,10 @@ pub fn vary(response: &HeaderMap) -> Option<Vec<HeaderName>> {
 
 /// The key of the variant that `request` selects among the responses for `key` that vary by `names` (RFC 9111 §4.1).
 pub fn variant_key(key: Key, names: &[HeaderName], request: &HeaderMap) -> Key {
-    let mut parts: Vec<Vec<u8>> = vec![b"variant".to_vec(), key.as_bytes().to_vec()];
-    for name in names {
-        parts.push(name.as_str().as_bytes().to_vec());
-        parts.push(normalised(name, request));
-    }
-    Id::hash(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    let values: Vec<Vec<u8>> = names.iter().map(|name| normalised(name, request)).collect();
+    let selecting = names.iter().zip(&values).flat_map(|(name, value)| [name.as_str().as_bytes(), value]);
+    let parts: Vec<&[u8]> = [b"variant", &key.as_bytes()[..]].into_iter().chain(selecting).collect();
+    Id::hash(&parts)
 }
 
 /// A field's value as far as it selects: white space and the split into several lines do not; an absent field is

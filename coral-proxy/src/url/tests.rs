@@ -148,6 +148,17 @@ proptest! {
     fn any_host_is_read_and_a_good_one_means_the_same_again(host in "[a-zA-Z0-9.:@_%é-]{0,40}(.nyud.net)?", target: String) {
         fuzz(&host, &target);
     }
+
+    #[test]
+    fn what_is_taken_for_canonical_is(host in "[a-bA0-9x_.-]{1,12}|[a-b.]{0,9}xn--[a-b.]{0,9}", target in "/[a./?%2e#&'\\\\{é ]{0,9}") {
+        if is_plain_host(&host) {
+            prop_assert_eq!(Host::parse(&host), Ok(Host::Domain(host)));
+        }
+        if is_plain_target(&target) {
+            let url = Url::parse(&format!("http://x.org{target}")).unwrap();
+            prop_assert_eq!(&url[url::Position::BeforePath..url::Position::AfterQuery], target);
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //!
 //! | name | what | where objects are | access log |
 //! |---|---|---|---|
-//! | `coral` | the node as it is released, with its index, metrics and policy | up to 1 MiB in memory, larger ones on disk | a line a request |
+//! | `coral` | the node as it is released, with its index, metrics and policy, 2 threads for connections | memory, blocks of 256 KiB of those above 1 MiB | a line a request |
 //! | `nginx` | `proxy_cache`, 2 workers, `open_file_cache` and `sendfile` | files | a line a request |
 //! | `varnish` | `malloc` | memory | its ring buffer |
 //! | `trafficserver` | 2 network threads | RAM cache before a disk | a line a request |

@@ -56,6 +56,24 @@ async fn a_large_body_goes_to_disk_and_is_read_from_any_place() {
     assert!(on_disk && memory < 2 * BLOCK_BYTES, "{memory}");
 }
 
+#[tokio::test]
+async fn memory_keeps_blocks_that_are_asked_for_again_and_not_those_of_the_first_transfer() {
+    let all = pattern(2 * BLOCK_BYTES + 17);
+    let (limits, _dir) = limits(1000, true);
+    let (body, mut writer) = Body::new(Some(all.len() as u64), true, limits.clone());
+    let early = body.reader(0, None).unwrap();
+    writer.seal(Bytes::copy_from_slice(&all)).await.unwrap();
+    writer.end();
+    let file = body.file().unwrap();
+    assert!(rest(early).await.unwrap() == all);
+    assert!((0..3).all(|index| file.in_memory(index).is_none()));
+    let late = body.reader(BLOCK_BYTES as u64 + 1, None).unwrap();
+    assert!(rest(late).await.unwrap() == all[BLOCK_BYTES + 1..]);
+    assert_eq!(file.in_memory(0), None);
+    assert!(file.in_memory(1).unwrap() == all[BLOCK_BYTES..2 * BLOCK_BYTES]);
+    assert!(rest(body.reader(0, None).unwrap()).await.unwrap() == all);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_writer_of_a_window_waits_for_the_slowest_reader() {
     let (body, mut writer) = Body::new(None, false, limits(10, false).0);

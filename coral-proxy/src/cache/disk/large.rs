@@ -56,6 +56,18 @@ impl BodyFile {
         Ok(blocks.map(|(index, block)| block_sum(self.id, first + index, block)).collect())
     }
 
+    /// The block with this index, if it was read before and is still in memory.
+    pub(crate) fn in_memory(&self, index: usize) -> Option<Bytes> {
+        self.store.upgrade()?.above.block(self.id, index)
+    }
+
+    /// Has memory keep a block that was read, if it is asked for often enough.
+    pub(crate) fn remember(&self, index: usize, block: &Bytes) {
+        if let Some(store) = self.store.upgrade() {
+            store.above.keep_block(self.id, index, block.clone());
+        }
+    }
+
     /// The block with this index, of `length` bytes, if it still has its checksum. Blocks.
     pub(crate) fn read(&self, index: usize, length: usize, sum: u64) -> io::Result<Bytes> {
         let mut block = vec![0; length];

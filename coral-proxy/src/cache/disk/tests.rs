@@ -24,6 +24,7 @@ struct Upstairs {
     /// How many copies of each URL are on disk, as far as it was told.
     stored: Mutex<BTreeMap<Key, i64>>,
     hot: Mutex<BTreeSet<Key>>,
+    blocks: Mutex<BTreeMap<(u64, usize), Bytes>>,
 }
 
 impl Upstairs {
@@ -45,7 +46,18 @@ impl Above for Upstairs {
         self.hot.lock().unwrap().remove(variant)
     }
 
-    fn let_go(&self, _variant: &Key, _file: u64) {}
+    fn block(&self, file: u64, index: usize) -> Option<Bytes> {
+        self.blocks.lock().unwrap().get(&(file, index)).cloned()
+    }
+
+    fn keep_block(&self, file: u64, index: usize, block: Bytes) {
+        self.blocks.lock().unwrap().insert((file, index), block);
+    }
+
+    fn let_go(&self, _variant: &Key, file: u64, length: u64) {
+        let count = length.div_ceil(BLOCK_BYTES as u64) as usize;
+        self.blocks.lock().unwrap().retain(|(of, index), _| *of != file || *index >= count);
+    }
 }
 
 /// A disk of one gigabyte that nobody listens to.

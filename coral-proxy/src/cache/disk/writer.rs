@@ -322,8 +322,8 @@ impl Writer {
         let mut index = self.shared.index_mut();
         index.waits_no_more(prefix(&object.variant), object);
         drop(index);
-        if let Some((file, ..)) = object.body.in_file() {
-            self.shared.above.let_go(&object.variant, file.id);
+        if let Some((file, length, _)) = object.body.in_file() {
+            self.shared.above.let_go(&object.variant, file.id, length);
             let _ = self.shared.files.remove(&Name::Body(file.id).in_dir(&self.shared.dir));
         }
     }

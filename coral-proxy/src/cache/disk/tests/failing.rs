@@ -182,6 +182,29 @@ fn what_cannot_be_read_is_a_miss_and_is_not_tried_again() {
 }
 
 #[test]
+fn a_block_that_was_read_is_in_memory_until_its_file_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, files) = start(dir.path(), 1 << 30);
+    let length = 2 * BLOCK_BYTES + 1;
+    store.disk.append(large(&store.disk, 1, length));
+    store.disk.flush();
+    let object = store.disk.read(&variant(1), |_| {}).unwrap();
+    let file = object.body.file().unwrap();
+    let bytes = Bytes::from(bytes_of(&object).unwrap());
+    assert_eq!(file.in_memory(0), None);
+    for index in 0..3 {
+        let end = length.min((index + 1) * BLOCK_BYTES);
+        file.remember(index, &bytes.slice(index * BLOCK_BYTES..end));
+    }
+    files.reads_fail.store(true, Ordering::Relaxed);
+    let kept: Vec<u8> = (0..3).flat_map(|index| file.in_memory(index).unwrap()).collect();
+    assert!(kept == bytes);
+    assert_eq!(file.in_memory(3), None);
+    store.disk.drop_damaged(&variant(1));
+    assert!((0..3).all(|index| file.in_memory(index).is_none()));
+}
+
+#[test]
 fn a_directory_that_vanishes_and_comes_back_is_used_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cache");
