@@ -7,7 +7,7 @@
 //! 2. All nodes are asked for one large object of a slow origin, and the node that fetches it is killed (SIGKILL) in the middle. Clients of
 //!    the others get it whole, and the origin is asked once more at most.
 //! 3. Nodes of three regions are asked for an object of two gigabytes, and a client of a fourth seeks in it meanwhile: the part is
-//!    here long before the whole is anywhere, and no node takes more memory for it than [`MEMORY`].
+//!    here long before the whole is anywhere, and no node takes more memory for it than `MEMORY`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
