@@ -233,9 +233,9 @@ impl Proxy {
         // Heads are small and wait for an answer; holding them back gains nothing.
         let _ = stream.set_nodelay(true);
         let outbox = Outbox::default();
-        // A client is not blamed for the time in which it is sent nothing.
         let name = client.to_string();
         let line = Line::new(self.send.as_ref());
+        // A client is not blamed for the time in which it is sent nothing.
         let paced = Paced::new(StallTimeout::new(Gather::new(stream), limits.stall_timeout), line.clone());
         let io = TokioIo::new(WithInterim::new(paced, outbox.clone()));
         let service = service_fn(|request| async {

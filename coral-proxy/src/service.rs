@@ -168,9 +168,7 @@ impl Service {
         let response = of_object(&head.method, &head.headers, &url, served, from_peer, now);
         Ok(Outcome { response, word, error: None })
     }
-}
 
-impl Service {
     /// Turns a request away if the transfers of its domain wait too long as it is; from here on the connection sends for that one.
     fn check_share(&self, line: &Line, url: &CoralUrl, from_peer: bool) -> Result<(), ProxyError> {
         line.admit(url, self.fetcher.config.bandwidth.patience).map_err(|wait| {

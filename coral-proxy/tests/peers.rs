@@ -143,9 +143,7 @@ async fn requests_at_one_moment_become_one_fetch() {
     origin.on("/page", vec![Step::Wait(gate.clone()), Step::Send(head), Step::Send(b"hello".to_vec())]);
     let node = Node::start(&network, &origin).await;
     let clients: Vec<_> = (0..20).map(|_| tokio::spawn(get(node.addr, HOST, "/page"))).collect();
-    while node.proxy.status().coalesced < 19 {
-        tokio::task::yield_now().await;
-    }
+    until(async || node.proxy.status().coalesced >= 19).await;
     gate.open();
     for client in clients {
         assert_eq!(client.await.unwrap().text(), "hello");

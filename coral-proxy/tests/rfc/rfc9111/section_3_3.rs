@@ -3,6 +3,7 @@
 use crate::support::client::{Reply, Transfer, get, get_with};
 use crate::support::node::{HOST, Node};
 use crate::support::origin::{Gate, Origin, Step, pattern};
+use crate::support::until;
 use crate::{two_nodes, world};
 
 const PART: &str = "HTTP/1.1 206 Partial Content\ncontent-range: bytes 4-9/20\ncache-control: max-age=60\netag: \"a\"";
@@ -103,9 +104,7 @@ async fn a_crowd_that_seeks_the_same_asks_once() {
 
 /// Until the origin has been asked, and four others wait for the one who did.
 async fn wait_until(origin: &Origin, node: &Node) {
-    while origin.count("/") == 0 || node.proxy.status().coalesced < 4 {
-        tokio::task::yield_now().await;
-    }
+    until(async || origin.count("/") > 0 && node.proxy.status().coalesced >= 4).await;
 }
 
 #[tokio::test]
@@ -159,9 +158,7 @@ async fn who_seeks_far_ahead_of_what_arrives_does_not_wait_for_it() {
     }
     let addr = one.addr;
     let next = tokio::spawn(async move { get_with(addr, HOST, "/film", "range: bytes=1500-1599").await });
-    while one.proxy.status().coalesced == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(async || one.proxy.status().coalesced > 0).await;
     gate.open();
     let next = next.await.unwrap();
     assert!(next.status == 206 && next.body == pattern(1500, 100));
@@ -178,9 +175,7 @@ async fn where_the_origin_may_not_serve_ranges_the_whole_is_waited_for() {
     whole.read(1000).await;
     let addr = node.addr;
     let scene = tokio::spawn(async move { get_with(addr, HOST, "/film", "range: bytes=500000-500099").await });
-    while node.proxy.status().coalesced == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(async || node.proxy.status().coalesced > 0).await;
     gate.open();
     assert!(scene.await.unwrap().body == pattern(500_000, 100));
     assert_eq!(origin.count("/film"), 1);
