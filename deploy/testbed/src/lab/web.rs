@@ -142,16 +142,15 @@ fn headed(status: StatusCode, tag: &str, body: Body) -> Response<Body> {
 fn stream_from(stream: Stream, asked: &HeaderMap) -> Response<Body> {
     let tag = format!("\"stream-{}\"", stream.length);
     let of_this = asked.get(IF_RANGE).is_none_or(|wanted| wanted.as_bytes() == tag.as_bytes());
-    let range = asked.get(RANGE).filter(|_| of_this).and_then(|range| part(range.to_str().ok()?, stream.length));
-    let body = StreamBody { at: range.clone().map_or(0, |range| range.start), ..StreamBody::new(stream) };
-    let Some(range) = range else {
-        let mut response = headed(StatusCode::OK, &tag, body.boxed());
-        response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        return response;
-    };
-    let place = format!("bytes {}-{}/{}", range.start, range.end - 1, stream.length);
-    let mut response = headed(StatusCode::PARTIAL_CONTENT, &tag, StreamBody { end: range.end, ..body }.boxed());
-    response.headers_mut().insert(CONTENT_RANGE, place.parse().expect("digits"));
+    let part = asked.get(RANGE).filter(|_| of_this).and_then(|range| part(range.to_str().ok()?, stream.length));
+    let Range { start: at, end } = part.clone().unwrap_or(0..stream.length);
+    let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    let mut response = headed(status, &tag, StreamBody { at, end, rate: stream.rate, due: None }.boxed());
+    response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if part.is_some() {
+        let place = format!("bytes {at}-{}/{}", end - 1, stream.length);
+        response.headers_mut().insert(CONTENT_RANGE, place.parse().expect("digits"));
+    }
     response
 }
 
@@ -173,12 +172,6 @@ struct StreamBody {
     rate: Option<NonZeroU64>,
     /// When the next piece may go.
     due: Option<Pin<Box<Sleep>>>,
-}
-
-impl StreamBody {
-    fn new(stream: Stream) -> Self {
-        Self { at: 0, end: stream.length, rate: stream.rate, due: None }
-    }
 }
 
 impl hyper::body::Body for StreamBody {

@@ -122,7 +122,7 @@ fn ask_at_once<T>(
 }
 
 /// What acts work with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Play<'l> {
     stage: &'l Stage,
     lab: &'l Lab,

@@ -60,6 +60,20 @@ impl Seen {
         Self { sent: self.sent[sent..].to_vec(), heard: self.heard[heard..].to_vec() }
     }
 
+    /// Notes a packet, if it is a query of `own` or an answer to it.
+    fn note(&mut self, packet: &[u8], own: Ipv4Addr) {
+        let at = Instant::now();
+        match transport(packet) {
+            Some((from, to, transport)) if from == own => {
+                self.sent.extend(query(&transport).map(|what| Sent { at, to, what }));
+            }
+            Some((from, to, transport)) if to == own => {
+                self.heard.extend(answer(&transport).map(|what| Heard { at, from, what }));
+            }
+            _ => {}
+        }
+    }
+
     /// How much there is of each.
     pub fn lengths(&self) -> (usize, usize) {
         (self.sent.len(), self.heard.len())
@@ -95,13 +109,8 @@ impl Watch {
                 while !stop.load(Ordering::Relaxed) {
                     match recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
                         Ok(length) => {
-                            let (at, packet) = (Instant::now(), &packet[..length.min(packet.len())]);
-                            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                            if let Some((to, what)) = query(packet, own) {
-                                seen.sent.push(Sent { at, to, what });
-                            } else if let Some((from, what)) = answer(packet, own) {
-                                seen.heard.push(Heard { at, from, what });
-                            }
+                            let packet = &packet[..length.min(packet.len())];
+                            seen.lock().unwrap_or_else(PoisonError::into_inner).note(packet, own);
                         }
                         Err(Errno::EAGAIN | Errno::EINTR) => {}
                         // The namespace has gone, and all in it.
@@ -127,43 +136,36 @@ impl Drop for Watch {
     }
 }
 
-/// Where a packet from `own` goes to and what it asks, if it is a query, or opens a connection to ask.
-fn query(packet: &[u8], own: Ipv4Addr) -> Option<(Ipv4Addr, String)> {
+/// From where to where a packet goes, and what of TCP or UDP it is.
+fn transport(packet: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr, TransportSlice<'_>)> {
     let sliced = SlicedPacket::from_ip(packet).ok()?;
     let Some(NetSlice::Ipv4(ip)) = &sliced.net else { return None };
     let (from, to) = (ip.header().source_addr(), ip.header().destination_addr());
-    if from != own || to == own {
-        return None;
-    }
-    match sliced.transport? {
+    (from != to).then_some((from, to, sliced.transport?))
+}
+
+/// What a packet asks, if it is a query, or opens a connection to ask.
+fn query(transport: &TransportSlice<'_>) -> Option<String> {
+    match transport {
         TransportSlice::Udp(udp) if udp.destination_port() == DNS => {
             let message = Message::from_vec(udp.payload());
             let question = message.as_ref().ok().and_then(|message| message.queries.first());
-            let what = question.map_or_else(
+            Some(question.map_or_else(
                 || "no DNS message".to_owned(),
                 |question| format!("{} {}", question.query_type(), question.name().to_lowercase()),
-            );
-            Some((to, what))
+            ))
         }
-        TransportSlice::Tcp(tcp) if tcp.destination_port() == DNS && tcp.syn() => {
-            Some((to, "TCP connection".to_owned()))
-        }
+        TransportSlice::Tcp(tcp) if tcp.destination_port() == DNS && tcp.syn() => Some("TCP connection".to_owned()),
         _ => None,
     }
 }
 
-/// Where an answer to `own` comes from, and what it says.
-fn answer(packet: &[u8], own: Ipv4Addr) -> Option<(Ipv4Addr, String)> {
-    let sliced = SlicedPacket::from_ip(packet).ok()?;
-    let (Some(NetSlice::Ipv4(ip)), TransportSlice::Udp(udp)) = (&sliced.net, sliced.transport?) else { return None };
-    let (from, to) = (ip.header().source_addr(), ip.header().destination_addr());
-    if to != own || from == own || udp.source_port() != DNS {
-        return None;
-    }
-    Some((
-        from,
-        Message::from_vec(udp.payload()).map_or_else(|_| "no DNS message".to_owned(), |message| said(&message)),
-    ))
+/// What a packet answers.
+fn answer(transport: &TransportSlice<'_>) -> Option<String> {
+    let TransportSlice::Udp(udp) = transport else { return None };
+    let said =
+        || Message::from_vec(udp.payload()).map_or_else(|_| "no DNS message".to_owned(), |message| said(&message));
+    (udp.source_port() == DNS).then(said)
 }
 
 /// An answer in short: `NoError aa, 2 answers` or `NoError, NS com.nyud.net. ns1.nyud.net.`
@@ -208,15 +210,27 @@ mod tests {
         bytes
     }
 
+    /// The other end, and what was said.
+    type Told = Vec<(Ipv4Addr, String)>;
+
+    /// What was sent and what was heard.
+    fn noted(packet: &[u8], own: [u8; 4]) -> (Told, Told) {
+        let mut seen = Seen::default();
+        seen.note(packet, own.into());
+        (
+            seen.sent.into_iter().map(|sent| (sent.to, sent.what)).collect(),
+            seen.heard.into_iter().map(|heard| (heard.from, heard.what)).collect(),
+        )
+    }
+
     #[test]
     fn queries_of_the_site_itself_count_and_nothing_else() {
         let (own, node) = ([198, 18, 7, 1], [198, 18, 1, 1]);
-        let (to, what) = query(&packet(own, node, 53), own.into()).unwrap();
-        assert_eq!((to, what.as_str()), (node.into(), "A www.x.com.nyud.net."));
-        assert_eq!(query(&packet(node, own, 53), own.into()), None);
-        assert_eq!(query(&packet(own, own, 53), own.into()), None);
-        assert_eq!(query(&packet(own, node, 4160), own.into()), None);
-        assert_eq!(query(b"no packet", own.into()), None);
+        let query = vec![(node.into(), "A www.x.com.nyud.net.".to_owned())];
+        assert_eq!(noted(&packet(own, node, 53), own), (query, vec![]));
+        for other in [packet(node, own, 53), packet(own, own, 53), packet(own, node, 4160), b"no packet".to_vec()] {
+            assert_eq!(noted(&other, own), (vec![], vec![]));
+        }
     }
 
     #[test]
@@ -229,8 +243,8 @@ mod tests {
         let mut packet = Vec::new();
         let builder = PacketBuilder::ipv4(node, own, 64).udp(53, 4711);
         builder.write(&mut packet, &message.to_vec().unwrap()).unwrap();
-        let expected = "No Error aa, NS com.nyud.net. ns.nyud.net.".to_owned();
-        assert_eq!(answer(&packet, own.into()), Some((node.into(), expected)));
-        assert_eq!(answer(&packet, node.into()), None);
+        let answer = vec![(node.into(), "No Error aa, NS com.nyud.net. ns.nyud.net.".to_owned())];
+        assert_eq!(noted(&packet, own), (vec![], answer));
+        assert_eq!(noted(&packet, [198, 18, 7, 2]), (vec![], vec![]));
     }
 }
