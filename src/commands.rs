@@ -12,24 +12,31 @@ use crate::config::{Config, Override};
 use crate::node::Node;
 use crate::{admin, http, logging, tables};
 
+/// What rereads the configuration; for who has none, the terminal is gone, as good a reason as any to leave in good order.
+const HANGUP: &str = "SIGHUP";
+
 /// The exit status of a process that a second signal ends, as a shell counts it: 128 and the number of SIGINT.
 const FORCED: i32 = 130;
 
 /// `coral node`: runs until a signal, or until a part of it fails.
 pub fn node(args: &NodeArgs) -> anyhow::Result<bool> {
-    let mut config = load(args)?;
-    let threads = &mut config.proxy.part.threads;
-    *threads = threads.or_else(|| std::thread::available_parallelism().ok());
+    let config = load_for_node(args)?;
     let _log = logging::start(&config.log)?;
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
         let node = Node::start(config).await?;
-        let failure = tokio::select! {
-            name = signals.next() => {
-                tracing::info!("{name}: stopping; a second signal ends at once");
-                None
+        let failure = loop {
+            tokio::select! {
+                // Without a file there is nothing to read again: the terminal is gone.
+                name = signals.next() => match name {
+                    HANGUP if args.config.is_some() => reload(&node, args),
+                    _ => {
+                        tracing::info!("{name}: stopping; a second signal ends at once");
+                        break None;
+                    }
+                },
+                why = node.failed() => break Some(why),
             }
-            why = node.failed() => Some(why),
         };
         let ending = signals.or_force(node.stop()).await;
         match failure {
@@ -41,6 +48,18 @@ pub fn node(args: &NodeArgs) -> anyhow::Result<bool> {
             None => Ok(true),
         }
     })
+}
+
+/// Reads the configuration again; one that cannot be used changes nothing.
+fn reload(node: &Node, args: &NodeArgs) {
+    match load_for_node(args).and_then(|config| node.reload(&config)) {
+        Ok(waiting) if waiting.is_empty() => tracing::info!("{HANGUP}: the configuration has been read again"),
+        Ok(waiting) => tracing::warn!(
+            "{HANGUP}: the configuration has been read again; what has changed of these waits for the next start: {}",
+            waiting.join(", ")
+        ),
+        Err(error) => tracing::error!("{HANGUP}: the configuration stays as it was: {error:#}"),
+    }
 }
 
 /// `coral url`.
@@ -108,6 +127,14 @@ pub fn dnssec_key(args: &DnssecKeyArgs) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// With what a process of its own can do and a part of one should not.
+fn load_for_node(args: &NodeArgs) -> anyhow::Result<Config> {
+    let mut config = load(args)?;
+    let threads = &mut config.proxy.part.threads;
+    *threads = threads.or_else(|| std::thread::available_parallelism().ok());
+    Ok(config)
+}
+
 fn load(args: &NodeArgs) -> anyhow::Result<Config> {
     let mut overrides = Override::from_variables(std::env::vars_os());
     overrides.extend(args.overrides()?);
@@ -170,8 +197,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => "Ctrl-C",
             _ = self.terminate.recv() => "SIGTERM",
-            // The terminal is gone, most often: as good a reason to leave in good order.
-            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.hangup.recv() => HANGUP,
         }
     }
 

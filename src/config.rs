@@ -139,6 +139,13 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The keys under which `other` says something else, with their tables.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        schema::differences(self, other)
+    }
+}
+
 impl Default for DshtNode {
     fn default() -> Self {
         Self { listen: anywhere(4160), address: None, seeds: Vec::new(), state: None, trace: true }
@@ -310,6 +317,26 @@ fn read<'de, T: FromStr, D: Deserializer<'de>>(from: D, word: &str, what: &str) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_running_node_takes_over_is_no_difference_any_more() {
+        let old = Config::from_text("[proxy.bandwidth]\nsend = \"1 MB\"", "old", &[]).unwrap();
+        let text = "
+            [dsht]
+            listen = \"0.0.0.0:4170\"
+            [proxy]
+            deny = \"/etc/coral/deny\"
+            sites = [{ host = \"a.b\", origin = \"http://a.c\" }]
+            memory = \"1 GiB\"
+            bandwidth = { send = \"2 MB\", receive = \"2 MB\" }
+            client = { requests_per_address = 10 }";
+        let new = Config::from_text(text, "new", &[]).unwrap();
+        assert_eq!(old.differences(&old), [""; 0]);
+        let mut taken = old.clone();
+        taken.proxy.part.take_over(&new.proxy.part);
+        assert_eq!(taken.differences(&new), ["dsht.listen", "proxy.bandwidth.receive", "proxy.memory"]);
+        assert!(old.differences(&new).len() > 3);
+    }
 
     #[test]
     fn a_contact_has_a_host_and_a_port() {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -46,6 +46,8 @@ pub struct Node {
     addresses: Addresses,
     dsht: DshtHandle,
     proxy: Option<Proxy>,
+    /// What is in force, which [`Node::reload`] changes.
+    config: Arc<RwLock<Config>>,
     /// In the order in which they end.
     parts: Vec<Part>,
     failures: watch::Receiver<Vec<String>>,
@@ -153,10 +155,11 @@ impl Node {
             }));
         }
         parts.push(index);
+        let config = Arc::new(RwLock::new(config));
         if let Some(listener) = sockets.admin {
             let shared = Arc::new(admin::Shared {
                 started,
-                config,
+                config: Arc::clone(&config),
                 addresses,
                 dsht: dsht.clone(),
                 proxy: proxy.clone(),
@@ -168,7 +171,7 @@ impl Node {
                 Ok(())
             }));
         }
-        let node = Self { me, addresses, dsht, proxy, parts, failures };
+        let node = Self { me, addresses, dsht, proxy, config, parts, failures };
         tracing::info!(id = %me.id, address = %me.addr, "started: {}", node.addresses);
         Ok(node)
     }
@@ -191,6 +194,19 @@ impl Node {
     /// Its cache, if it runs one.
     pub fn proxy(&self) -> Option<&Proxy> {
         self.proxy.as_ref()
+    }
+
+    /// Takes over what it can of `new` without touching a connection (see [`Proxy::reload`]), and gives the keys of what
+    /// else is different, which waits for the next start.
+    ///
+    /// An error changes nothing.
+    pub fn reload(&self, new: &Config) -> anyhow::Result<Vec<String>> {
+        if let Some(proxy) = &self.proxy {
+            proxy.reload(&new.proxy.part)?;
+        }
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        config.proxy.part.take_over(&new.proxy.part);
+        Ok(config.differences(new))
     }
 
     /// Waits until a part ends that nobody has told to, and returns what is wrong; forever if all is well.

@@ -197,6 +197,50 @@ fn a_lost_terminal_is_a_goodbye_too() {
 }
 
 #[test]
+fn a_hangup_has_the_configuration_read_again_and_a_connection_lives_on() {
+    let origin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let [file, deny] = ["coral.toml", "deny"].map(|name| directory.path().join(name));
+    let text = format!(
+        "[dns]\nlisten = \"off\"\n[admin]\nlisten = \"off\"\n[proxy]\ndeny = {deny:?}\nsites = [{{ host = \"a.b\", origin = \"http://{}\" }}]\n",
+        origin.local_addr().unwrap()
+    );
+    std::fs::write(&file, &text).unwrap();
+    std::fs::write(&deny, "").unwrap();
+    let mut node = Running::start(&["--config", file.to_str().unwrap()]);
+    let started = node.line_with("started: ");
+    let proxy = started.split("HTTP ").nth(1).unwrap().split(',').next().unwrap();
+    let mut visitor = BufReader::new(std::net::TcpStream::connect(proxy).unwrap());
+    // What this node has not is a 504 for who wants it from the cache alone.
+    let mut status = |host: &str| {
+        let request = format!("HEAD / HTTP/1.1\r\nHost: {host}\r\nCache-Control: only-if-cached\r\n\r\n");
+        visitor.get_mut().write_all(request.as_bytes()).unwrap();
+        let head: Vec<String> =
+            visitor.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+        head[0].split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!([status("a.b"), status("new.b")], ["504", "421"]);
+
+    std::fs::write(&deny, "a.b").unwrap();
+    std::fs::write(
+        &file,
+        text.replace("}]", "}, { host = \"new.b\", origin = \"http://127.0.0.1:1\" }]\nmemory = \"1 MiB\""),
+    )
+    .unwrap();
+    node.signal("-HUP");
+    assert!(node.line_with("SIGHUP").ends_with("waits for the next start: proxy.memory"));
+    assert_eq!([status("a.b"), status("new.b")], ["403", "504"]);
+
+    std::fs::write(&file, "[proxy]\nmemroy = 1").unwrap();
+    node.signal("-HUP");
+    assert!(node.line_with("the configuration stays as it was").contains("memroy"));
+    assert_eq!([status("a.b"), status("new.b")], ["403", "504"]);
+    node.signal("-TERM");
+    node.line_with("SIGTERM: stopping");
+    assert_eq!(node.end(), Some(0));
+}
+
+#[test]
 fn the_demonstration_ends_well() {
     let output = run(&["demo", "--once", "--nodes", "3", "--requests", "200"]);
     let said = String::from_utf8(output.stdout.clone()).unwrap();

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use coral_dsht::DshtHandle;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -33,7 +36,7 @@ use crate::pace::{Line, Paced};
 use crate::reply::UnderWay;
 use crate::service::{Caller, Service};
 use crate::stall::StallTimeout;
-use crate::url::{Names, Suffix};
+use crate::url::{DenyList, DenyListError, Names, Suffix};
 use crate::workers::Workers;
 
 /// Waits until the proxy is told to stop.
@@ -58,6 +61,20 @@ fn budgets(config: &Bandwidth, metrics: &Metrics) -> [Option<Budget>; 2] {
         .map(|(rate, direction)| rate.map(|rate| Budget::new(rate.as_u64(), config.burst, metrics.waits(direction))))
 }
 
+/// What a proxy with this configuration answers to and does not serve.
+fn names(suffixes: Vec<Suffix>, config: &Config) -> Result<Names, ProxyError> {
+    let deny = config.deny.as_deref().map(deny_list).transpose()?.unwrap_or_default();
+    Ok(Names { suffixes, sites: config.sites.clone(), allow_addresses: config.allow_addresses, deny })
+}
+
+fn deny_list(path: &Path) -> Result<DenyList, ProxyError> {
+    let unusable = |error: &dyn fmt::Display| {
+        ProxyError::Setup(format!("the deny list {} cannot be used: {error}", path.display()).into())
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| unusable(&error))?;
+    text.parse().map_err(|error: DenyListError| unusable(&error))
+}
+
 /// A cache, to serve with and to ask. Clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Proxy {
@@ -66,6 +83,8 @@ pub struct Proxy {
     clients: Clients,
     /// What may be sent.
     send: Option<Budget>,
+    /// What may be received.
+    receive: Option<Budget>,
     metrics: Metrics,
 }
 
@@ -118,13 +137,31 @@ impl Proxy {
         dsht: DshtHandle,
         metrics: Metrics,
     ) -> Result<Self, ProxyError> {
-        let names = Names { suffixes, sites: config.sites.clone(), allow_addresses: config.allow_addresses };
+        let names = ArcSwap::from_pointee(names(suffixes, &config)?);
         let limits = Limits::new(&config.client);
         let hints = config.hints;
         let [send, receive] = budgets(&config.bandwidth, &metrics);
-        let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), receive, metrics.clone())?);
+        let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), receive.clone(), metrics.clone())?);
         let clients = Clients::start(dsht, hints, metrics.clone());
-        Ok(Self { service: Arc::new(Service { fetcher, names }), limits, clients, send, metrics })
+        Ok(Self { service: Arc::new(Service { fetcher, names }), limits, clients, send, receive, metrics })
+    }
+
+    /// Takes over what a running proxy can of `config`, without touching a connection: `sites`, `allow_addresses`, the file that
+    /// `deny` names, `client.requests_per_address`, `client.max_connections_per_address`, and bandwidths that were limited before, with
+    /// `bandwidth.burst`.
+    ///
+    /// Fails if the deny list cannot be read; then nothing has changed.
+    pub fn reload(&self, config: &Config) -> Result<(), ProxyError> {
+        let served = names(self.service.names.load().suffixes.clone(), config)?;
+        self.service.names.store(Arc::new(served));
+        self.limits.set(config.client.max_connections_per_address, config.client.requests_per_address);
+        let bandwidth = &config.bandwidth;
+        for (budget, rate) in [(&self.send, bandwidth.send), (&self.receive, bandwidth.receive)] {
+            if let (Some(budget), Some(rate)) = (budget, rate) {
+                budget.set(rate.as_u64(), bandwidth.burst);
+            }
+        }
+        Ok(())
     }
 
     /// From now on `watcher`, in place of an earlier one, is told the address of a client and the kernel's round-trip time to

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, MAX_FORWARDS, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -27,7 +28,8 @@ use crate::url::{CoralUrl, Names, UrlError};
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) fetcher: Arc<Fetcher>,
-    pub(crate) names: Names,
+    /// What it answers to, and what it does not serve; changes while it runs.
+    pub(crate) names: ArcSwap<Names>,
 }
 
 /// Who asks.
@@ -131,7 +133,15 @@ impl Service {
             return Err(ProxyError::Url(UrlError::Scheme));
         }
         let authority = authority(head)?;
-        let url = CoralUrl::parse(authority, &target(&head.uri), &self.names)?;
+        let url = {
+            let names = self.names.load();
+            let url = CoralUrl::parse(authority, &target(&head.uri), &names)?;
+            if names.deny.covers(&url) {
+                // What other nodes serve is for their operators to say.
+                return Err(turned_away(from_peer, ProxyError::Denied));
+            }
+            url
+        };
         if is_loop {
             return Err(ProxyError::Loop);
         }
@@ -278,7 +288,7 @@ mod tests {
             part: None,
         };
         fetcher.cache.insert(Arc::new(object), now);
-        Service { fetcher, names }
+        Service { fetcher, names: ArcSwap::from_pointee(names) }
     }
 
     /// The status, and the location if there is one, for a request with these header lines; `hot` if its domain waits long.

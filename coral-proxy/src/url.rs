@@ -11,8 +11,10 @@ use std::str::FromStr;
 use coral_dsht::{Id, Key};
 use url::{Host, Url};
 
+mod deny;
 mod names;
 
+pub use deny::{DenyList, DenyListError};
 pub use names::{Names, Passes, Site, Suffix};
 
 /// The longest URL in bytes that is read. Browsers stop far below it.
@@ -334,7 +336,7 @@ pub fn coralize(url: &str, suffix: &Suffix) -> Result<String, UrlError> {
 
 /// The key under which the index holds references for `url`, which may be plain or coralized.
 pub fn index_key(url: &str, suffixes: &[Suffix], sites: &[Site]) -> Result<Key, UrlError> {
-    let names = Names { suffixes: suffixes.to_vec(), sites: sites.to_vec(), allow_addresses: true };
+    let names = Names { suffixes: suffixes.to_vec(), sites: sites.to_vec(), allow_addresses: true, ..Names::default() };
     CoralUrl::parse_absolute(url, &names).map(|url| url.key())
 }
 
@@ -343,7 +345,7 @@ pub fn index_key(url: &str, suffixes: &[Suffix], sites: &[Site]) -> Result<Key, 
 pub fn fuzz(host: &str, target: &str) {
     let suffix: Suffix = "nyud.net".parse().expect("a suffix by its own rules");
     let site = Site::new("cdn.x.org", "http://127.0.0.1").expect("a site by its own rules");
-    let names = Names { suffixes: vec![suffix.clone()], sites: vec![site], allow_addresses: true };
+    let names = Names { suffixes: vec![suffix.clone()], sites: vec![site], allow_addresses: true, ..Names::default() };
     if let Ok(coralized) = coralize(host, &suffix) {
         assert_eq!(coralize(&coralized, &suffix).as_ref(), Ok(&coralized));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -24,8 +25,8 @@ const SNAPSHOT: Duration = Duration::from_secs(2);
 pub struct Shared {
     /// When the node started.
     pub started: Instant,
-    /// As it was started.
-    pub config: Config,
+    /// What is in force.
+    pub config: Arc<RwLock<Config>>,
     /// Where it listens.
     pub addresses: Addresses,
     /// The index.
@@ -39,6 +40,10 @@ pub struct Shared {
 }
 
 impl Shared {
+    fn config(&self) -> RwLockReadGuard<'_, Config> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) async fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let snapshot = timeout(SNAPSHOT, self.dsht.snapshot()).await;
         Ok(snapshot.context("the index does not answer")??)
@@ -46,7 +51,7 @@ impl Shared {
 
     /// A node that knows nobody has joined only if it is the first of its network.
     fn has_joined(&self, snapshot: &Snapshot) -> bool {
-        self.config.dsht.node.seeds.is_empty() || !snapshot.neighbours.is_empty()
+        self.config().dsht.node.seeds.is_empty() || !snapshot.neighbours.is_empty()
     }
 }
 
@@ -86,7 +91,7 @@ pub(super) async fn status(shared: &Shared) -> anyhow::Result<Status> {
         uptime: Duration::from_secs(shared.started.elapsed().as_secs()),
         joined: shared.has_joined(&snapshot),
         node: snapshot.me,
-        suffixes: shared.config.suffixes.iter().map(ToString::to_string).collect(),
+        suffixes: shared.config().suffixes.iter().map(ToString::to_string).collect(),
         listens: shared.addresses,
         clusters: snapshot.clusters,
         neighbours: snapshot.neighbours,
@@ -135,10 +140,13 @@ pub(super) struct Lookup {
 
 /// Looks `url` up as the cache would. The inner error is the asker's: no URL.
 pub(super) async fn lookup(shared: &Shared, url: &str) -> anyhow::Result<Result<Lookup, anyhow::Error>> {
-    let suffixes: Vec<_> = shared.config.suffixes.iter().map(|suffix| suffix.proxy.clone()).collect();
-    let key = match coral_proxy::url::index_key(url, &suffixes, &shared.config.proxy.part.sites) {
-        Ok(key) => key,
-        Err(e) => return Ok(Err(e.into())),
+    let key = {
+        let config = shared.config();
+        let suffixes: Vec<_> = config.suffixes.iter().map(|suffix| suffix.proxy.clone()).collect();
+        match coral_proxy::url::index_key(url, &suffixes, &config.proxy.part.sites) {
+            Ok(key) => key,
+            Err(e) => return Ok(Err(e.into())),
+        }
     };
     let found = shared.dsht.get(key, Levels::ALL).await?;
     let mut references: Vec<SocketAddr> = found.values.iter().filter_map(coral_proxy::decode_reference).collect();

@@ -9,7 +9,7 @@ fn names() -> Names {
     Names {
         suffixes: vec!["nyud.net".parse().unwrap(), ".nyud.localhost".parse().unwrap()],
         sites: vec![Site::new("cdn.example.org", "http://127.0.0.1:8000").unwrap()],
-        allow_addresses: false,
+        ..Names::default()
     }
 }
 
@@ -170,6 +170,10 @@ fn names_of_one_owner_are_one_domain() {
     assert_eq!(domain("www.x.co.uk"), "x.co.uk");
     assert_eq!(domain("x.co.uk"), "x.co.uk");
     assert_eq!(domain("www.wikipedia.de"), "wikipedia.de");
+    assert_eq!(domain("www.ard.de"), "ard.de");
+    assert_eq!(domain("a.github.io"), "a.github.io");
+    assert_eq!(domain("github.io"), "github.io");
+    assert_eq!(domain("www.x.no-such-top"), "x.no-such-top");
     assert_eq!(domain("localhost"), "localhost");
     assert_eq!(domain("192.0.2.1"), "192.0.2.1");
 }
