@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use crate::certificates::CertificateFiles;
 use crate::url::Site;
 
 /// The settings of a proxy: the section `[proxy]`. Where it listens is the caller's, who binds the socket.
@@ -28,6 +29,11 @@ pub struct Config {
     /// A line is a host name, which stands for all below it, or one with the beginning of a path: `example.com/path`. What follows
     /// a `#` is a comment. What is on it gets 403, cached or not; other nodes go on as their operators see fit.
     pub deny: Option<PathBuf>,
+    /// Certificates for clients that speak TLS, each with its key, both PEM. Default none.
+    ///
+    /// A client is shown the first that is for the name it asks for, else the first of all. One for `*.s.` and the suffix is for every site.
+    /// They are read again within seconds of a change.
+    pub certificates: Vec<CertificateFiles>,
     /// Memory for whole objects, and for the parts of larger ones that are asked for most. Default 64 MiB.
     ///
     /// Buffers of transfers under way come on top: at most `memory_object_limit` for each.
@@ -66,6 +72,7 @@ impl Default for Config {
             sites: Vec::new(),
             allow_addresses: false,
             deny: None,
+            certificates: Vec::new(),
             memory: ByteSize::mib(64),
             memory_object_limit: ByteSize::mib(1),
             threads: None,
@@ -88,6 +95,9 @@ impl Config {
         self.sites.clone_from(&new.sites);
         self.allow_addresses = new.allow_addresses;
         self.deny.clone_from(&new.deny);
+        if !self.certificates.is_empty() {
+            self.certificates.clone_from(&new.certificates);
+        }
         self.client.max_connections_per_address = new.client.max_connections_per_address;
         self.client.requests_per_address = new.client.requests_per_address;
         let Bandwidth { send, receive, burst, .. } = &mut self.bandwidth;

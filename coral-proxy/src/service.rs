@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, MAX_FORWARDS, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -21,7 +22,7 @@ use crate::limits::Rate;
 use crate::metrics::RequestLabels;
 use crate::pace::Line;
 use crate::policy::CacheControl;
-use crate::reply::{ReplyBody, UnderWay, of_error, of_home, of_object, of_options};
+use crate::reply::{Locations, ReplyBody, UnderWay, of_error, of_home, of_object, of_options};
 use crate::url::{CoralUrl, Names, UrlError};
 
 /// What answers requests. Shared by all connections.
@@ -41,6 +42,8 @@ pub(crate) struct Caller<'a> {
     pub(crate) rate: &'a Rate,
     /// What its connection is paced by.
     pub(crate) line: &'a Line,
+    /// Whether it asks over TLS.
+    pub(crate) is_secure: bool,
 }
 
 /// What became of a request, for log and metrics.
@@ -69,13 +72,19 @@ impl Service {
         let began = Instant::now();
         let metrics = &self.fetcher.metrics;
         let under_way = UnderWay::new(metrics.in_flight.clone());
+        // In HTTP/2 a body needs no field to announce it (RFC 9113 §8.1).
+        let has_body = !request.body().is_end_stream();
         let head = request.into_parts().0;
         // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it.
         let came_through = came_through_coral(&head.headers);
         let from_peer = came_through && CacheControl::of(&head.headers).only_if_cached;
         let from = if from_peer { "peer" } else { "client" };
         let is_loop = came_through && !from_peer;
-        let outcome = match self.outcome(&caller, &head, from_peer, is_loop, interim).await {
+        let outcome = match has_body {
+            true => Err(ProxyError::RequestBody),
+            false => self.outcome(&caller, &head, from_peer, is_loop, interim).await,
+        };
+        let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 caller.line.own();
@@ -175,7 +184,9 @@ impl Service {
             return Ok(home);
         }
         let word = served.status.word();
-        let response = of_object(&head.method, &head.headers, &url, served, from_peer, now);
+        // Another node coralizes for its own client.
+        let location = if from_peer { Locations::AsTheyAre } else { Locations::Coralized { secure: caller.is_secure } };
+        let response = of_object(&head.method, &head.headers, &url, served, location, now);
         Ok(Outcome { response, word, error: None })
     }
 
@@ -217,11 +228,18 @@ fn authority(head: &http::request::Parts) -> Result<&str, ProxyError> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => Some(host.to_str().map_err(|_| ProxyError::Host)?),
-        (None, None) if head.version < Version::HTTP_11 => None,
+        // HTTP/2 has `:authority` in its place.
+        (None, None) if head.version != Version::HTTP_11 => None,
         // RFC 9112 §3.2: 400 for none or several.
         _ => return Err(ProxyError::Host),
     };
-    head.uri.authority().map(http::uri::Authority::as_str).or(host).ok_or(ProxyError::Host)
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    // RFC 9113 §8.3.1: where both are there, they are to be the same.
+    let differ = authority.zip(host).is_some_and(|(one, other)| !one.eq_ignore_ascii_case(other));
+    if head.version == Version::HTTP_2 && differ {
+        return Err(ProxyError::Host);
+    }
+    authority.or(host).ok_or(ProxyError::Host)
 }
 
 /// Path and query. An absolute target may have none of the first (RFC 9112 §3.2.1).
@@ -299,7 +317,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         let admitted = Limits::new(&config::Client::default());
         let admitted = admitted.admit(admitted.room().await, "192.0.2.1".parse().unwrap()).unwrap();
-        let caller = Caller { name: "192.0.2.1:1", rate: admitted.rate(), line: &line };
+        let caller = Caller { name: "192.0.2.1:1", rate: admitted.rate(), line: &line, is_secure: false };
         let mut request = Request::new(()).into_parts().0;
         request.headers = of_lines(&[lines, &[&format!("host: {HOST}")]].concat());
         let from_peer = !lines.is_empty();
