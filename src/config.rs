@@ -92,6 +92,9 @@ pub struct ProxyNode {
     /// Browsers that come by DNS know no port: any other than 80 needs a forwarding in front.
     #[serde(with = "off")]
     pub listen: Option<SocketAddr>,
+    /// Where it listens over TLS, if it has `certificates`; `off` does not. Default: `0.0.0.0:443`.
+    #[serde(with = "off")]
+    pub tls_listen: Option<SocketAddr>,
 }
 
 /// `[admin]`: the operator's address.
@@ -160,7 +163,7 @@ impl Default for DnsNode {
 
 impl Default for ProxyNode {
     fn default() -> Self {
-        Self { listen: Some(anywhere(80)) }
+        Self { listen: Some(anywhere(80)), tls_listen: Some(anywhere(443)) }
     }
 }
 

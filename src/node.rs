@@ -62,6 +62,8 @@ pub struct Addresses {
     pub dns: Option<SocketAddr>,
     /// The cache, over HTTP.
     pub proxy: Option<SocketAddr>,
+    /// The cache, over HTTP and TLS.
+    pub proxy_tls: Option<SocketAddr>,
     /// The operator's address, over HTTP.
     pub admin: Option<SocketAddr>,
 }
@@ -113,8 +115,8 @@ impl Node {
         let (observe, observations) = mpsc::channel(OBSERVATIONS);
         let mut proxy = None;
         let mut parts = Vec::new();
-        if let Some(listener) = sockets.proxy {
-            let port = listener.local_addr()?.port();
+        if let Some(sockets) = sockets.proxy {
+            let port = sockets.http.local_addr()?.port();
             let part = Arc::new(config.proxy.part.clone());
             let patience = part.drain + part.reference.withdraw + GRACE;
             let suffixes = config.suffixes.iter().map(|suffix| suffix.proxy.clone()).collect();
@@ -125,7 +127,7 @@ impl Node {
             cache.watch_clients(observe);
             proxy = Some(cache.clone());
             parts.push(Part::start("cache", patience, &failed, |stop| async move {
-                cache.run(listener, stop).await.map_err(|e| describe(&e))
+                cache.run(sockets, stop).await.map_err(|e| describe(&e))
             }));
         }
         if let Some(sockets) = sockets.dns {
@@ -375,6 +377,9 @@ impl fmt::Display for Addresses {
                 None => write!(f, ", {name} off")?,
             }
         }
-        Ok(())
+        match self.proxy_tls {
+            Some(addr) => write!(f, ", HTTPS {addr}"),
+            None => Ok(()),
+        }
     }
 }

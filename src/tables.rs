@@ -20,7 +20,7 @@ pub(crate) fn status(status: &Json) -> String {
         if status["joined"] == Json::Bool(false) { ", not joined" } else { "" },
     );
     page += &format!("serves {}\n", list(&status["suffixes"]));
-    let listens = ["dsht", "dns", "proxy", "admin"].map(|part| match &status["listens"][part] {
+    let listens = ["dsht", "dns", "proxy", "proxy_tls", "admin"].map(|part| match &status["listens"][part] {
         Json::Null => format!("{part} off"),
         addr => format!("{part} {}", word(addr)),
     });

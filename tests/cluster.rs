@@ -47,6 +47,30 @@ async fn a_name_leads_to_the_page_whichever_node_is_asked_and_the_origin_is_aske
 }
 
 #[tokio::test]
+async fn a_certificate_is_all_that_a_node_needs_to_speak_tls() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["*.s.nyud.net".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let [chain, private] = ["chain.pem", "key.pem"].map(|name| directory.path().join(name));
+    std::fs::write(&chain, certificate.pem()).unwrap();
+    std::fs::write(&private, key.serialize_pem()).unwrap();
+    let origin = origin(vec![page("/")]).await;
+    let cluster = Cluster::with(1, |config| {
+        map(config, HOST, origin.addr());
+        let files = coral_proxy::CertificateFiles { chain: chain.clone(), key: private.clone() };
+        config.proxy.part.certificates.push(files);
+    })
+    .await;
+    let addr = cluster.nodes[0].addresses().proxy_tls.expect("a socket for TLS");
+    let host = "www-example-com.s.nyud.net";
+    let trusted = reqwest::Certificate::from_pem(certificate.pem().as_bytes()).unwrap();
+    let client = support::builder(host, addr).tls_certs_only([trusted]).build().unwrap();
+    let response = client.get(format!("https://{host}:{}/", addr.port())).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.text().await.unwrap()), (200, "<p>This is /.</p>".to_owned()));
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn the_second_node_gets_it_from_the_first() {
     let origin = origin(vec![page("/")]).await;
     let cluster = Cluster::start(3, &origin).await;
