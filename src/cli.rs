@@ -45,6 +45,9 @@ pub enum Command {
     /// Make a key to sign names with (DNSSEC), unless there is one, and print the records that vouch for it.
     #[command(after_help = DNSSEC_KEY_HELP)]
     DnssecKey(DnssecKeyArgs),
+    /// Test whether this host is ready to be a node, and say what to do where it is not.
+    #[command(after_help = CHECK_HOST_HELP)]
+    Check(CheckArgs),
     /// Read a configuration as `coral node` would, and print what results.
     #[command(after_help = CHECK_HELP)]
     CheckConfig(NodeArgs),
@@ -121,6 +124,20 @@ impl NodeArgs {
         }
         Ok(all)
     }
+}
+
+/// Of `coral check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The configuration that a node would have.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The resolver to ask about the delegation; without it, the system's.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub resolver: Option<SocketAddr>,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Of `coral url`.
@@ -240,6 +257,14 @@ give the DS record to the zone above: your registrar has a form for it.
 Examples:
   coral dnssec-key /etc/coral/dnssec.key
   coral dnssec-key dnssec.key --suffix cdn.example.org --algorithm ed25519";
+
+const CHECK_HOST_HELP: &str = "\
+Looks at ports, address, seeds, the right to ping, the delegation of the zone, files, limits and the clock.
+Changes nothing. Run it as the user and with the configuration of the node; the exit status is 1 if it could not run.
+
+Examples:
+  coral check --config /etc/coral.toml
+  coral check --config /etc/coral.toml --resolver 9.9.9.9:53 --json";
 
 const CHECK_HELP: &str = "\
 Examples:

@@ -128,7 +128,7 @@ pub fn dnssec_key(args: &DnssecKeyArgs) -> anyhow::Result<bool> {
 }
 
 /// With what a process of its own can do and a part of one should not.
-fn load_for_node(args: &NodeArgs) -> anyhow::Result<Config> {
+pub(crate) fn load_for_node(args: &NodeArgs) -> anyhow::Result<Config> {
     let mut config = load(args)?;
     let threads = &mut config.proxy.part.threads;
     *threads = threads.or_else(|| std::thread::available_parallelism().ok());

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use coral::cli::{Cli, Command};
-use coral::{commands, demo, sim};
+use coral::{check, commands, demo, sim};
 
 /// Something was wrong with what the user gave or asked for, or with this machine.
 const FAILURE: u8 = 1;
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Status(args) => commands::status(&args),
         Command::Health(args) => commands::health(&args),
         Command::DnssecKey(args) => commands::dnssec_key(&args),
+        Command::Check(args) => check::run(&args),
         Command::CheckConfig(args) => commands::check_config(&args),
     };
     match outcome {

@@ -21,11 +21,12 @@ use crate::admin;
 use crate::config::Config;
 use crate::join::Outwards;
 
-mod address;
+pub(crate) mod address;
 mod sockets;
 mod state;
 
 use sockets::Sockets;
+pub(crate) use sockets::advice;
 
 /// Beyond its own times for draining and withdrawing, a part gets so long to end.
 const GRACE: Duration = Duration::from_secs(5);

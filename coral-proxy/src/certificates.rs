@@ -37,6 +37,27 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
+/// What a certificate's files hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// Why the certificate is not valid now, if it is a matter of time.
+    pub out_of_time: Option<String>,
+    /// The names asked about that it is not for.
+    pub other_names: Vec<String>,
+}
+
+impl CertificateFiles {
+    /// Reads the files as a proxy would; an error names the one at fault.
+    pub fn examine(&self, names: &[String]) -> Result<Examined, ProxyError> {
+        let known = read_files(self, &ring::default_provider())?;
+        let is_other = |name: &&String| !ServerName::try_from(name.as_str()).is_ok_and(|name| known.is_for(&name));
+        Ok(Examined {
+            out_of_time: known.key.end_entity_cert().ok().and_then(out_of_time),
+            other_names: names.iter().filter(is_other).cloned().collect(),
+        })
+    }
+}
+
 /// The certificates of a proxy. Clones are the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Certificates {
@@ -118,7 +139,12 @@ impl Shared {
         if files.is_empty() {
             return Err(ProxyError::Setup("TLS needs a certificate: [[proxy.certificates]] names its files".into()));
         }
-        let known = files.iter().map(|files| self.read(files)).collect::<Result<_, _>>()?;
+        let known = files.iter().map(|files| read_files(files, &self.provider)).collect::<Result<Vec<_>, _>>()?;
+        for known in &known {
+            if let Some(wrong) = known.key.end_entity_cert().ok().and_then(out_of_time) {
+                tracing::warn!("{}: {wrong}; browsers will refuse it", known.files.chain.display());
+            }
+        }
         self.known.store(Arc::new(known));
         *named = files.to_vec();
         Ok(())
@@ -137,34 +163,34 @@ impl Shared {
             Err(error) => tracing::warn!("the certificates stay as they were: {error}"),
         }
     }
+}
 
-    fn read(&self, files: &CertificateFiles) -> Result<Known, ProxyError> {
-        let unusable = |path: &PathBuf, reason: String| {
-            let text = format!("cannot use {} ([[proxy.certificates]]): {reason}", path.display());
-            ProxyError::Setup(text.into())
-        };
-        let changed = changes(files);
-        let chain = read(&files.chain).map_err(|reason| unusable(&files.chain, reason))?;
-        let key = PrivateKeyDer::from_pem_file(&files.key)
-            .map_err(|error| unusable(&files.key, format!("it holds no private key in PEM form: {error}")))?;
-        if let Some(wrong) = out_of_time(&chain[0]) {
-            tracing::warn!("{}: {wrong}; browsers will refuse it", files.chain.display());
-        }
-        let key = CertifiedKey::from_der(chain, key, &self.provider)
-            .map_err(|error| unusable(&files.key, format!("it does not go with {}: {error}", files.chain.display())))?;
-        Ok(Known { files: files.clone(), changed, key: Arc::new(key) })
+impl Known {
+    fn is_for(&self, name: &ServerName<'_>) -> bool {
+        let certificate = self.key.end_entity_cert().ok().and_then(|der| EndEntityCert::try_from(der).ok());
+        certificate.is_some_and(|certificate| certificate.verify_is_valid_for_subject_name(name).is_ok())
     }
+}
+
+fn read_files(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Known, ProxyError> {
+    let unusable = |path: &PathBuf, reason: String| {
+        let text = format!("cannot use {} ([[proxy.certificates]]): {reason}", path.display());
+        ProxyError::Setup(text.into())
+    };
+    let changed = changes(files);
+    let chain = read(&files.chain).map_err(|reason| unusable(&files.chain, reason))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| unusable(&files.key, format!("it holds no private key in PEM form: {error}")))?;
+    let key = CertifiedKey::from_der(chain, key, provider)
+        .map_err(|error| unusable(&files.key, format!("it does not go with {}: {error}", files.chain.display())))?;
+    Ok(Known { files: files.clone(), changed, key: Arc::new(key) })
 }
 
 impl ResolvesServerCert for Shared {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let known = self.known.load();
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
-        let is_for = |known: &&Known, name: &ServerName<'_>| {
-            let certificate = known.key.end_entity_cert().ok().and_then(|der| EndEntityCert::try_from(der).ok());
-            certificate.is_some_and(|certificate| certificate.verify_is_valid_for_subject_name(name).is_ok())
-        };
-        let found = name.and_then(|name| known.iter().find(|known| is_for(known, &name)));
+        let found = name.and_then(|name| known.iter().find(|known| known.is_for(&name)));
         found.or(known.first()).map(|known| Arc::clone(&known.key))
     }
 }

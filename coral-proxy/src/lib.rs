@@ -98,7 +98,7 @@ pub mod url;
 pub mod version;
 mod workers;
 
-pub use certificates::CertificateFiles;
+pub use certificates::{CertificateFiles, Examined};
 pub use config::Config;
 pub use error::ProxyError;
 pub use metrics::Metrics;

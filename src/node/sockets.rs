@@ -120,7 +120,7 @@ fn tls_refused(addr: SocketAddr, e: &io::Error) -> anyhow::Error {
 }
 
 /// What to do about it; `other` is how to choose another address.
-fn advice(e: &io::Error, other: &str) -> String {
+pub(crate) fn advice(e: &io::Error, other: &str) -> String {
     match e.kind() {
         io::ErrorKind::AddrInUse => format!("another program listens there; choose another address with {other}"),
         io::ErrorKind::PermissionDenied => format!(
