@@ -51,6 +51,12 @@ pub enum Command {
     /// Read a configuration as `coral node` would, and print what results.
     #[command(after_help = CHECK_HELP)]
     CheckConfig(NodeArgs),
+    /// Print the completions of a shell.
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions(CompletionsArgs),
+    /// Write a manual page for each subcommand into a directory.
+    #[command(after_help = MAN_HELP)]
+    Man(ManArgs),
 }
 
 /// Where a node's configuration comes from.
@@ -195,6 +201,21 @@ pub struct DnssecKeyArgs {
     pub algorithm: KeyAlgorithm,
 }
 
+/// Of `coral completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// Of `coral man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The directory, which is made if it is not there.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+}
+
 /// How a DNSSEC key signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KeyAlgorithm {
@@ -270,6 +291,15 @@ const CHECK_HELP: &str = "\
 Examples:
   coral check-config --config /etc/coral.toml
   coral check-config --set proxy.listen=127.0.0.1:8080";
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  coral completions bash > /etc/bash_completion.d/coral
+  coral completions fish > ~/.config/fish/completions/coral.fish";
+
+const MAN_HELP: &str = "\
+Examples:
+  coral man /usr/local/share/man/man1";
 
 #[cfg(test)]
 mod tests {

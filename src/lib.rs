@@ -14,6 +14,7 @@ pub mod demo;
 pub mod http;
 mod join;
 pub mod logging;
+pub mod manual;
 pub mod node;
 pub mod outcome;
 pub mod report;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use coral::cli::{Cli, Command};
-use coral::{check, commands, demo, sim};
+use coral::{check, commands, demo, manual, sim};
 
 /// Something was wrong with what the user gave or asked for, or with this machine.
 const FAILURE: u8 = 1;
@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         Command::DnssecKey(args) => commands::dnssec_key(&args),
         Command::Check(args) => check::run(&args),
         Command::CheckConfig(args) => commands::check_config(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -188,6 +188,26 @@ fn a_second_signal_ends_a_node_that_still_drains() {
 }
 
 #[test]
+fn there_is_a_manual_page_and_a_completion_for_each_subcommand() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("man1");
+    assert!(run(&["man", folder.to_str().unwrap()]).status.success());
+    for shell in ["bash", "zsh", "fish"] {
+        let script = String::from_utf8(run(&["completions", shell]).stdout).unwrap();
+        for page in std::fs::read_dir(&folder).unwrap() {
+            let name = page.unwrap().file_name().into_string().unwrap();
+            let subcommand = name.strip_suffix(".1").and_then(|name| name.strip_prefix("coral-")).unwrap_or("coral");
+            assert!(script.contains(subcommand), "{shell} does not know {subcommand}");
+        }
+    }
+    let pages = std::fs::read_dir(&folder).unwrap().count();
+    assert!(pages > 10, "{pages}");
+    let nowhere = run(&["man", "/dev/null/man1"]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(stderr(&nowhere).contains("/dev/null/man1"), "{}", stderr(&nowhere));
+}
+
+#[test]
 fn a_lost_terminal_is_a_goodbye_too() {
     let mut node = Running::start(&["--dns-listen", "off", "--admin-listen", "off"]);
     node.line_with("started: ");
