@@ -293,9 +293,11 @@ Examples:
   coral check-config --set proxy.listen=127.0.0.1:8080";
 
 const COMPLETIONS_HELP: &str = "\
+To be kept where the shell looks: /etc/bash_completion.d/coral, ~/.config/fish/completions/coral.fish.
+
 Examples:
-  coral completions bash > /etc/bash_completion.d/coral
-  coral completions fish > ~/.config/fish/completions/coral.fish";
+  coral completions bash
+  coral completions fish";
 
 const MAN_HELP: &str = "\
 Examples:
