@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use coral_dsht::DshtHandle;
@@ -22,7 +22,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::budget::Budget;
 use crate::config::{Bandwidth, Config};
 use crate::error::{Fault, ProxyError, Verdict};
+use crate::explain::Explanation;
 use crate::fetch::Fetcher;
+use crate::front::Front;
 use crate::gather::Gather;
 use crate::head_timer::HeadTimer;
 use crate::hints::{self, Clients};
@@ -30,10 +32,12 @@ use crate::interim::{Outbox, WithInterim};
 use crate::limits::{Admitted, InHand, Limits};
 use crate::metrics::Metrics;
 use crate::pace::{Line, Paced};
+use crate::popular::{Popular, Popularity};
 use crate::reply::UnderWay;
+use crate::searches::Search;
 use crate::service::{Caller, Service};
 use crate::stall::StallTimeout;
-use crate::url::{Names, Suffix};
+use crate::url::{CoralUrl, Names, Suffix, UrlError};
 use crate::workers::Workers;
 
 /// Waits until the proxy is told to stop.
@@ -83,7 +87,8 @@ pub struct Status {
     /// Requests whose response is not yet sent whole.
     pub in_flight: u64,
     /// Requests of clients answered, by what the cache did: `hit`, `peer-l0`, `peer-l1`, `peer-l2`, `origin`, `revalidated`,
-    /// `stale`, `passed`, `not-cached` (only what is here was wanted), `own` (OPTIONS of this node), `error`.
+    /// `revalidating` (served while it is asked about), `stale`, `passed`, `not-cached` (only what is here was wanted), `own`
+    /// (OPTIONS of this node, its page), `error`.
     pub requests: BTreeMap<String, u64>,
     /// The same of other nodes' requests: `hit`, the source of a fetch under way, `waiting` (told to ask again), `ask-origin`
     /// (what comes is not to be shared), or `not-cached`.
@@ -106,6 +111,17 @@ pub struct Status {
     pub received_from_origins_bytes: u64,
 }
 
+/// What clients have got, and what it took: counters alone, which cost little to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// [`Status::requests`].
+    pub requests: BTreeMap<String, u64>,
+    /// [`Status::sent_to_clients_bytes`].
+    pub sent_to_clients_bytes: u64,
+    /// [`Status::received_from_origins_bytes`].
+    pub received_from_origins_bytes: u64,
+}
+
 impl Proxy {
     /// A proxy that answers for `suffixes` and the configured sites, and is known to other nodes as `me`, its public
     /// HTTP address. It must be made inside a tokio runtime.
@@ -124,13 +140,46 @@ impl Proxy {
         let [send, receive] = budgets(&config.bandwidth, &metrics);
         let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), receive, metrics.clone())?);
         let clients = Clients::start(dsht, hints, metrics.clone());
-        Ok(Self { service: Arc::new(Service { fetcher, names }), limits, clients, send, metrics })
+        let service = Service { fetcher, names, front: OnceLock::new(), popularity: Popularity::default() };
+        Ok(Self { service: Arc::new(service), limits, clients, send, metrics })
     }
 
     /// From now on `watcher`, in place of an earlier one, is told the address of a client and the kernel's round-trip time to
     /// it, each time its network (/24 or /48) has a first or a clearly lower one. What does not fit into the channel is lost.
     pub fn watch_clients(&self, watcher: mpsc::Sender<(IpAddr, Duration)>) {
         self.clients.watch(watcher);
+    }
+
+    /// From now on `front` answers at the bare suffixes; one that was set before stays.
+    pub fn serve_suffixes(&self, front: Arc<dyn Front>) {
+        // Whoever wires a node does so once.
+        let _ = self.service.front.set(front);
+    }
+
+    /// The `most` URLs that clients ask for most, as far as a few requests of many tell.
+    pub fn popular(&self, most: usize) -> Vec<Popular> {
+        self.service.popularity.top(most)
+    }
+
+    /// How many requests came in the last second: by that it is decided how many of the next ones [`Self::popular`] looks at.
+    pub fn adapt_popular(&self, requests_per_second: u64) {
+        self.service.popularity.adapt(requests_per_second);
+    }
+
+    /// Halves the counts of [`Self::popular`], so that they tell of lately.
+    pub fn fade_popular(&self) {
+        self.service.popularity.fade();
+    }
+
+    /// What becomes of the next request for `url`, plain or coralized, and why. Fails if that is no URL.
+    pub async fn explain(&self, url: &str) -> Result<Explanation, UrlError> {
+        let url = CoralUrl::parse_absolute(url, &self.service.names)?;
+        Ok(self.service.fetcher.explain(&url).await)
+    }
+
+    /// The last searches of the index for URLs that were not here, the latest first.
+    pub fn searches(&self) -> Vec<Search> {
+        self.service.fetcher.searches()
     }
 
     /// Serves `listener` until `shutdown`; then finishes what is under way, within `config.drain`, and withdraws all
@@ -242,7 +291,7 @@ impl Proxy {
             let handled = in_hand.take();
             let request: Request<Incoming> = request;
             let interim = outbox.ticket(request.version());
-            let from = Caller { name: &name, rate, line: &line };
+            let from = Caller { name: &name, address: client.ip(), rate, line: &line };
             let response = outbox.before(self.service.answer(from, request, interim)).await;
             served.store(true, Ordering::Relaxed);
             Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
@@ -290,7 +339,17 @@ impl Proxy {
         }
     }
 
-    /// What it has and has done.
+    /// What clients have got so far.
+    pub fn traffic(&self) -> Traffic {
+        let metrics = &self.metrics;
+        Traffic {
+            requests: metrics.requests_by_word("client"),
+            sent_to_clients_bytes: metrics.moved("sent", "client").get(),
+            received_from_origins_bytes: metrics.moved("received", "origin").get(),
+        }
+    }
+
+    /// What it has and has done. Objects are counted one by one.
     pub fn status(&self) -> Status {
         let metrics = &self.metrics;
         let (objects, memory_bytes, disk_bytes) = self.service.fetcher.cache.totals();
