@@ -15,6 +15,8 @@ mod join;
 pub mod logging;
 pub mod node;
 pub mod outcome;
+mod page;
 pub mod report;
 pub mod sim;
 mod tables;
+pub mod top;
