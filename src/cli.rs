@@ -36,6 +36,15 @@ pub enum Command {
     /// Ask a running node where it would look for a URL, and show each hop of the search.
     #[command(after_help = LOOKUP_HELP)]
     Lookup(LookupArgs),
+    /// Ask a running node what becomes of the next request for a URL, and why: each rule, its field and its section.
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(LookupArgs),
+    /// Have a running node walk through the network, and show the nodes that it can reach, by cluster and distance.
+    #[command(after_help = MAP_HELP)]
+    Map(MapArgs),
+    /// Watch a running node in the terminal: requests by source, what is popular, searches.
+    #[command(after_help = TOP_HELP)]
+    Top(TopArgs),
     /// Show a running node's clusters, neighbours, cache and traffic.
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
@@ -156,7 +165,7 @@ pub struct UrlArgs {
     pub suffix: Suffix,
 }
 
-/// Of `coral lookup`.
+/// Of `coral lookup` and `coral explain`.
 #[derive(Debug, Args)]
 pub struct LookupArgs {
     /// The URL, plain or coralized.
@@ -176,6 +185,34 @@ pub struct StatusArgs {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4161")]
     pub admin: SocketAddr,
     /// Print the node's JSON as it is.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `coral map`.
+#[derive(Debug, Args)]
+pub struct MapArgs {
+    /// The admin address of the node that is to walk.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4161")]
+    pub admin: SocketAddr,
+    /// Write a picture of it to this file, too.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Print the node's JSON as it is.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `coral top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// The admin address of the node to watch.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4161")]
+    pub admin: SocketAddr,
+    /// Print once and exit, as where the output is no terminal.
+    #[arg(long)]
+    pub once: bool,
+    /// Print the node's JSON as it is, once.
     #[arg(long)]
     pub json: bool,
 }
@@ -258,6 +295,28 @@ const LOOKUP_HELP: &str = "\
 Examples:
   coral lookup http://www.example.com/page.html
   coral lookup http://www.example.com.nyud.net/ --admin 127.0.0.1:4161";
+
+const EXPLAIN_HELP: &str = "\
+It asks the node, which asks the index, and nobody asks the origin.
+
+Examples:
+  coral explain http://www.example.com/page.html
+  coral explain www.example.com --admin 127.0.0.1:4161 --json";
+
+const MAP_HELP: &str = "\
+It takes some seconds: the node searches the index until it meets nobody new, 256 times at most. In a
+large network a part of the nodes is met.
+
+Examples:
+  coral map
+  coral map --admin 127.0.0.1:4161 --svg map.svg";
+
+const TOP_HELP: &str = "\
+Ctrl-C ends it.
+
+Examples:
+  coral top
+  coral top --admin 127.0.0.1:4161 --once";
 
 const STATUS_HELP: &str = "\
 Examples:

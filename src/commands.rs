@@ -7,7 +7,7 @@ use coral_dns::dnssec::key::{Algorithm, Key};
 use serde_json::Value as Json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, NodeArgs, StatusArgs, UrlArgs};
+use crate::cli::{DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, StatusArgs, UrlArgs};
 use crate::config::{Config, Override};
 use crate::node::Node;
 use crate::{admin, http, logging, tables};
@@ -71,7 +71,7 @@ pub fn url(args: &UrlArgs) -> anyhow::Result<bool> {
 }
 
 /// As people type it into a browser: without a scheme, http is meant.
-fn with_scheme(url: &str) -> String {
+pub(crate) fn with_scheme(url: &str) -> String {
     if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
 }
 
@@ -79,6 +79,24 @@ fn with_scheme(url: &str) -> String {
 pub fn lookup(args: &LookupArgs) -> anyhow::Result<bool> {
     let path = format!("/lookup?url={}", admin::escaped(&with_scheme(&args.url)));
     print_answer(args.admin, &path, args.json, tables::lookup)
+}
+
+/// `coral explain`.
+pub fn explain(args: &LookupArgs) -> anyhow::Result<bool> {
+    let path = format!("/explain?url={}", admin::escaped(&with_scheme(&args.url)));
+    print_answer(args.admin, &path, args.json, tables::explain)
+}
+
+/// `coral map`.
+pub fn map(args: &MapArgs) -> anyhow::Result<bool> {
+    let Some(path) = &args.svg else {
+        return print_answer(args.admin, "/map", args.json, tables::map);
+    };
+    let answer = ask(args.admin, "/map")?;
+    let svg = answer.json["svg"].as_str().with_context(|| format!("{} gives no picture", args.admin))?;
+    std::fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?;
+    print!("{}", if args.json { answer.text } else { tables::map(&answer.json) });
+    Ok(true)
 }
 
 /// `coral status`.
@@ -152,13 +170,18 @@ fn print_answer(addr: SocketAddr, path: &str, as_json: bool, table: fn(&Json) ->
 }
 
 /// What an admin address answered, as it came and as it is understood.
-struct Answer {
-    text: String,
-    json: Json,
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) json: Json,
 }
 
 fn ask(addr: SocketAddr, path: &str) -> anyhow::Result<Answer> {
-    let (status, text) = runtime()?.block_on(http::get_text(addr, path))?;
+    runtime()?.block_on(answer(addr, path))
+}
+
+/// What the admin address at `addr` answers to `path`.
+pub(crate) async fn answer(addr: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+    let (status, text) = http::get_text(addr, path).await?;
     let json: Option<Json> = serde_json::from_str(&text).ok();
     let Some(json) = json else {
         bail!("{addr} is no node's admin address: it answered {status}, and not in JSON");

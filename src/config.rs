@@ -31,6 +31,8 @@ pub struct Config {
     pub proxy: Section<ProxyNode, coral_proxy::Config>,
     /// The operator's address: metrics, health, status.
     pub admin: Admin,
+    /// The node's own page.
+    pub page: Page,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -108,6 +110,27 @@ pub struct Admin {
     pub listen: Option<SocketAddr>,
 }
 
+/// `[page]`: the node's own page at the bare suffix, `http://nyud.net/`. The operator has all of it at the admin address.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Page {
+    /// What everybody sees. Default: `figures`.
+    pub public: PublicPage,
+}
+
+/// How much of the page everybody sees. Nobody sees there who asks, or for what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublicPage {
+    /// None: the bare suffix is an error, as any host without an origin.
+    Off,
+    /// The form that coralizes a URL, and what this is.
+    Form,
+    /// And the node's clusters, how many requests it answers and from where, and the bytes that origins were spared.
+    #[default]
+    Figures,
+}
+
 /// `[log]`: what is logged to standard error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -137,6 +160,7 @@ impl Default for Config {
             dns: Section::default(),
             proxy: Section::default(),
             admin: Admin::default(),
+            page: Page::default(),
             log: Log::default(),
         }
     }

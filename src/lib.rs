@@ -17,6 +17,8 @@ pub mod logging;
 pub mod manual;
 pub mod node;
 pub mod outcome;
+mod page;
 pub mod report;
 pub mod sim;
 mod tables;
+pub mod top;

@@ -14,12 +14,13 @@ use coral_dsht::{ClusterId, DshtHandle, Peer, Services, Snapshot, Stopped};
 use coral_proxy::Proxy;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::config::Config;
 use crate::join::Outwards;
+use crate::page::Page;
 
 pub(crate) mod address;
 mod sockets;
@@ -49,6 +50,8 @@ pub struct Node {
     proxy: Option<Proxy>,
     /// What is in force, which [`Node::reload`] changes.
     config: Arc<RwLock<Config>>,
+    /// The cache asks it as long as it runs.
+    _page: Arc<Page>,
     /// In the order in which they end.
     parts: Vec<Part>,
     failures: watch::Receiver<Vec<String>>,
@@ -157,6 +160,16 @@ impl Node {
                 Ok(())
             }));
         }
+        let page = Page::new(&config, started, dsht.clone(), proxy.clone(), addresses.proxy);
+        if proxy.is_some() || sockets.admin.is_some() {
+            let telling = Arc::clone(&page);
+            let part = Part::start("page", GRACE, &failed, |stop| async move {
+                telling.run(stop).await;
+                Ok(())
+            });
+            // Before the cache, which waits for all answers under way: those who look at the page are sent away.
+            parts.insert(0, part);
+        }
         parts.push(index);
         let config = Arc::new(RwLock::new(config));
         if let Some(listener) = sockets.admin {
@@ -166,6 +179,8 @@ impl Node {
                 addresses,
                 dsht: dsht.clone(),
                 proxy: proxy.clone(),
+                page: Arc::clone(&page),
+                walk: Semaphore::new(1),
                 registry,
                 failures: failures.clone(),
             });
@@ -174,7 +189,7 @@ impl Node {
                 Ok(())
             }));
         }
-        let node = Self { me, addresses, dsht, proxy, config, parts, failures };
+        let node = Self { me, addresses, dsht, proxy, config, _page: page, parts, failures };
         tracing::info!(id = %me.id, address = %me.addr, "started: {}", node.addresses);
         Ok(node)
     }

@@ -118,6 +118,10 @@ fn a_node_that_does_not_run_is_told_in_one_line() {
         &["status", "--admin", &addr][..],
         &["health", "--admin", &addr],
         &["lookup", "http://x.com/", "--admin", &addr],
+        &["explain", "http://x.com/", "--admin", &addr],
+        &["top", "--admin", &addr],
+        &["map", "--admin", &addr],
+        &["top", "--admin", &addr, "--once"],
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(1));
@@ -146,6 +150,22 @@ fn a_node_starts_answers_its_operator_and_ends_cleanly_on_sigterm() {
     assert_eq!((health.status.code(), &health.stdout[..]), (Some(0), &b"healthy\n"[..]));
     let lookup = run(&["lookup", "www.example.com", "--admin", &admin]);
     assert!(String::from_utf8(lookup.stdout).unwrap().contains("no node is known to have it"));
+
+    let explained = run(&["explain", "www.example.com", "--admin", &admin]);
+    assert!(String::from_utf8(explained.stdout).unwrap().contains("miss: it is not here"));
+    // Without a terminal it prints once.
+    let top = run(&["top", "--admin", &admin]);
+    let top = String::from_utf8(top.stdout).unwrap();
+    assert!(top.contains("requests a second") && !top.contains('\u{1b}'), "{top}");
+    let picture = tempfile::tempdir().unwrap();
+    let file = picture.path().join("map.svg");
+    let map = run(&["map", "--admin", &admin, "--svg", file.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&map.stdout).contains("0 nodes in reach"), "{}", stderr(&map));
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with("<svg xmlns="));
+    let nowhere = run(&["map", "--admin", &admin, "--svg", "/nowhere/map.svg"]);
+    assert_eq!((nowhere.status.code(), stderr(&nowhere).lines().count()), (Some(1), 1), "{}", stderr(&nowhere));
+    let no_url = run(&["explain", "ftp://x.com/", "--admin", &admin]);
+    assert_eq!((no_url.status.code(), stderr(&no_url).lines().count()), (Some(1), 1), "{}", stderr(&no_url));
 
     node.signal("-TERM");
     node.line_with("the cache has stopped");

@@ -96,7 +96,7 @@ async fn a_node_that_stops_withdraws_its_references_and_leaves_no_address_behind
     let ending = gone.stop().await;
     assert!(ending.is_clean(), "{ending}");
     let parts: Vec<&str> = ending.parts.iter().map(|part| part.name).collect();
-    assert_eq!(parts, ["cache", "nameserver", "index", "admin address"]);
+    assert_eq!(parts, ["page", "cache", "nameserver", "index", "admin address"]);
 
     let left = cluster.nodes[0].dsht().get(key, Levels::ALL).await.unwrap();
     assert_eq!(left.values, []);
@@ -268,7 +268,23 @@ async fn the_admin_address_tells_what_the_node_knows() {
         assert!(body.contains(counter), "no {counter} in {body}");
     }
 
-    for (path, expected) in [("/health", 200), ("/lookup?url=::", 400), ("/lookup", 400), ("/secret", 404)] {
+    let (code, body) = http::get_text(cluster.admin(1), "/map").await.unwrap();
+    let map: Json = serde_json::from_str(&body).unwrap();
+    assert_eq!(code, 200, "{body}");
+    assert_eq!(map["nodes"][0]["peer"]["addr"], cluster.nodes[0].me().addr.to_string());
+    assert_eq!(map["nodes"].as_array().map(Vec::len), Some(1), "{body}");
+
+    // It is at the other node: this one says so, and whom it would ask.
+    let (code, body) = http::get_text(cluster.admin(1), &format!("/explain?url={HOST}/")).await.unwrap();
+    assert_eq!(code, 400, "{body}");
+    let (code, body) = http::get_text(cluster.admin(1), &format!("/explain?url=http://{HOST}/")).await.unwrap();
+    let explained: Json = serde_json::from_str(&body).unwrap();
+    assert_eq!((code.as_u16(), &explained["verdict"]), (200, &"miss".into()), "{body}");
+    assert_eq!(explained["index"]["references"], serde_json::json!([cluster.proxy(0).to_string()]));
+
+    for (path, expected) in
+        [("/health", 200), ("/lookup?url=::", 400), ("/lookup", 400), ("/explain", 400), ("/secret", 404)]
+    {
         let (code, _) = http::get_text(cluster.admin(1), path).await.unwrap();
         assert_eq!(code.as_u16(), expected, "{path}");
     }

@@ -220,7 +220,13 @@ impl Connection {
     }
 
     fn caller(&self) -> Caller<'_> {
-        Caller { name: &self.name, rate: self.admitted.rate(), line: &self.line, is_secure: self.tls.is_some() }
+        Caller {
+            name: &self.name,
+            address: self.client.ip(),
+            rate: self.admitted.rate(),
+            line: &self.line,
+            is_secure: self.tls.is_some(),
+        }
     }
 
     fn max_header(&self) -> usize {

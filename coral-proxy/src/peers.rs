@@ -11,9 +11,9 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use coral_dsht::{DshtHandle, Id, Key, Level, Levels, Value};
+use coral_dsht::{DshtHandle, Id, Level, Levels, Value};
 use http::header::{HOST, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use moka::sync::Cache as Moka;
@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::origin::{Answer, Bounds, ask};
 use crate::policy::list_members;
 use crate::reference::{Fetching, decode_reference};
+use crate::searches::{self, Searches};
 use crate::url::CoralUrl;
 use hedge::FirstBytes;
 
@@ -89,6 +90,8 @@ pub(crate) struct Peers {
     set_aside: Moka<SocketAddr, ()>,
     first_bytes: FirstBytes,
     metrics: Metrics,
+    /// What the index was asked lately.
+    pub(crate) searches: Searches,
 }
 
 impl Peers {
@@ -117,6 +120,7 @@ impl Peers {
             set_aside: Moka::builder().max_capacity(REMEMBERED_NODES).time_to_live(config.peer.set_aside).build(),
             first_bytes: FirstBytes::default(),
             metrics,
+            searches: Searches::default(),
         }
     }
 
@@ -147,7 +151,7 @@ impl Peers {
         // Each round but the last adds to what is refused.
         for _ in 0..=self.limits.attempts {
             let refused = &useless[useless.len().saturating_sub(MOST_REFUSED)..];
-            let Some((values, level)) = self.named(inquiry.url.key(), search, refused).await else {
+            let Some((values, level)) = self.named(inquiry.url, search, refused).await else {
                 return Err(Missed::Nowhere);
             };
             let known = useless.len();
@@ -179,17 +183,24 @@ impl Peers {
     }
 
     /// References in the order in which to try them, and their level. `None` if there are none.
-    async fn named(&self, key: Key, search: &mut Search<'_>, refused: &[Value]) -> Option<(Vec<Value>, Level)> {
-        let limit = self.limits.index_timeout;
+    async fn named(&self, url: &CoralUrl, search: &mut Search<'_>, refused: &[Value]) -> Option<(Vec<Value>, Level)> {
+        let (limit, began) = (self.limits.index_timeout, Instant::now());
+        let seen = |level, found, hops| {
+            let (url, at, took) = (url.canonical(), SystemTime::now(), began.elapsed());
+            self.searches.add(searches::Search { url, at, took, level, found, hops });
+        };
         let (values, level) = match search {
             // The index has an order of its own, by which the crowd becomes a tree.
             Search::Claim(fetching, _) => {
                 let claimed = fetching.claim(refused, limit).await?;
+                seen(claimed.level, claimed.values.len(), claimed.hops);
                 (claimed.values, claimed.level?)
             }
             Search::Get if !refused.is_empty() => return None,
             Search::Get => {
+                let key = url.key();
                 let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await.ok()?.ok()?;
+                seen(found.level, found.values.len(), found.hops);
                 let mut values = found.values;
                 // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
                 // a random source, and a replay asks the same.

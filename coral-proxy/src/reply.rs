@@ -23,6 +23,7 @@ use crate::cache_status::CacheStatus;
 use crate::conditional::{Part, not_modified, part, wanted_range};
 use crate::error::ProxyError;
 use crate::fetch::Served;
+use crate::front::PageBody;
 use crate::headers::{CACHE_STATUS, PROXY_STATUS, add_via};
 use crate::limits::Handled;
 use crate::url::{CoralUrl, Suffix, UrlError, coralize, coralize_secure};
@@ -47,6 +48,8 @@ pub(crate) struct ReplyBody {
 enum Content {
     Whole(Bytes),
     Stream(Chunks, Option<u64>),
+    /// A page of the node's own.
+    Page(PageBody),
 }
 
 /// A request in the gauge of those under way.
@@ -68,6 +71,11 @@ impl Drop for UnderWay {
 impl ReplyBody {
     fn whole(bytes: impl Into<Bytes>) -> Self {
         Self::of(Content::Whole(bytes.into()))
+    }
+
+    /// That of a page of the node's own.
+    pub(crate) fn page(body: PageBody) -> Self {
+        Self::of(Content::Page(body))
     }
 
     fn of(content: Content) -> Self {
@@ -100,6 +108,11 @@ impl Body for ReplyBody {
             Content::Whole(bytes) if bytes.is_empty() => None,
             Content::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
             Content::Stream(chunks, _) => ready!(chunks.as_mut().poll_next(cx)),
+            Content::Page(page) => match ready!(Pin::new(page).poll_frame(cx)) {
+                // It has no trailers.
+                Some(Ok(frame)) => frame.into_data().ok().map(Ok),
+                None => None,
+            },
         };
         if let Some(Err(error)) = chunk {
             // At an error hyper drops what it has not written yet, the head among it, and the client would be left with
@@ -115,7 +128,11 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.content, Content::Whole(bytes) if bytes.is_empty())
+        match &self.content {
+            Content::Whole(bytes) => bytes.is_empty(),
+            Content::Stream(..) => false,
+            Content::Page(page) => page.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -123,6 +140,7 @@ impl Body for ReplyBody {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Stream(_, Some(length)) => SizeHint::with_exact(*length),
             Content::Stream(_, None) => SizeHint::default(),
+            Content::Page(page) => page.size_hint(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,13 +21,17 @@ use crate::certificates::Certificates;
 use crate::config::{Bandwidth, Config};
 use crate::connection::Connection;
 use crate::error::ProxyError;
+use crate::explain::Explanation;
 use crate::fetch::Fetcher;
+use crate::front::Front;
 use crate::hints::Clients;
 use crate::limits::{InHand, Limits};
 use crate::metrics::Metrics;
 use crate::pace::Line;
+use crate::popular::{Popular, Popularity};
+use crate::searches::Search;
 use crate::service::Service;
-use crate::url::{DenyList, DenyListError, Names, Suffix};
+use crate::url::{CoralUrl, DenyList, DenyListError, Names, Suffix, UrlError};
 use crate::workers::Workers;
 
 /// How long to wait after an accept that failed for want of descriptors or memory.
@@ -110,7 +114,8 @@ pub struct Status {
     /// Requests whose response is not yet sent whole.
     pub in_flight: u64,
     /// Requests of clients answered, by what the cache did: `hit`, `peer-l0`, `peer-l1`, `peer-l2`, `origin`, `revalidated`,
-    /// `stale`, `passed`, `not-cached` (only what is here was wanted), `own` (OPTIONS of this node), `error`.
+    /// `revalidating` (served while it is asked about), `stale`, `passed`, `not-cached` (only what is here was wanted), `own`
+    /// (OPTIONS of this node, its page), `error`.
     pub requests: BTreeMap<String, u64>,
     /// The same of other nodes' requests: `hit`, the source of a fetch under way, `waiting` (told to ask again), `ask-origin`
     /// (what comes is not to be shared), or `not-cached`.
@@ -130,6 +135,17 @@ pub struct Status {
     /// Bytes of bodies received from other nodes.
     pub received_from_peers_bytes: u64,
     /// Bytes of bodies received from origins.
+    pub received_from_origins_bytes: u64,
+}
+
+/// What clients have got, and what it took: counters alone, which cost little to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// [`Status::requests`].
+    pub requests: BTreeMap<String, u64>,
+    /// [`Status::sent_to_clients_bytes`].
+    pub sent_to_clients_bytes: u64,
+    /// [`Status::received_from_origins_bytes`].
     pub received_from_origins_bytes: u64,
 }
 
@@ -155,15 +171,8 @@ impl Proxy {
         };
         let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), receive.clone(), metrics.clone())?);
         let clients = Clients::start(dsht, hints, metrics.clone());
-        Ok(Self {
-            service: Arc::new(Service { fetcher, names }),
-            limits,
-            clients,
-            certificates,
-            send,
-            receive,
-            metrics,
-        })
+        let service = Service { fetcher, names, front: OnceLock::new(), popularity: Popularity::default() };
+        Ok(Self { service: Arc::new(service), limits, clients, certificates, send, receive, metrics })
     }
 
     /// Takes over what a running proxy can of `config`, without touching a connection: `sites`, `allow_addresses`, the file that
@@ -191,6 +200,38 @@ impl Proxy {
     /// it, each time its network (/24 or /48) has a first or a clearly lower one. What does not fit into the channel is lost.
     pub fn watch_clients(&self, watcher: mpsc::Sender<(IpAddr, Duration)>) {
         self.clients.watch(watcher);
+    }
+
+    /// From now on `front` answers at the bare suffixes; one that was set before stays.
+    pub fn serve_suffixes(&self, front: Arc<dyn Front>) {
+        // Whoever wires a node does so once.
+        let _ = self.service.front.set(front);
+    }
+
+    /// The `most` URLs that clients ask for most, as far as a few requests of many tell.
+    pub fn popular(&self, most: usize) -> Vec<Popular> {
+        self.service.popularity.top(most)
+    }
+
+    /// How many requests came in the last second: by that it is decided how many of the next ones [`Self::popular`] looks at.
+    pub fn adapt_popular(&self, requests_per_second: u64) {
+        self.service.popularity.adapt(requests_per_second);
+    }
+
+    /// Halves the counts of [`Self::popular`], so that they tell of lately.
+    pub fn fade_popular(&self) {
+        self.service.popularity.fade();
+    }
+
+    /// What becomes of the next request for `url`, plain or coralized, and why. Fails if that is no URL.
+    pub async fn explain(&self, url: &str) -> Result<Explanation, UrlError> {
+        let url = CoralUrl::parse_absolute(url, &self.service.names.load())?;
+        Ok(self.service.fetcher.explain(&url).await)
+    }
+
+    /// The last searches of the index for URLs that were not here, the latest first.
+    pub fn searches(&self) -> Vec<Search> {
+        self.service.fetcher.searches()
     }
 
     /// Serves `sockets` until `shutdown`; then finishes what is under way, within `config.drain`, and withdraws all
@@ -290,7 +331,17 @@ impl Proxy {
         }
     }
 
-    /// What it has and has done.
+    /// What clients have got so far.
+    pub fn traffic(&self) -> Traffic {
+        let metrics = &self.metrics;
+        Traffic {
+            requests: metrics.requests_by_word("client"),
+            sent_to_clients_bytes: metrics.moved("sent", "client").get(),
+            received_from_origins_bytes: metrics.moved("received", "origin").get(),
+        }
+    }
+
+    /// What it has and has done. Objects are counted one by one.
     pub fn status(&self) -> Status {
         let metrics = &self.metrics;
         let (objects, memory_bytes, disk_bytes) = self.service.fetcher.cache.totals();

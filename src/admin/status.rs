@@ -1,4 +1,4 @@
-//! What a node says about itself: the bodies of `/status`, `/health` and `/lookup`.
+//! What a node says about itself: the bodies of `/status`, `/health`, `/lookup` and `/explain`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -7,15 +7,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use coral_dsht::{ClusterStatus, DshtHandle, Hop, Key, Level, Levels, Neighbour, Peer, Snapshot, Stats};
-use coral_proxy::Proxy;
+use coral_proxy::explain::Outlook;
+use coral_proxy::{Explanation, Proxy};
 use hyper::Uri;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::node::Addresses;
+use crate::page::Page;
 
 /// How long the index may take to tell of itself: its task answers between two datagrams.
 const SNAPSHOT: Duration = Duration::from_secs(2);
@@ -33,6 +35,10 @@ pub struct Shared {
     pub dsht: DshtHandle,
     /// The cache, if this node runs one.
     pub proxy: Option<Proxy>,
+    /// The node's own page.
+    pub(crate) page: Arc<Page>,
+    /// Held by who has the node walk for a map.
+    pub(crate) walk: Semaphore,
     /// The counters of the crates.
     pub registry: Registry,
     /// Parts that have ended before they were told to, and why.
@@ -138,6 +144,34 @@ pub(super) struct Lookup {
     other_values: usize,
 }
 
+/// The body of `/explain`.
+#[derive(Debug, Serialize)]
+pub(super) struct Explained {
+    #[serde(flatten)]
+    explanation: Explanation,
+    /// Whom the index names; `null` where nobody is asked, as what is here is good.
+    index: Option<Lookup>,
+}
+
+/// Why `url` is served as it is. The inner error is the asker's: no URL, or a node without a cache.
+pub(super) async fn explain(shared: &Shared, url: &str) -> anyhow::Result<Result<Explained, anyhow::Error>> {
+    let Some(proxy) = &shared.proxy else {
+        return Ok(Err(anyhow::anyhow!("this node runs no cache: ask one that does")));
+    };
+    let explanation = match proxy.explain(url).await {
+        Ok(explanation) => explanation,
+        Err(e) => return Ok(Err(e.into())),
+    };
+    let index = match explanation.verdict {
+        Outlook::Hit | Outlook::Revalidating | Outlook::StandIn | Outlook::NotStored | Outlook::Failed => None,
+        _ => match lookup(shared, url).await? {
+            Ok(lookup) => Some(lookup),
+            Err(e) => return Ok(Err(e)),
+        },
+    };
+    Ok(Ok(Explained { explanation, index }))
+}
+
 /// Looks `url` up as the cache would. The inner error is the asker's: no URL.
 pub(super) async fn lookup(shared: &Shared, url: &str) -> anyhow::Result<Result<Lookup, anyhow::Error>> {
     let key = {
@@ -165,6 +199,11 @@ pub(super) async fn lookup(shared: &Shared, url: &str) -> anyhow::Result<Result<
 /// where there are escapes (`coral lookup` makes them) they are undone.
 pub(super) fn queried_url(uri: &Uri) -> Option<String> {
     let escaped = uri.query()?.strip_prefix("url=")?;
+    String::from_utf8(unescaped(escaped)).ok().filter(|url| !url.is_empty())
+}
+
+/// The bytes of a text in which some are escaped by `%` and two digits (RFC 3986 §2.1).
+pub(crate) fn unescaped(escaped: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(escaped.len());
     let mut rest = escaped.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -180,7 +219,7 @@ pub(super) fn queried_url(uri: &Uri) -> Option<String> {
             }
         }
     }
-    String::from_utf8(bytes).ok().filter(|url| !url.is_empty())
+    bytes
 }
 
 /// A URL as the query of `/lookup` carries it.

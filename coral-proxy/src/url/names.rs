@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
-use super::{DenyList, Origin, UrlError, canonical_host};
+use super::{DenyList, Origin, UrlError, canonical_host, without_port};
 
 /// The names that a node answers to.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +26,13 @@ impl Names {
     /// The site of that name, if it is one.
     pub(super) fn site(&self, host: &str) -> Option<&Site> {
         self.sites.iter().find(|site| site.host == host)
+    }
+
+    /// The suffix that `authority` is itself, with nothing before it, unless that is the name of a site.
+    pub(crate) fn bare_suffix(&self, authority: &str) -> Option<&Suffix> {
+        let host = canonical_host(without_port(authority).ok()?).ok()?;
+        let suffix = self.suffixes.iter().find(|suffix| suffix.0 == host)?;
+        self.site(&host).is_none().then_some(suffix)
     }
 
     /// The longest suffix that `host` ends in: with both `net` and `nyud.net` configured, the latter is meant.

@@ -23,6 +23,20 @@ fn check(host: &str, target: &str, expected: Expect) {
 }
 
 #[test]
+fn a_bare_suffix_is_one_however_it_is_written_unless_a_site_has_its_name() {
+    let site = Site::new("cdn.x.org", "http://127.0.0.1").unwrap();
+    let suffixes = ["nyud.net", "cdn.x.org"].map(|suffix| suffix.parse().unwrap()).to_vec();
+    let names = Names { suffixes, sites: vec![site], allow_addresses: false };
+    let bare = |authority: &str| names.bare_suffix(authority).map(Suffix::as_str);
+    for authority in ["nyud.net", "NYUD.net.", "nyud.net:8080"] {
+        assert_eq!(bare(authority), Some("nyud.net"), "{authority}");
+    }
+    for authority in ["x.nyud.net", "net", "xnyud.net", "nyud.net:0", "a@nyud.net", "cdn.x.org", ""] {
+        assert_eq!(bare(authority), None, "{authority}");
+    }
+}
+
+#[test]
 fn a_suffix_is_taken_off_and_a_port_label_with_it() {
     check("www.x.com.nyud.net", "/p?q=1", expect!["http://www.x.com/p?q=1 from http://www.x.com"]);
     check("www.x.com.8080.nyud.net", "/p", expect!["http://www.x.com:8080/p from http://www.x.com:8080"]);
