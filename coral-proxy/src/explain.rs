@@ -13,6 +13,7 @@ use crate::cache::Object;
 use crate::config::Freshness;
 use crate::headers::has_validator;
 use crate::policy::{Basis, CDN_CACHE_CONTROL, CacheControl, NotStored, lifetime};
+use crate::url::CoralUrl;
 
 /// What becomes of the next request for a URL, a GET without any field, and why.
 #[derive(Debug, Clone, Serialize)]
@@ -36,6 +37,8 @@ pub struct Explanation {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Outlook {
+    /// It is refused, as the operator does not serve it.
+    Denied,
     /// It is served from here.
     Hit,
     /// It is served from here while somebody asks whether it is still good.
@@ -52,6 +55,19 @@ pub enum Outlook {
     Failed,
     /// It is fetched, from another node or the origin.
     Miss,
+}
+
+impl Explanation {
+    pub(crate) fn denied(url: &CoralUrl) -> Self {
+        Self {
+            url: url.canonical(),
+            key: url.key(),
+            origin: url.origin.to_string(),
+            verdict: Outlook::Denied,
+            because: "the operator of this node does not serve it".to_owned(),
+            rules: vec![Rule::new("it is on the deny list", None, "proxy.deny")],
+        }
+    }
 }
 
 /// One rule.

@@ -225,7 +225,11 @@ impl Proxy {
 
     /// What becomes of the next request for `url`, plain or coralized, and why. Fails if that is no URL.
     pub async fn explain(&self, url: &str) -> Result<Explanation, UrlError> {
-        let url = CoralUrl::parse_absolute(url, &self.service.names.load())?;
+        let names = self.service.names.load_full();
+        let url = CoralUrl::parse_absolute(url, &names)?;
+        if names.deny.covers(&url) {
+            return Ok(Explanation::denied(&url));
+        }
         Ok(self.service.fetcher.explain(&url).await)
     }
 

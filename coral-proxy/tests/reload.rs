@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::num::NonZeroU32;
 
 use coral_dsht::memory::MemoryNetwork;
+use coral_proxy::explain::Outlook;
 use coral_proxy::{Config, Site};
 use support::client::{Transfer, get, get_with};
 use support::node::{HOST, Node};
@@ -36,6 +37,9 @@ async fn what_is_denied_is_refused_though_cached_and_another_node_is_told_to_ask
     let peer = "cdn-loop: coral\ncache-control: only-if-cached";
     assert_eq!(get_with(node.addr, HOST, "/a", peer).await.status, 504);
     assert_eq!(get(node.addr, HOST, "/b").await.status, 200);
+
+    let said = node.proxy.explain(&format!("http://{HOST}/a")).await.unwrap();
+    assert_eq!((said.verdict, said.rules[0].section), (Outlook::Denied, "proxy.deny"));
 
     // A list that cannot be used leaves the one before in place.
     let wrong = deny("two words");

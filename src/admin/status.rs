@@ -163,7 +163,12 @@ pub(super) async fn explain(shared: &Shared, url: &str) -> anyhow::Result<Result
         Err(e) => return Ok(Err(e.into())),
     };
     let index = match explanation.verdict {
-        Outlook::Hit | Outlook::Revalidating | Outlook::StandIn | Outlook::NotStored | Outlook::Failed => None,
+        Outlook::Denied
+        | Outlook::Hit
+        | Outlook::Revalidating
+        | Outlook::StandIn
+        | Outlook::NotStored
+        | Outlook::Failed => None,
         _ => match lookup(shared, url).await? {
             Ok(lookup) => Some(lookup),
             Err(e) => return Ok(Err(e)),
