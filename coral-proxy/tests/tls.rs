@@ -215,3 +215,28 @@ async fn a_node_that_stops_finishes_what_is_under_way_over_http_2() {
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "slow");
     stopping.await.unwrap();
 }
+
+/// CVE-2023-44487: to begin a request and take it back costs the client nothing.
+#[tokio::test]
+async fn requests_that_are_taken_back_at_once_tie_nothing_up() {
+    let (authority, _files, origin, node) = world(|_| {}).await;
+    let gate = Gate::closed();
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncache-control: max-age=600\r\n\r\nslow";
+    origin.on("/slow", vec![Step::Wait(gate.clone()), Step::Send(head.into())]);
+    let mut sender = http2(&node, &authority).await;
+    let mut taken_back = 0;
+    while taken_back < 3000 && sender.ready().await.is_ok() {
+        // It is on its way once it has been polled, and reset when it is dropped.
+        let mut asking = Box::pin(sender.send_request(get(SECURE, "/slow")));
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        tokio::task::yield_now().await;
+        taken_back += 1;
+    }
+    assert!(taken_back > 10, "{taken_back}");
+    until(async || node.proxy.status().in_flight <= 1).await;
+    let mut other = http2(&node, &authority).await;
+    assert_eq!(ask(&mut other, get(SECURE, "/")).await, (StatusCode::OK, "home".into()));
+    gate.open();
+    assert_eq!(ask(&mut other, get(SECURE, "/slow")).await, (StatusCode::OK, "slow".into()));
+    assert_eq!(origin.count("/slow"), 1);
+}
