@@ -2,11 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use coral::cli::Cli;
 use coral::config::Config;
+use coral_dns::appraisal::{Promise, Reply, Request as Appraise};
+use coral_dsht::message::{Body, ClusterInfo, Clusters, Header, Message, Request, Response, Token};
+use coral_dsht::{Distance, Dsht, Id, Instant, Level, Peer, Services, hint, wire};
+use coral_proxy::url::{CoralUrl, Names};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -17,7 +24,15 @@ fn read(path: &str) -> String {
 }
 
 /// The documents in which people look things up.
-const DOCUMENTS: [&str; 5] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "PROTOCOL.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "deploy/README.md",
+    "deploy/SIZING.md",
+];
 
 /// The lines of a document's code blocks.
 fn code(text: &str) -> Vec<&str> {
@@ -205,4 +220,143 @@ fn every_dependency_has_its_row() {
         .filter(|name| *name != "coral" && !name.starts_with("coral-") && !rows.contains(name.as_str()))
         .collect();
     assert!(lacking.is_empty(), "ARCHITECTURE.md does not say what these are for: {lacking:?}");
+}
+
+/// The bytes at the beginning of each line of a block in PROTOCOL.md; `00 × 3` is three zeros.
+fn example(name: &str) -> Vec<Vec<u8>> {
+    let protocol = read("PROTOCOL.md");
+    let block = protocol.split(&format!("```text {name}\n")).nth(1).and_then(|rest| rest.split("```").next());
+    let lines = block.unwrap_or_else(|| panic!("PROTOCOL.md has no block {name}")).lines();
+    let bytes = lines.map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        ["00", "×", count, ..] => vec![0; count.parse().unwrap()],
+        [hex, ..] => {
+            let pairs = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+            pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap_or_else(|e| panic!("{name}: {hex}: {e}"))).collect()
+        }
+        [] => Vec::new(),
+    });
+    bytes.collect()
+}
+
+#[test]
+fn the_ids_and_values_in_the_protocol_are_those_of_the_code() {
+    let (node, cache): (SocketAddr, SocketAddr) = ("192.0.2.1:4160".parse().unwrap(), "192.0.2.1:80".parse().unwrap());
+    let url = coral_proxy::index_key("http://www.example.com/", &[], &[]).unwrap();
+    let ids = [
+        Id::of_node(node),
+        url,
+        Id::hash(&[b"stale", url.as_bytes()]),
+        Id::hash(&[b"slice", url.as_bytes(), &3_u64.to_be_bytes()]),
+        hint::network(node.ip()),
+        hint::router(node.ip()),
+    ];
+    assert_eq!(example("ids"), ids.map(|id| id.as_bytes().to_vec()));
+    let values = [coral_proxy::encode_reference(cache), hint::value(node)];
+    assert_eq!(example("values"), values.map(|value| value.as_bytes().to_vec()));
+}
+
+#[test]
+fn the_datagrams_in_the_protocol_are_those_of_the_code() {
+    let cluster = |age_minutes| ClusterInfo { id: Id::from_bytes([0xaa; 20]), age_minutes, size: 500 };
+    let services = coral_dns::PROXY | coral_dns::NAMESERVER;
+    let header = Header {
+        services,
+        clusters: Clusters::new(vec![cluster(3)]),
+        instance: 0x0405_0607,
+        token: None,
+        wants_proof: false,
+    };
+    let key = coral_proxy::index_key("http://www.example.com/", &[], &[]).unwrap();
+    let body = Body::Request(Request::Get { level: Level::new(1).unwrap(), key, aim: Distance::ZERO });
+    let request_id = 0x0102_0304_0506_0708;
+    let get = Message { header, request_id, body };
+    assert_eq!(wire::decode(&example("get").concat()), Ok(get.clone()));
+    assert_eq!(example("get").concat(), wire::encode(&get));
+
+    let header = Header {
+        services,
+        clusters: Clusters::new(vec![cluster(4)]),
+        instance: 0x0a0b_0c0d,
+        token: Some(Token::from_bytes([0xbb; 16])),
+        wants_proof: true,
+    };
+    let reference = coral_proxy::encode_reference("192.0.2.1:80".parse().unwrap());
+    let answer = Message { header, request_id, body: Body::Response(Response::Values(vec![reference])) };
+    assert_eq!(example("values-answer").concat(), wire::encode(&answer));
+}
+
+/// Only who has sealed it rightly is answered.
+#[test]
+fn the_sealed_datagram_in_the_protocol_is_understood() {
+    let me = Peer::new("192.0.2.1:4160".parse().unwrap(), Services::NONE);
+    let answers = |digit: &str| {
+        let config = coral_dsht::Config { network_key: Some(digit.repeat(64).parse().unwrap()), ..Default::default() };
+        let mut node = Dsht::new(Arc::new(config), me, [1; 32], Instant::START);
+        node.handle_datagram(Instant::START, "192.0.2.7:4160".parse().unwrap(), &example("sealed-ping").concat());
+        std::iter::from_fn(|| node.poll_output()).count()
+    };
+    assert_eq!([answers("1"), answers("2")], [1, 0]);
+}
+
+#[test]
+fn the_questions_between_nameservers_in_the_protocol_are_those_of_the_code() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let duty = Some(Promise { seconds: 185, distant: ip("192.0.2.1") });
+    let question = Appraise { client: ip("198.51.100.7"), duty };
+    assert_eq!(Appraise::decode(&example("appraisal-question").concat()), Some(question));
+    let answer = Reply {
+        level: Level::new(2).unwrap(),
+        rtt: Some(Duration::from_millis(12)),
+        services: Services::from_bits(3),
+        has_promised: true,
+        fellows: vec![ip("203.0.113.9")],
+    };
+    assert_eq!(Reply::decode(&example("appraisal-answer").concat()), Some(answer));
+}
+
+/// The cells of the table rows of a document that begin with something in backticks, which is the first of them.
+fn rows(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
+        let (first, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+        Some((first, rest.split(" |").next()?))
+    })
+}
+
+#[test]
+fn the_defaults_in_the_documents_are_those_of_the_code() {
+    let defaults = serde_json::to_value(Config::default()).unwrap();
+    let as_text = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut seen = 0;
+    for document in ["PROTOCOL.md", "deploy/SIZING.md"] {
+        for (key, said) in rows(&read(document)) {
+            if !["dsht.", "dns.", "proxy."].iter().any(|section| key.starts_with(section)) {
+                continue;
+            }
+            let default = defaults.pointer(&format!("/{}", key.replace('.', "/")));
+            let default = match default.unwrap_or_else(|| panic!("{document} names {key}, which is no key")) {
+                serde_json::Value::Array(list) => list.iter().map(as_text).collect::<Vec<_>>().join(", "),
+                other => as_text(other),
+            };
+            assert_eq!(said, default, "{key} in {document}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 40, "only {seen} defaults were found: the documents have changed their form");
+}
+
+#[test]
+fn the_coralized_hosts_in_the_protocol_mean_what_it_says() {
+    let names = Names { suffixes: vec!["nyud.net".parse().unwrap()], ..Names::default() };
+    let mut seen = 0;
+    for (host, canonical) in rows(&read("PROTOCOL.md")) {
+        if let Some(canonical) = canonical.strip_prefix("`http") {
+            let url = CoralUrl::parse(host, "/", &names).unwrap();
+            assert_eq!(url.canonical(), format!("http{}/", canonical.trim_end_matches('`')), "{host}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 6, "only {seen} hosts were found: the document has changed its form");
 }

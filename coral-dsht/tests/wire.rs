@@ -1,5 +1,5 @@
 //! Golden bytes: what each message looks like on the wire. A change here is a change of the protocol, and wants another
-//! [`wire::VERSION`](coral_dsht::wire::VERSION).
+//! [`wire::VERSION`](coral_dsht::wire::VERSION), and other words in `PROTOCOL.md`.
 
 use std::time::Duration;
 
@@ -44,6 +44,14 @@ fn a_header_tells_services_and_clusters() {
     let message = Message { header, request_id: 0x0102_0304_0506_0708, body: Body::Response(Response::Challenge) };
     let hex: String = wire::encode(&message).iter().map(|byte| format!("{byte:02x}")).collect();
     expect!["022601020304050607080405060702030daaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0003000001f4bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"].assert_eq(&hex);
+}
+
+#[test]
+fn a_proof_is_a_header_with_a_token() {
+    let header = Header { token: Some(Token::from_bytes([0xbb; 16])), ..Header::default() };
+    let bytes = wire::encode(&Message { header, request_id: 0, body: Body::Proof });
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    expect!["0211000000000000000000000000000004bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"].assert_eq(&hex);
 }
 
 #[test]
@@ -104,4 +112,5 @@ fn responses() {
     );
     check(Body::Response(Response::Done(true)), expect!["24 01"]);
     check(Body::Response(Response::OtherCluster), expect!["25 "]);
+    check(Body::Response(Response::Claimed), expect!["27 "]);
 }
