@@ -37,6 +37,7 @@ use crate::url::CoralUrl;
 use one::{Fetch, pump};
 use sources::Sources;
 
+mod lent;
 mod one;
 mod part;
 mod sources;
@@ -65,6 +66,8 @@ pub(crate) struct Wanted {
     pub(crate) headers: HeaderMap,
     /// From what is here, or not at all.
     pub(crate) only_if_cached: bool,
+    /// From another node that validates it, so that it may be stale.
+    pub(crate) takes_stale: bool,
     /// Who waits for it, if another node asks.
     pub(crate) waiting: Option<Waiting>,
     /// Where interim responses go that the origin sends meanwhile.
@@ -164,7 +167,10 @@ impl Fetcher {
             return Ok(served);
         }
         if wanted.only_if_cached {
-            return self.join_only(&wanted, found.variant).await;
+            return match stale.filter(|_| wanted.takes_stale) {
+                Some(stale) => self.lend(wanted, found.variant, stale).await,
+                None => self.join_only(&wanted, found.variant).await,
+            };
         }
         if let Some(error) = self.cache.failed(&key) {
             return match stale.filter(|stale| stale.validity.may_stand_in(now)) {
@@ -241,6 +247,8 @@ impl Fetcher {
         let share = |fetched: &Fetched| match wanted_range(&wanted.headers) {
             // Whoever asks gets it sooner elsewhere.
             Some(sought) if fetched.is_far_from(sought, Instant::now()) => None,
+            // It would pass on as new what is old.
+            _ if matches!(fetched.how, How::Behind) || wanted.takes_stale && fetched.how.is_stale() => None,
             _ => joined(fetched, wanted),
         };
         let longest = self.config.peer.first_byte_timeout / 2;
@@ -343,9 +351,16 @@ impl Fetcher {
 
     /// Puts in place of a stale object the same one with the head that `answer` updates (RFC 9111 §3.2).
     fn freshen(&self, stale: &Object, answer: &Answer) -> Arc<Object> {
+        let object = Arc::new(self.with_news(stale, answer));
+        self.cache.insert(Arc::clone(&object), SystemTime::now());
+        object
+    }
+
+    /// A stale object with the head that `answer` updates.
+    fn with_news(&self, stale: &Object, answer: &Answer) -> Object {
         let headers = freshened(&stale.headers, &answer.headers);
         let config = &self.config.freshness;
-        let object = Arc::new(Object {
+        Object {
             key: stale.key,
             selecting: Arc::clone(&stale.selecting),
             variant: stale.variant,
@@ -354,9 +369,7 @@ impl Fetcher {
             validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config),
             headers,
             body: stale.body.clone(),
-        });
-        self.cache.insert(Arc::clone(&object), SystemTime::now());
-        object
+        }
     }
 
     fn object(
@@ -443,5 +456,6 @@ fn status(fetched: &Fetched, collapsed: bool) -> CacheStatus {
         How::Replaced(source) => CacheStatus::Replaced { source, stored, collapsed },
         How::Revalidated(source) => CacheStatus::Revalidated(source),
         How::Stale(origin_status) => CacheStatus::Stale { origin_status },
+        How::Behind => CacheStatus::LentBehind,
     }
 }

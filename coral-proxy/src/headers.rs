@@ -131,10 +131,11 @@ pub fn confirms(news: &HeaderMap, stored: &HeaderMap) -> bool {
 }
 
 /// Turns a request to an origin into one to another node, which then answers from what it has or not at all. What a
-/// client shows the origin is none of that node's business.
-pub fn only_if_cached(request: &mut HeaderMap) {
+/// client shows the origin is none of that node's business. A `stale` answer is asked for as what it is (RFC 9111 §5.2.1.2).
+pub fn only_if_cached(request: &mut HeaderMap, stale: bool) {
     request.remove(AUTHORIZATION);
-    request.insert(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
+    let control = if stale { "only-if-cached, max-stale" } else { "only-if-cached" };
+    request.insert(CACHE_CONTROL, HeaderValue::from_static(control));
 }
 
 /// Whether the request has been through a Coral node already (RFC 8586 §2; Via, for those between that drop the former).

@@ -8,6 +8,8 @@
 //! Where the index names several and the first is overdue, the next one is asked as well (a *hedge*), for what it has at that
 //! moment only: so this node still waits for one node alone, and no circle comes of it. Who answers first with the object
 //! delivers; the other one is not to blame.
+//!
+//! Before the origin is asked for what is nowhere else, those are asked who have it stale (`max-stale`): see `fetch/lent.rs`.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -31,7 +33,7 @@ use crate::headers::{CACHE_STATUS, only_if_cached};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Bounds, ask};
 use crate::policy::list_members;
-use crate::reference::{Fetching, decode_reference};
+use crate::reference::{Fetching, decode_reference, stale_key};
 use crate::url::CoralUrl;
 use hedge::FirstBytes;
 
@@ -41,6 +43,8 @@ mod hedge;
 const REMEMBERED_NODES: u64 = 10_000;
 /// References that a claim can refuse.
 const MOST_REFUSED: usize = 4;
+/// Nodes that are asked for a stale copy: it only saves the origin some bytes, and a client waits meanwhile.
+const MOST_ASKED_FOR_STALE: usize = 2;
 
 /// What nodes are asked.
 pub(crate) struct Inquiry<'a> {
@@ -58,6 +62,8 @@ pub(crate) struct Delivery {
     /// The level at which the index named it.
     pub(crate) level: Level,
     pub(crate) peer: SocketAddr,
+    /// Whether it is a stale copy, which was asked for as such.
+    pub(crate) stale: bool,
 }
 
 /// How the index is asked who has an object.
@@ -67,6 +73,14 @@ pub(crate) enum Search<'a> {
     Claim(&'a mut Fetching, &'a Chain),
     /// By a get: what comes is for one client alone.
     Get,
+    /// By a get of those who may have it stale. They give what they have, and wait for nobody.
+    Stale,
+}
+
+impl Search<'_> {
+    const fn is_for_stale(&self) -> bool {
+        matches!(self, Self::Stale)
+    }
 }
 
 /// Why the origin is to be asked.
@@ -123,7 +137,7 @@ impl Peers {
     /// Asks the nodes that the index names for the URL.
     pub(crate) async fn fetch(&self, inquiry: &Inquiry<'_>, mut search: Search<'_>) -> Result<Delivery, Missed> {
         let mut headers = inquiry.headers.clone();
-        only_if_cached(&mut headers);
+        only_if_cached(&mut headers, search.is_for_stale());
         let Ok(host) = HeaderValue::from_str(&inquiry.url.peer_host()) else {
             return Err(Missed::Nowhere);
         };
@@ -136,6 +150,11 @@ impl Peers {
         sought
     }
 
+    /// Asks for a copy of what is nowhere to be had fresh: it may be stale. `None` if there is none that soon.
+    pub(crate) async fn stale(&self, inquiry: &Inquiry<'_>) -> Option<Delivery> {
+        tokio::time::timeout(self.limits.index_timeout, self.fetch(inquiry, Search::Stale)).await.ok()?.ok()
+    }
+
     async fn ask_those_named(
         &self,
         inquiry: &Inquiry<'_>,
@@ -143,7 +162,10 @@ impl Peers {
         until: Instant,
     ) -> Result<Delivery, Missed> {
         let mut useless: Vec<Value> = Vec::new();
-        let mut attempts = self.limits.attempts;
+        let mut attempts = match search.is_for_stale() {
+            true => self.limits.attempts.min(MOST_ASKED_FOR_STALE),
+            false => self.limits.attempts,
+        };
         // Each round but the last adds to what is refused.
         for _ in 0..=self.limits.attempts {
             let refused = &useless[useless.len().saturating_sub(MOST_REFUSED)..];
@@ -162,7 +184,10 @@ impl Peers {
                     attempts -= 1;
                     let second = named[place + 1..].iter().find_map(|(peer, _)| *peer);
                     match self.ask_hedged(first, second, inquiry, search, until).await {
-                        Ok((answer, peer)) => return Ok(Delivery { answer, level, peer }),
+                        Ok((answer, peer)) => {
+                            let stale = matches!(said(&answer.headers), Said::Stale);
+                            return Ok(Delivery { answer, level, peer, stale });
+                        }
                         Err(Refusal::AskOrigin) => return Err(Missed::AskOrigin),
                         Err(Refusal::Waiting) => return Err(Missed::Nowhere),
                         Err(Refusal::Nothing) => {}
@@ -187,8 +212,9 @@ impl Peers {
                 let claimed = fetching.claim(refused, limit).await?;
                 (claimed.values, claimed.level?)
             }
-            Search::Get if !refused.is_empty() => return None,
-            Search::Get => {
+            Search::Get | Search::Stale if !refused.is_empty() => return None,
+            Search::Get | Search::Stale => {
+                let key = if search.is_for_stale() { stale_key(key) } else { key };
                 let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await.ok()?.ok()?;
                 let mut values = found.values;
                 // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
@@ -239,7 +265,7 @@ impl Peers {
     async fn has_now(&self, peer: SocketAddr, inquiry: &Inquiry<'_>, search: &Search<'_>) -> Option<Answer> {
         let nodes = self.who_waits(search, |chain| chain.behind(peer, Instant::now()))?;
         self.metrics.hedges.inc();
-        self.ask(peer, inquiry, &Waiting { wait: Some(Duration::ZERO), nodes }).await.ok()
+        self.ask(peer, inquiry, search, &Waiting { wait: Some(Duration::ZERO), nodes }).await.ok()
     }
 
     /// This node, and those `behind` it if anybody may be.
@@ -270,7 +296,7 @@ impl Peers {
             };
             // Its answer needs a part of the time to come back in.
             let wait = Some(self.limits.first_byte_timeout * 2 / 3);
-            let answer = self.ask(peer, inquiry, &Waiting { wait, nodes }).await;
+            let answer = self.ask(peer, inquiry, search, &Waiting { wait, nodes }).await;
             if !matches!(answer, Err(Refusal::Waiting)) || Instant::now() >= until {
                 return answer;
             }
@@ -285,7 +311,13 @@ impl Peers {
     }
 
     /// Asks one node once.
-    async fn ask(&self, peer: SocketAddr, inquiry: &Inquiry<'_>, waiting: &Waiting) -> Result<Answer, Refusal> {
+    async fn ask(
+        &self,
+        peer: SocketAddr,
+        inquiry: &Inquiry<'_>,
+        search: &Search<'_>,
+        waiting: &Waiting,
+    ) -> Result<Answer, Refusal> {
         let failed = |what: String| Refusal::Failed(ProxyError::Peer(what.into()));
         let target = Url::parse(&format!("http://{peer}{}", inquiry.url.target));
         let target = target.map_err(|_| failed("its URL cannot be written".to_owned()))?;
@@ -296,6 +328,8 @@ impl Peers {
             ask(inquiry.url.domain(), &self.client, inquiry.method.clone(), target, headers, &self.bounds, None).await;
         let answer = answer.map_err(Refusal::Failed)?;
         match said(&answer.headers) {
+            Said::Stale if search.is_for_stale() && (inquiry.fits)(&answer) => Ok(answer),
+            Said::Stale => Err(Refusal::Nothing),
             Said::Served { fresh } if fresh || !answer.status.is_server_error() => {
                 if fresh {
                     // Others may have waited themselves, which says nothing of how soon a node answers.
@@ -331,6 +365,8 @@ enum Said {
         /// From its store, where the origin has it stay for a while.
         fresh: bool,
     },
+    /// From its store, where it is no longer fresh.
+    Stale,
     /// The answer is its own, not the origin's.
     Own(CacheStatus),
     /// It does not speak of a cache at all.
@@ -342,6 +378,7 @@ fn said(headers: &HeaderMap) -> Said {
     let mut members = headers.get_all(CACHE_STATUS).iter().flat_map(|value| list_members(value.as_bytes()));
     // Members are in the order in which caches added theirs: the last of ours is that node's own.
     match members.rfind(|member| member.starts_with("coral")) {
+        Some(member) if member == CacheStatus::Lent.to_string() => Said::Stale,
         Some(member) if member.contains("; hit") => Said::Served { fresh: true },
         Some(member) if member.contains("; fwd=") => Said::Served { fresh: false },
         Some(member) => {
