@@ -15,7 +15,7 @@ use crate::budget::Waits;
 use crate::error::{Fault, Verdict};
 
 /// Every word that [`crate::cache_status`] and the service give: a family cannot be walked, so they are listed.
-pub(crate) const CACHE_WORDS: [&str; 14] = [
+pub(crate) const CACHE_WORDS: [&str; 16] = [
     "hit",
     "peer-l0",
     "peer-l1",
@@ -23,11 +23,13 @@ pub(crate) const CACHE_WORDS: [&str; 14] = [
     "peer-l3",
     "origin",
     "revalidated",
+    "revalidating",
     "stale",
     "passed",
     "not-cached",
     "waiting",
     "ask-origin",
+    "lent",
     "own",
     "error",
 ];

@@ -69,7 +69,7 @@ async fn the_origin_confirms_a_copy_of_another_node_and_sends_no_body() {
     assert_eq!(get(borrower.addr, HOST, "/page").await.cache(), "coral; hit");
     // What it has now is fresh, and of use to the lender in turn.
     let reply = get(lender.addr, HOST, "/page").await;
-    assert_eq!((reply.text().as_str(), reply.cache()), ("old", "coral; fwd=stale; detail=peer-l0; stored"));
+    assert_eq!((reply.text().as_str(), reply.cache()), ("old", "coral; fwd=stale; fwd-status=304; detail=peer-l0"));
     assert_eq!(origin.count("/page"), 2);
 }
 
