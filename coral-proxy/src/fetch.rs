@@ -168,7 +168,7 @@ impl Fetcher {
         }
         if wanted.only_if_cached {
             return match stale.filter(|_| wanted.takes_stale) {
-                Some(stale) => self.lend(wanted, found.variant, stale).await,
+                Some(stale) => self.lend(&wanted, found.variant, stale).await,
                 None => self.join_only(&wanted, found.variant).await,
             };
         }

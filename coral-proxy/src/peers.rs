@@ -295,9 +295,12 @@ impl Peers {
                 return Err(Refusal::Nothing);
             };
             // Its answer needs a part of the time to come back in.
-            let wait = Some(self.limits.first_byte_timeout * 2 / 3);
-            let answer = self.ask(peer, inquiry, search, &Waiting { wait, nodes }).await;
-            if !matches!(answer, Err(Refusal::Waiting)) || Instant::now() >= until {
+            let wait = match search.is_for_stale() {
+                true => Duration::ZERO,
+                false => self.limits.first_byte_timeout * 2 / 3,
+            };
+            let answer = self.ask(peer, inquiry, search, &Waiting { wait: Some(wait), nodes }).await;
+            if !matches!(answer, Err(Refusal::Waiting)) || search.is_for_stale() || Instant::now() >= until {
                 return answer;
             }
         }

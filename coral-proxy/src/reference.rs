@@ -184,6 +184,8 @@ struct Stale {
     of_use: bool,
     /// When a fetch last ended.
     asked: Option<Instant>,
+    /// When to look whether it still is fresh.
+    look_at: Option<Instant>,
     /// Until when the index names this node.
     published: Option<Instant>,
     /// Whether a request for this is under way: one of its own, as a claim shall not wait for it.
@@ -285,9 +287,6 @@ impl Keeper {
                 let until = now + fresh_for.min(Duration::from_secs(365 * 24 * 3600));
                 entry.fresh_until = Some(entry.fresh_until.map_or(until, |old| old.max(until)));
                 entry.stale.of_use |= of_use;
-                if of_use && !fresh_for.is_zero() {
-                    self.due.insert((until, key));
-                }
                 key
             }
             Event::Dropped(key) => {
@@ -338,9 +337,12 @@ impl Keeper {
         self.reconcile_stale(key, now);
         self.reconcile_reference(key, now);
         let stopping = self.stopping.is_some();
-        let is_over = |entry: &Entry| entry.is_of_no_account() && (stopping || entry.stored == 0 && entry.fetching == 0);
-        if self.entries.get(&key).is_some_and(is_over) {
-            self.entries.remove(&key);
+        let is_over =
+            |entry: &Entry| entry.is_of_no_account() && (stopping || entry.stored == 0 && entry.fetching == 0);
+        if self.entries.get(&key).is_some_and(is_over)
+            && let Some(look_at) = self.entries.remove(&key).and_then(|entry| entry.stale.look_at)
+        {
+            self.due.remove(&(look_at, key));
         }
     }
 
@@ -350,6 +352,13 @@ impl Keeper {
         let Some(entry) = self.entries.get_mut(&key).filter(|entry| !entry.stale.busy) else {
             return;
         };
+        if let Some(until) = entry.fresh_until.filter(|until| entry.stale.of_use && *until > now)
+            && entry.stale.look_at.is_none_or(|at| at <= now)
+        {
+            // One for each key, however often it is stored anew.
+            entry.stale.look_at = Some(until);
+            self.due.insert((until, key));
+        }
         let wanted = !stopping && entry.is_of_use_stale(now, ttl);
         let is_lasting = |until: Instant| until.duration_since(now) > ttl / 2;
         let (dsht, value, permits) = (self.dsht.clone(), self.value.clone(), Arc::clone(&self.permits));
@@ -472,15 +481,16 @@ mod tests {
     fn start() -> (References, mpsc::UnboundedReceiver<String>) {
         let (dsht, mut commands) = DshtHandle::channel(8);
         let (log, lines) = mpsc::unbounded_channel();
+        let stale = |at| if at == stale_key(key()) { "stale: " } else { "" };
         tokio::spawn(async move {
             while let Some(command) = commands.recv().await {
                 match command {
-                    Command::Put { ttl, reply, .. } => {
-                        let _ = log.send(format!("put for {} s", ttl.as_secs()));
+                    Command::Put { key: at, ttl, reply, .. } => {
+                        let _ = log.send(format!("{}put for {} s", stale(at), ttl.as_secs()));
                         let _ = reply.send(Stored::default());
                     }
-                    Command::Remove { reply, .. } => {
-                        let _ = log.send("remove".to_owned());
+                    Command::Remove { key: at, reply, .. } => {
+                        let _ = log.send(format!("{}remove", stale(at)));
                         let _ = reply.send(1);
                     }
                     Command::Claim { ttl, refused, reply, .. } => {
@@ -561,8 +571,54 @@ mod tests {
         assert_eq!(began.elapsed().as_secs(), 1800);
     }
 
+    /// The next lines, sorted: those of the two keys may come in any order.
+    async fn next<const COUNT: usize>(lines: &mut mpsc::UnboundedReceiver<String>) -> [String; COUNT] {
+        let mut next = [const { String::new() }; COUNT];
+        for line in &mut next {
+            *line = lines.recv().await.unwrap();
+        }
+        next.sort();
+        next
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn an_object_that_is_stale_at_once_is_not_published() {
+    async fn what_has_ceased_to_be_fresh_is_named_elsewhere_for_an_hour_after_it_was_last_asked_for() {
+        let (references, mut lines) = start();
+        let began = Instant::now();
+        references.stored(key(), Duration::from_secs(8), true);
+        assert_eq!(lines.recv().await.unwrap(), "put for 8 s");
+        assert_eq!(lines.recv().await.unwrap(), "put for 3 s", "after five seconds at the earliest");
+        assert_eq!(next(&mut lines).await, ["remove", "stale: put for 3600 s"]);
+        assert_eq!(began.elapsed().as_secs(), 8);
+        // Asked for in vain twice: only the second time less than half of the hour is left.
+        tokio::time::advance(Duration::from_secs(600)).await;
+        references.fetching(key()).claim(&[], LIMIT).await;
+        assert_eq!(next(&mut lines).await, ["claim for 20 s, 0 refused", "remove"]);
+        tokio::time::advance(Duration::from_secs(1800)).await;
+        references.fetching(key()).claim(&[], LIMIT).await;
+        assert_eq!(next(&mut lines).await, ["claim for 20 s, 0 refused", "remove", "stale: put for 3600 s"]);
+        tokio::time::advance(Duration::from_secs(1000)).await;
+        references.dropped(key());
+        assert_eq!(lines.recv().await.unwrap(), "stale: remove");
+        references.stop().await;
+        assert!(lines.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_is_stale_at_once_is_named_as_such_alone_and_withdrawn_with_all_else() {
+        let (references, mut lines) = start();
+        references.stored(key(), Duration::ZERO, true);
+        assert_eq!(lines.recv().await.unwrap(), "stale: put for 3600 s");
+        // It is stored anew with each answer of the origin that says nothing else.
+        references.stored(key(), Duration::ZERO, true);
+        references.dropped(key());
+        references.stop().await;
+        assert_eq!(lines.recv().await.unwrap(), "stale: remove");
+        assert!(lines.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_is_stale_at_once_and_of_no_use_then_is_not_published() {
         let (references, mut lines) = start();
         references.stored(key(), Duration::ZERO, false);
         references.stop().await;

@@ -164,7 +164,7 @@ async fn a_node_lends_to_those_alone_who_say_so_and_does_not_wait_itself() {
     })
     .await;
     let as_a_node = |control: &str| format!("via: 1.1 coral (CoralWebPrx)\ncache-control: {control}");
-    let lend = as_a_node("only-if-cached, max-stale");
+    let lend = format!("{}\ncoral-waiting: wait=0", as_a_node("only-if-cached, max-stale"));
     assert_eq!(get_with(lender.addr, HOST, "/page", &as_a_node("only-if-cached")).await.status, 504);
     let reply = get_with(lender.addr, HOST, "/page", "cache-control: only-if-cached, max-stale").await;
     assert_eq!(reply.status, 504, "a client does not validate it");
@@ -192,7 +192,7 @@ async fn a_body_that_has_begun_to_arrive_is_given_before_a_stale_copy() {
     .await;
     let text = format!("GET /page HTTP/1.1\nhost: {HOST}\n");
     let mut client = Transfer::begin(lender.addr, &format!("{text}\n")).await;
-    let control = "via: 1.1 coral (CoralWebPrx)\ncache-control: only-if-cached, max-stale";
+    let control = "via: 1.1 coral (CoralWebPrx)\ncache-control: only-if-cached, max-stale\ncoral-waiting: wait=0";
     let mut node = Transfer::begin(lender.addr, &format!("{text}{control}\n\n")).await;
     assert_eq!(node.reply.cache(), "coral; fwd=stale; detail=origin; stored; collapsed");
     let mut other = Transfer::begin(borrower.addr, &format!("{text}\n")).await;
@@ -205,7 +205,6 @@ async fn a_body_that_has_begun_to_arrive_is_given_before_a_stale_copy() {
 #[tokio::test]
 async fn nodes_that_are_asked_in_one_instant_ask_the_origin_once_whatever_they_have() {
     let (origin, lender, borrower) = lender_and_borrower(STALE, |_| {}).await;
-    // A third one has a stale copy, too, of a version that has gone.
     let gate = Gate::closed();
     origin.on("/page", vec![Step::Wait(gate.clone()), Step::Send(confirmation())]);
     // The last answer stays, so the one before it goes with this request.
@@ -220,6 +219,34 @@ async fn nodes_that_are_asked_in_one_instant_ask_the_origin_once_whatever_they_h
     }
     assert_eq!(origin.count("/page"), 3);
     assert_eq!(origin.requests("/page")[2].fields["if-none-match"], "\"a\"");
+    assert!(nodes.iter().all(|node| !node.proxy.status().errors.contains_key("peer")));
+}
+
+#[tokio::test]
+async fn what_expires_everywhere_at_once_is_asked_about_once() {
+    let (network, origin, gate) = (MemoryNetwork::new(), Origin::start().await, Gate::closed());
+    // Fresh for one second more.
+    let head = STALE.replace("max-age=40", "max-age=101");
+    origin.text("/page", &head, "old").on("/page", vec![Step::Wait(gate.clone()), Step::Send(confirmation())]);
+    let mut nodes = Vec::new();
+    for _ in 0..5 {
+        nodes.push(Node::start(&network, &origin).await);
+    }
+    for node in &nodes[..4] {
+        assert_eq!(get(node.addr, HOST, "/page").await.text(), "old");
+    }
+    assert_eq!(origin.count("/page"), 1);
+    until(async || holders(&nodes[0], "/page").await == 4).await;
+    let clients = ask_all(&nodes, "/page");
+    let waits = || nodes.iter().map(Node::told_to_wait).sum::<u64>();
+    until(async || waits() >= 4 && origin.count("/page") == 2).await;
+    gate.open();
+    for client in clients {
+        let reply = client.await.unwrap();
+        assert_eq!((reply.status, reply.text().as_str(), reply.whole), (200, "old", true));
+    }
+    assert_eq!(origin.count("/page"), 2);
+    assert_eq!(origin.requests("/page")[1].fields["if-none-match"], "\"a\"");
     assert!(nodes.iter().all(|node| !node.proxy.status().errors.contains_key("peer")));
 }
 
@@ -248,7 +275,8 @@ async fn a_crowd_of_nodes_with_nothing_borrows_once() {
 async fn a_node_that_does_not_know_of_lending_costs_nothing_but_a_question() {
     let origin = Origin::start().await;
     origin.text("/page", "HTTP/1.1 200 OK\ncache-control: max-age=600", "new");
-    let refusal = b"HTTP/1.1 504 Gateway Timeout\r\ncache-status: coral; detail=not-cached\r\ncontent-length: 0\r\n\r\n";
+    let refusal =
+        b"HTTP/1.1 504 Gateway Timeout\r\ncache-status: coral; detail=not-cached\r\ncontent-length: 0\r\n\r\n";
     let (lender, borrower) = borrower_of(vec![Step::Send(refusal.to_vec())], &origin).await;
     assert_eq!(get(borrower.addr, HOST, "/page").await.text(), "new");
     assert_eq!(lender.requests("/page")[0].fields["cache-control"], "only-if-cached, max-stale");
@@ -258,7 +286,8 @@ async fn a_node_that_does_not_know_of_lending_costs_nothing_but_a_question() {
 #[tokio::test]
 async fn a_lender_that_breaks_off_leaves_the_rest_to_the_origin() {
     let origin = Origin::start().await;
-    let rest = "HTTP/1.1 206 Partial Content\r\netag: \"a\"\r\ncontent-range: bytes 1-2/3\r\ncontent-length: 2\r\n\r\nld";
+    let rest =
+        "HTTP/1.1 206 Partial Content\r\netag: \"a\"\r\ncontent-range: bytes 1-2/3\r\ncontent-length: 2\r\n\r\nld";
     origin.on("/page", vec![Step::Send(confirmation())]).on("/page", vec![Step::Send(rest.into())]);
     let (_, borrower) = borrower_of(vec![lent("content-length: 3\n\no"), Step::Close], &origin).await;
     let reply = get(borrower.addr, HOST, "/page").await;

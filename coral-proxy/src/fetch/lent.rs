@@ -5,7 +5,7 @@
 //! served while it is asked about.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use coral_dsht::Key;
 use http::StatusCode;
@@ -23,18 +23,10 @@ use crate::policy::may_store;
 use crate::reference::Fetching;
 
 impl Fetcher {
-    /// Gives another node what is fresh, if its head is here by now, else the `stale` copy. Nothing is waited for: it may be
-    /// the one who asks that the fetch here waits for.
-    pub(super) async fn lend(
-        &self,
-        mut wanted: Wanted,
-        variant: Key,
-        stale: Arc<Object>,
-    ) -> Result<Served, ProxyError> {
-        if let Some(waiting) = &mut wanted.waiting {
-            waiting.wait = Some(Duration::ZERO);
-        }
-        match self.join_only(&wanted, variant).await {
+    /// Gives another node what is fresh, if its head is here by now, else the `stale` copy. That node does not want to wait: it
+    /// may be the one that the fetch here waits for.
+    pub(super) async fn lend(&self, wanted: &Wanted, variant: Key, stale: Arc<Object>) -> Result<Served, ProxyError> {
+        match self.join_only(wanted, variant).await {
             Ok(fresh) => Ok(fresh),
             Err(_) => served(stale, CacheStatus::Lent),
         }

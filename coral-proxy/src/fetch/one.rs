@@ -99,8 +99,7 @@ impl Fetch {
     /// Other nodes first, then the origin.
     async fn ask(&self, headers: HeaderMap) -> Result<Asked, ProxyError> {
         let (fetcher, url) = (&self.fetcher, &self.wanted.url);
-        let from_origin =
-            async |headers, reference| Ok(Asked::of_origin(self.ask_origin(headers).await?, reference));
+        let from_origin = async |headers, reference| Ok(Asked::of_origin(self.ask_origin(headers).await?, reference));
         // What is never stored is at no other node, and this one will not have it either.
         if fetcher.cache.is_passed(&url.key()) {
             return from_origin(headers, None).await;
