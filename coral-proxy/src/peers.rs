@@ -88,6 +88,8 @@ impl Search<'_> {
 pub(crate) enum Missed {
     /// No node has the object, or will in time.
     Nowhere,
+    /// The index has not said who has it.
+    Unknown,
     /// A node says that the origin alone can help: each node is to ask for itself.
     AskOrigin,
 }
@@ -169,9 +171,7 @@ impl Peers {
         // Each round but the last adds to what is refused.
         for _ in 0..=self.limits.attempts {
             let refused = &useless[useless.len().saturating_sub(MOST_REFUSED)..];
-            let Some((values, level)) = self.named(inquiry.url.key(), search, refused).await else {
-                return Err(Missed::Nowhere);
-            };
+            let (values, level) = self.named(inquiry.url.key(), search, refused).await?;
             let known = useless.len();
             let values = values.into_iter().take(self.limits.attempts + MOST_REFUSED);
             let named: Vec<(Option<SocketAddr>, Value)> =
@@ -203,28 +203,29 @@ impl Peers {
         Err(Missed::Nowhere)
     }
 
-    /// References in the order in which to try them, and their level. `None` if there are none.
-    async fn named(&self, key: Key, search: &mut Search<'_>, refused: &[Value]) -> Option<(Vec<Value>, Level)> {
+    /// References in the order in which to try them, and their level.
+    async fn named(&self, key: Key, search: &mut Search<'_>, refused: &[Value]) -> Result<(Vec<Value>, Level), Missed> {
         let limit = self.limits.index_timeout;
         let (values, level) = match search {
             // The index has an order of its own, by which the crowd becomes a tree.
             Search::Claim(fetching, _) => {
-                let claimed = fetching.claim(refused, limit).await?;
-                (claimed.values, claimed.level?)
+                let claimed = fetching.claim(refused, limit).await.ok_or(Missed::Unknown)?;
+                (claimed.values, claimed.level)
             }
-            Search::Get | Search::Stale if !refused.is_empty() => return None,
+            Search::Get | Search::Stale if !refused.is_empty() => return Err(Missed::Nowhere),
             Search::Get | Search::Stale => {
                 let key = if search.is_for_stale() { stale_key(key) } else { key };
-                let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await.ok()?.ok()?;
+                let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await;
+                let found = found.ok().and_then(Result::ok).ok_or(Missed::Unknown)?;
                 let mut values = found.values;
                 // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
                 // a random source, and a replay asks the same.
                 values
                     .sort_by_key(|value| Id::hash(&[key.as_bytes(), self.me.to_string().as_bytes(), value.as_bytes()]));
-                (values, found.level?)
+                (values, found.level)
             }
         };
-        (!values.is_empty()).then_some((values, level))
+        level.filter(|_| !values.is_empty()).map(|level| (values, level)).ok_or(Missed::Nowhere)
     }
 
     /// The node that a reference names, if it may be asked. Other kinds of values are nobody's.

@@ -5,9 +5,11 @@
 mod support;
 
 use coral_dsht::memory::MemoryNetwork;
-use coral_dsht::{Key, Levels};
+use coral_dsht::{Command, DshtHandle, Key, Levels};
 use coral_proxy::reference::stale_key;
 use coral_proxy::{encode_reference, index_key};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use support::client::{Transfer, get, get_with, request};
@@ -154,6 +156,44 @@ async fn it_is_served_at_once_while_the_origin_is_asked_where_that_is_allowed() 
     gate.open();
     until(async || get(borrower.addr, HOST, "/page").await.cache() == "coral; hit").await;
     assert_eq!(origin.count("/page"), 2);
+}
+
+#[tokio::test]
+async fn what_is_served_while_it_is_asked_about_is_not_passed_on_as_new() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let head = format!("{STALE}\n{LENT}\ncontent-length: 3\n\n").replace("=40", "=40, stale-while-revalidate=660");
+    let steps =
+        vec![Step::Send(head.replace('\n', "\r\n").into()), Step::Wait(gate.clone()), Step::Send(b"old".into())];
+    let (_, borrower) = borrower_of(steps, &origin).await;
+    let text = format!("GET /page HTTP/1.1\nhost: {HOST}\n");
+    let mut client = Transfer::begin(borrower.addr, &format!("{text}\n")).await;
+    for control in ["only-if-cached", "only-if-cached, max-stale"] {
+        let as_a_node = format!("via: 1.1 coral (CoralWebPrx)\ncache-control: {control}");
+        assert_eq!(get_with(borrower.addr, HOST, "/page", &as_a_node).await.status, 504, "{control}");
+    }
+    gate.open();
+    assert_eq!(client.finish().await.text(), "old");
+}
+
+#[tokio::test]
+async fn an_index_that_does_not_answer_is_not_asked_twice() {
+    let (origin, gets) = (Origin::start().await, Arc::new(AtomicUsize::new(0)));
+    origin.text("/page", "HTTP/1.1 200 OK\ncache-control: max-age=600", "new");
+    let counted = Arc::clone(&gets);
+    let silent = |_| {
+        let (handle, mut commands) = DshtHandle::channel(8);
+        tokio::spawn(async move {
+            let mut unanswered = Vec::new();
+            while let Some(command) = commands.recv().await {
+                counted.fetch_add(usize::from(matches!(command, Command::Get { .. })), Ordering::Relaxed);
+                unanswered.push(command);
+            }
+        });
+        handle
+    };
+    let node = Node::start_on(silent, &origin, |config| config.peer.index_timeout = Duration::from_millis(100)).await;
+    assert_eq!(get(node.addr, HOST, "/page").await.text(), "new");
+    assert_eq!(gets.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]

@@ -114,6 +114,7 @@ impl Fetch {
         let inquiry = Inquiry { method: &Method::GET, url, headers: &headers, fits: &|_| true };
         match fetcher.peers.fetch(&inquiry, search).await {
             Ok(delivery) => Ok(Asked::of(delivery, claim)),
+            Err(Missed::Unknown) => from_origin(headers, claim).await,
             Err(Missed::Nowhere) => match shareable && self.stale.is_none() {
                 true => match fetcher.peers.stale(&inquiry).await {
                     Some(delivery) => {
