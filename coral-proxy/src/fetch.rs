@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use coral_dsht::{DshtHandle, Key};
 use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, IF_RANGE};
+use moka::sync::Cache as Moka;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -37,6 +38,9 @@ use crate::url::CoralUrl;
 use one::{Fetch, pump};
 use sources::Sources;
 
+/// URLs that are remembered as distrusted.
+const REMEMBERED_URLS: u64 = 10_000;
+
 mod lent;
 mod one;
 mod part;
@@ -56,6 +60,8 @@ pub(crate) struct Fetcher {
     peers: Peers,
     origins: Origins,
     limits: Limits,
+    /// URLs of which another node has given what was not the origin's: the origin is asked itself.
+    distrusted: Moka<Key, ()>,
 }
 
 /// What a client wants.
@@ -112,6 +118,7 @@ impl Fetcher {
             peers: Peers::new(&config, peer_client, me, dsht, receive.clone(), metrics.clone()),
             origins: Origins::new(&config, &tls, receive, &metrics),
             coalesce: Coalesce::default(),
+            distrusted: Moka::builder().max_capacity(REMEMBERED_URLS).time_to_live(config.peer.set_aside).build(),
             runtime: Handle::current(),
             me,
             limits: Limits {
@@ -321,7 +328,10 @@ impl Fetcher {
         }
         let Wanted { method, url, .. } = &wanted;
         let upstream = to_upstream(&wanted.headers, &selecting, &url.passes);
-        let sought = match *method == Method::HEAD && !self.cache.is_passed(&url.key()) {
+        let sought = match *method == Method::HEAD
+            && !self.cache.is_passed(&url.key())
+            && !self.distrusted.contains_key(&url.key())
+        {
             true => {
                 let inquiry = Inquiry { method, url, headers: &upstream, fits: &|_| true };
                 self.peers.fetch(&inquiry, Search::Get).await
@@ -344,7 +354,7 @@ impl Fetcher {
         let fetcher = Arc::clone(self);
         self.runtime.spawn(async move {
             let sources = Sources::new(&fetcher, answer.body, None, answer.length, None);
-            pump(sources, writer, answer.length, || {}).await
+            pump(sources, writer, answer.length, None, || {}).await
         });
         Ok(served)
     }

@@ -70,6 +70,7 @@ mod client;
 mod coalesce;
 pub mod conditional;
 pub mod config;
+pub mod digest;
 pub mod error;
 mod fetch;
 mod gather;

@@ -15,6 +15,7 @@ use crate::cache::Object;
 use crate::cache::body::{Body, BodyError, Writer};
 use crate::cache_status::Source;
 use crate::coalesce::{Fetched, How, Lead, Stage};
+use crate::digest::Check;
 use crate::error::ProxyError;
 use crate::headers::{add_condition, clean_response, has_validator, selecting};
 use crate::origin::Answer;
@@ -107,6 +108,9 @@ impl Fetch {
         // Others are sent here only for what they can share.
         let shareable = self.lead.can_be_joined() && self.range.is_none();
         let mut claim = shareable.then(|| fetcher.references.fetching(url.key()));
+        if fetcher.distrusted.contains_key(&url.key()) {
+            return from_origin(headers, claim).await;
+        }
         let search = match &mut claim {
             Some(claim) => Search::Claim(claim, self.lead.chain()),
             None => Search::Get,
@@ -229,8 +233,14 @@ impl Fetch {
                 is_stored = true;
             }
         };
-        if let Err(error) = pump(sources, writer, answer.length, store).await {
+        // What the origin itself sends is as it means it.
+        let is_whole = object.status == StatusCode::OK && object.part.is_none();
+        let check = Check::of(&object.headers).filter(|_| peer.is_some() && is_whole);
+        if let Err(error) = pump(sources, writer, answer.length, check, store).await {
             tracing::debug!(%error, "a fetch ended before its end");
+            if matches!(error, ProxyError::Peer(_)) {
+                fetcher.distrusted.insert(object.key, ());
+            }
         }
         drop((lead, reference));
         is_stored
@@ -248,11 +258,12 @@ pub(super) fn unasked_304() -> ProxyError {
 }
 
 /// Moves a body from where it comes to all who read it. `whole` is called when all of it is here, before any reader
-/// can have seen the end: the next request then finds it in the cache.
+/// can have seen the end: the next request then finds it in the cache. A body that is not what `check` says has no end.
 pub(super) async fn pump(
     mut from: Sources<'_>,
     mut to: Writer,
     length: Option<u64>,
+    mut check: Option<Check>,
     whole: impl FnOnce(),
 ) -> Result<(), ProxyError> {
     let mut so_far = 0;
@@ -262,6 +273,9 @@ pub(super) async fn pump(
             Ok(None) => break,
             Ok(Some(chunk)) => {
                 so_far += chunk.len() as u64;
+                if let Some(check) = &mut check {
+                    check.add(&chunk);
+                }
                 if length == Some(so_far) {
                     last = chunk;
                 } else if let Err(error) = to.write(chunk).await {
@@ -276,6 +290,12 @@ pub(super) async fn pump(
                 }
             }
         }
+    }
+    if !check.is_none_or(Check::holds) {
+        let error = ProxyError::Peer("its body has another digest than its head says".into());
+        from.accuse(&error);
+        to.fail(BodyError::BrokenOff);
+        return Err(error);
     }
     if let Err(error) = to.seal(last).await {
         to.fail(error);
