@@ -259,6 +259,21 @@ impl Cache {
         self.memory.insert(object.variant, object);
     }
 
+    /// Takes out an object that is not what the origin has, unless another one has taken its place.
+    pub async fn reject(&self, object: Arc<Object>) {
+        let (memory, disk) = (self.memory.clone(), self.disk.clone());
+        // It fails only with the runtime.
+        let _ = tokio::task::spawn_blocking(move || {
+            // It may still be on its way there.
+            disk.iter().for_each(Disk::flush);
+            if memory.get(&object.variant).is_none_or(|there| Arc::ptr_eq(&there, &object)) {
+                disk.iter().for_each(|disk| disk.drop_damaged(&object.variant));
+                memory.remove(&object.variant);
+            }
+        })
+        .await;
+    }
+
     /// Remembers that a response for this URL could not be stored, so that requests for it do not wait for each other.
     pub fn pass(&self, key: Key) {
         self.passed.insert(key, ());

@@ -45,6 +45,7 @@ mod lent;
 mod one;
 mod part;
 mod sources;
+mod verify;
 
 /// Everything that a fetch needs.
 #[derive(Debug)]

@@ -11,8 +11,10 @@
 //!
 //! Before the origin is asked for what is nowhere else, those are asked who have it stale (`max-stale`): see `fetch/lent.rs`.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use coral_dsht::{DshtHandle, Id, Key, Level, Levels, Value};
@@ -104,6 +106,8 @@ pub(crate) struct Peers {
     bounds: Bounds,
     set_aside: Moka<SocketAddr, ()>,
     first_bytes: FirstBytes,
+    /// Objects that were delivered and could be asked about, in an order that only this process knows.
+    delivered: (AtomicU64, RandomState),
     metrics: Metrics,
 }
 
@@ -132,6 +136,7 @@ impl Peers {
             },
             set_aside: Moka::builder().max_capacity(REMEMBERED_NODES).time_to_live(config.peer.set_aside).build(),
             first_bytes: FirstBytes::default(),
+            delivered: (AtomicU64::new(0), RandomState::new()),
             metrics,
         }
     }
@@ -305,6 +310,13 @@ impl Peers {
                 return answer;
             }
         }
+    }
+
+    /// Whether the origin is to be asked about what a node delivers, now that one does: by chance, which no node can foresee.
+    pub(crate) fn is_sampled(&self) -> bool {
+        let (count, order) = &self.delivered;
+        let chance = order.hash_one(count.fetch_add(1, Ordering::Relaxed));
+        chance.checked_rem(u64::from(self.limits.verify)).is_some_and(|rest| rest == 0)
     }
 
     /// Asks a node that failed no more for a while.

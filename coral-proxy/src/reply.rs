@@ -21,7 +21,7 @@ use crate::cache::Object;
 use crate::cache::body::{BodyError, Reader};
 use crate::cache_status::CacheStatus;
 use crate::conditional::{Part, not_modified, part, wanted_range};
-use crate::digest::CONTENT_DIGEST;
+use crate::digest::{CONTENT_DIGEST, REPR_DIGEST};
 use crate::error::ProxyError;
 use crate::fetch::Served;
 use crate::headers::{CACHE_STATUS, PROXY_STATUS, add_via};
@@ -250,7 +250,9 @@ fn not_modified_reply(headers: &HeaderMap) -> Response<ReplyBody> {
 }
 
 fn unsatisfiable(mut headers: HeaderMap, length: u64) -> Response<ReplyBody> {
-    for name in [CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED, http::header::CONTENT_ENCODING] {
+    for name in
+        [CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED, http::header::CONTENT_ENCODING, CONTENT_DIGEST, REPR_DIGEST]
+    {
         headers.remove(name);
     }
     append(&mut headers, CONTENT_RANGE, &format!("bytes */{length}"));

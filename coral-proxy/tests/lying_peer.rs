@@ -7,9 +7,10 @@ use std::time::Duration;
 use coral_dsht::memory::MemoryNetwork;
 use coral_dsht::{Key, Levels};
 use coral_proxy::{Config, decode_reference, encode_reference, index_key};
-use support::client::get;
+use support::client::{Transfer, get};
 use support::node::{HOST, Node};
-use support::origin::{Origin, Step};
+use support::origin::{Gate, Origin, Step};
+use support::until;
 
 const FRESH: &str = "HTTP/1.1 200 OK\ncache-control: max-age=600\netag: \"a\"";
 const HIT: &str = "cache-status: coral; hit";
@@ -77,5 +78,70 @@ async fn a_body_with_its_digest_is_taken_and_so_is_one_whose_digest_nobody_knows
             assert_eq!((reply.text().as_str(), reply.cache()), ("hello", cache), "{digest}");
         }
         assert_eq!(origin.count("/page"), 0);
+    }
+}
+
+/// The answer of the origin to HEAD.
+fn head(lines: &str) -> Vec<Step> {
+    vec![Step::Send(format!("HTTP/1.1 {lines}\n\n").replace('\n', "\r\n").into())]
+}
+
+#[tokio::test]
+async fn what_the_origin_contradicts_leaves_the_store_and_is_fetched_from_there() {
+    let directory = tempfile::tempdir().unwrap();
+    for (turn, said) in
+        ["200 OK\netag: \"b\"\ncontent-length: 5", "200 OK\ncontent-length: 6", "404 Not Found\ncontent-length: 0"]
+            .into_iter()
+            .enumerate()
+    {
+        let origin = Origin::start().await;
+        origin.on("/page", head(said)).text("/page", &FRESH.replace("\"a\"", "\"b\""), "hello");
+        let path = directory.path().join(turn.to_string());
+        let lie = format!("{FRESH}\n{HIT}\ncontent-length: 5\n\nlies!");
+        let (node, peer) = node_and_peer(&lie, &origin, |config| {
+            config.peer.verify = 1;
+            config.disk.path = Some(path);
+        })
+        .await;
+        assert_eq!(get(node.addr, HOST, "/page").await.text(), "lies!", "nobody waits for the origin");
+        until(async || node.proxy.status().errors.contains_key("peer")).await;
+        until(async || node.proxy.status().objects == 0).await;
+        let reply = get(node.addr, HOST, "/page").await;
+        assert_eq!((reply.text().as_str(), reply.cache()), ("hello", "coral; fwd=uri-miss; detail=origin; stored"));
+        assert_eq!((peer.count("/page"), origin.count("/page")), (1, 2), "{said}");
+        assert!(origin.lines()[0].starts_with("HEAD "));
+    }
+}
+
+#[tokio::test]
+async fn what_still_arrives_when_the_origin_contradicts_has_no_end() {
+    let (origin, asked) = (Origin::start().await, Gate::closed());
+    let said = head("200 OK\netag: \"b\"").remove(0);
+    origin.on("/page", vec![Step::Wait(asked.clone()), said]).text("/page", FRESH, "hello");
+    let (node, peer) = (
+        Node::start_with(&MemoryNetwork::new(), &origin, |config| config.peer.verify = 1).await,
+        Origin::start().await,
+    );
+    let lie = format!("{FRESH}\n{HIT}\ncontent-length: 5\n\nli").replace('\n', "\r\n");
+    peer.on("/page", vec![Step::Send(lie.into()), Step::Stall]);
+    node.dsht.put(key(), encode_reference(peer.addr), Duration::from_secs(600), Levels::ALL).await.unwrap();
+    let mut transfer = Transfer::begin(node.addr, &format!("GET /page HTTP/1.1\nhost: {HOST}\n\n")).await;
+    assert_eq!(transfer.read(2).await, b"li");
+    asked.open();
+    assert!(!transfer.finish().await.whole);
+    assert_eq!(get(node.addr, HOST, "/page").await.text(), "hello");
+}
+
+#[tokio::test]
+async fn what_the_origin_confirms_or_says_nothing_of_stays() {
+    for said in ["200 OK\netag: \"a\"\ncontent-length: 5", "405 Method Not Allowed", "503 Service Unavailable"] {
+        let origin = Origin::start().await;
+        origin.on("/page", head(said));
+        let answer = format!("{FRESH}\n{HIT}\ncontent-length: 5\n\nhello");
+        let (node, _) = node_and_peer(&answer, &origin, |config| config.peer.verify = 1).await;
+        get(node.addr, HOST, "/page").await;
+        until(async || origin.count("/page") == 1).await;
+        assert_eq!(get(node.addr, HOST, "/page").await.cache(), "coral; hit", "{said}");
+        assert_eq!(node.proxy.status().errors.get("peer"), None, "{said}");
     }
 }

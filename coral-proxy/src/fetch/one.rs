@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::sources::{Rest, Sources};
+use super::verify::Doubt;
 use super::{Fetcher, Wanted};
 use crate::cache::Object;
 use crate::cache::body::{Body, BodyError, Writer};
@@ -236,7 +237,20 @@ impl Fetch {
         // What the origin itself sends is as it means it.
         let is_whole = object.status == StatusCode::OK && object.part.is_none();
         let check = Check::of(&object.headers).filter(|_| peer.is_some() && is_whole);
-        if let Err(error) = pump(sources, writer, answer.length, check, store).await {
+        let delivered = matches!(how, How::New(Source::Peer(_)) | How::Replaced(Source::Peer(_)));
+        let mut doubt = match peer.filter(|_| delivered && shared) {
+            Some(peer) => fetcher.doubt(&object, peer, asked_with),
+            None => Doubt::none(),
+        };
+        let pumped = tokio::select! {
+            pumped = pump(sources, writer, answer.length, check, store) => pumped,
+            // Its readers see that it has no end.
+            () = doubt.confirmed() => Err(ProxyError::BrokenOff),
+        };
+        if doubt.is_confirmed() {
+            fetcher.cache.reject(Arc::clone(&object)).await;
+        }
+        if let Err(error) = pumped {
             tracing::debug!(%error, "a fetch ended before its end");
             if matches!(error, ProxyError::Peer(_)) {
                 fetcher.distrusted.insert(object.key, ());
