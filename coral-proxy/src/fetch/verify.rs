@@ -35,7 +35,7 @@ impl Doubt {
             return;
         }
         self.0 = None;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Whether it has by now.
