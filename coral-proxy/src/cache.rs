@@ -25,7 +25,7 @@ use crate::error::ProxyError;
 use crate::headers::has_validator;
 use crate::metrics::Metrics;
 use crate::partial::{Part, part_key};
-use crate::policy::{Validity, variant_key};
+use crate::policy::{NotStored, Validity, variant_key};
 use crate::reference::References;
 
 /// Memory that an object takes besides its body and fields: the structures around them, roughly.
@@ -103,7 +103,7 @@ pub struct Cache {
     /// What is being read from disk, so that a crowd reads it once.
     loads: Mutex<HashMap<Key, Arc<Load>>>,
     selecting: Moka<Key, Arc<[HeaderName]>>,
-    passed: Moka<Key, ()>,
+    passed: Moka<Key, NotStored>,
     failed: Moka<Key, ProxyError>,
     references: References,
 }
@@ -275,8 +275,13 @@ impl Cache {
     }
 
     /// Remembers that a response for this URL could not be stored, so that requests for it do not wait for each other.
-    pub fn pass(&self, key: Key) {
-        self.passed.insert(key, ());
+    pub fn pass(&self, key: Key, reason: NotStored) {
+        self.passed.insert(key, reason);
+    }
+
+    /// Why that was lately so, if it was.
+    pub fn passed(&self, key: &Key) -> Option<NotStored> {
+        self.passed.get(key)
     }
 
     /// Whether that was lately so.

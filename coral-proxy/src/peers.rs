@@ -15,9 +15,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use coral_dsht::{DshtHandle, Id, Key, Level, Levels, Value};
+use coral_dsht::{DshtHandle, Id, Level, Levels, Value};
 use http::header::{HOST, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use moka::sync::Cache as Moka;
@@ -36,6 +36,7 @@ use crate::metrics::Metrics;
 use crate::origin::{Answer, Bounds, ask};
 use crate::policy::list_members;
 use crate::reference::{Fetching, decode_reference, stale_key};
+use crate::searches::{self, Searches};
 use crate::url::CoralUrl;
 use hedge::FirstBytes;
 
@@ -109,6 +110,8 @@ pub(crate) struct Peers {
     /// Objects that were delivered and could be asked about, in an order that only this process knows.
     delivered: (AtomicU64, RandomState),
     metrics: Metrics,
+    /// What the index was asked lately.
+    pub(crate) searches: Searches,
 }
 
 impl Peers {
@@ -138,6 +141,7 @@ impl Peers {
             first_bytes: FirstBytes::default(),
             delivered: (AtomicU64::new(0), RandomState::new()),
             metrics,
+            searches: Searches::default(),
         }
     }
 
@@ -176,7 +180,7 @@ impl Peers {
         // Each round but the last adds to what is refused.
         for _ in 0..=self.limits.attempts {
             let refused = &useless[useless.len().saturating_sub(MOST_REFUSED)..];
-            let (values, level) = self.named(inquiry.url.key(), search, refused).await?;
+            let (values, level) = self.named(inquiry.url, search, refused).await?;
             let known = useless.len();
             let values = values.into_iter().take(self.limits.attempts + MOST_REFUSED);
             let named: Vec<(Option<SocketAddr>, Value)> =
@@ -209,19 +213,30 @@ impl Peers {
     }
 
     /// References in the order in which to try them, and their level.
-    async fn named(&self, key: Key, search: &mut Search<'_>, refused: &[Value]) -> Result<(Vec<Value>, Level), Missed> {
-        let limit = self.limits.index_timeout;
+    async fn named(
+        &self,
+        url: &CoralUrl,
+        search: &mut Search<'_>,
+        refused: &[Value],
+    ) -> Result<(Vec<Value>, Level), Missed> {
+        let (limit, began) = (self.limits.index_timeout, Instant::now());
+        let seen = |level, found, hops| {
+            let (url, at, took) = (url.canonical(), SystemTime::now(), began.elapsed());
+            self.searches.add(searches::Search { url, at, took, level, found, hops });
+        };
         let (values, level) = match search {
             // The index has an order of its own, by which the crowd becomes a tree.
             Search::Claim(fetching, _) => {
                 let claimed = fetching.claim(refused, limit).await.ok_or(Missed::Unknown)?;
+                seen(claimed.level, claimed.values.len(), claimed.hops);
                 (claimed.values, claimed.level)
             }
             Search::Get | Search::Stale if !refused.is_empty() => return Err(Missed::Nowhere),
             Search::Get | Search::Stale => {
-                let key = if search.is_for_stale() { stale_key(key) } else { key };
+                let key = if search.is_for_stale() { stale_key(url.key()) } else { url.key() };
                 let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await;
                 let found = found.ok().and_then(Result::ok).ok_or(Missed::Unknown)?;
+                seen(found.level, found.values.len(), found.hops);
                 let mut values = found.values;
                 // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
                 // a random source, and a replay asks the same.

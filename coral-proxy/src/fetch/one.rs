@@ -184,7 +184,7 @@ impl Fetch {
             // What is said to one who wants a part says nothing to those who want the whole.
             let of_whole = self.range.is_none() || answer.status == StatusCode::OK;
             if of_whole && !reason.is_of_request() {
-                fetcher.cache.pass(key);
+                fetcher.cache.pass(key, reason);
             }
         }
         let selecting = selecting(&answer.headers);
