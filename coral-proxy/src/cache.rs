@@ -22,6 +22,7 @@ use crate::cache::disk::{Above, Disk, Warm};
 use crate::cache::tier::Tier;
 use crate::config::Config;
 use crate::error::ProxyError;
+use crate::headers::has_validator;
 use crate::metrics::Metrics;
 use crate::partial::{Part, part_key};
 use crate::policy::{NotStored, Validity, variant_key};
@@ -60,6 +61,11 @@ pub struct Object {
 }
 
 impl Object {
+    /// Whether other nodes have a use for it when it is no longer fresh: it can be asked about, or stand in.
+    fn is_of_use_stale(&self) -> bool {
+        has_validator(&self.headers) || self.validity.may_ever_be_stale()
+    }
+
     /// Bytes of memory that it takes, or is taken to.
     fn memory_bytes(&self) -> u64 {
         let length = self.body.length().unwrap_or(0);
@@ -113,7 +119,8 @@ struct Upstairs {
 
 impl Above for Upstairs {
     fn stored(&self, url: Key, fresh_for: Duration) {
-        self.references.stored(url, fresh_for);
+        // What it is good for after that is told where it comes into memory.
+        self.references.stored(url, fresh_for, false);
     }
 
     fn dropped(&self, url: Key) {
@@ -213,7 +220,7 @@ impl Cache {
         let read = load.get_or_init(|| {
             let (disk, memory, references) = (disk.clone(), self.memory.clone(), self.references.clone());
             let keep = move |object: &Arc<Object>| {
-                references.stored(object.key, object.validity.remaining(SystemTime::now()));
+                references.stored(object.key, object.validity.remaining(SystemTime::now()), object.is_of_use_stale());
                 memory.insert(variant, Arc::clone(object));
             };
             // A panic there is a miss here.
@@ -244,12 +251,27 @@ impl Cache {
             self.memory.insert(object.variant, object);
             return;
         }
-        self.references.stored(object.key, object.validity.remaining(now));
+        self.references.stored(object.key, object.validity.remaining(now), object.is_of_use_stale());
         // In this order, or one that is just being read from disk could take its place.
         if let Some(disk) = &self.disk {
             disk.append(Arc::clone(&object));
         }
         self.memory.insert(object.variant, object);
+    }
+
+    /// Takes out an object that is not what the origin has, unless another one has taken its place.
+    pub async fn reject(&self, object: Arc<Object>) {
+        let (memory, disk) = (self.memory.clone(), self.disk.clone());
+        // It fails only with the runtime.
+        let _ = tokio::task::spawn_blocking(move || {
+            // It may still be on its way there.
+            disk.iter().for_each(Disk::flush);
+            if memory.get(&object.variant).is_none_or(|there| Arc::ptr_eq(&there, &object)) {
+                disk.iter().for_each(|disk| disk.drop_damaged(&object.variant));
+                memory.remove(&object.variant);
+            }
+        })
+        .await;
     }
 
     /// Remembers that a response for this URL could not be stored, so that requests for it do not wait for each other.

@@ -46,6 +46,10 @@ pub enum CacheStatus {
     },
     /// A stale copy was here that may be served while it is asked about (RFC 5861 §3).
     Behind,
+    /// Likewise, but another node had it.
+    LentBehind,
+    /// A stale copy was given to another node that asked for one.
+    Lent,
     /// A stale copy was served, as the origin failed.
     Stale {
         /// The status with which it failed, if it answered at all.
@@ -97,7 +101,8 @@ impl CacheStatus {
                 },
             },
             Self::Revalidated(_) => "revalidated",
-            Self::Behind => "revalidating",
+            Self::Behind | Self::LentBehind => "revalidating",
+            Self::Lent => "lent",
             Self::Stale { .. } => "stale",
             Self::Passed(_) => "passed",
             Self::NotCached => "not-cached",
@@ -127,6 +132,8 @@ impl fmt::Display for CacheStatus {
         match *self {
             Self::Hit => f.write_str(HIT),
             Self::Behind => f.write_str("coral; hit; detail=revalidating"),
+            Self::LentBehind => f.write_str("coral; fwd=uri-miss; detail=revalidating"),
+            Self::Lent => f.write_str("coral; hit; detail=stale"),
             Self::Fetched { source, stored, collapsed } => {
                 write!(f, "coral; fwd=uri-miss; detail={source}")?;
                 flags(f, stored, collapsed)

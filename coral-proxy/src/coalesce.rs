@@ -79,6 +79,15 @@ pub(crate) enum How {
     Revalidated(Source),
     /// The stale one stands in, as the origin failed, with this status if it answered.
     Stale(Option<u16>),
+    /// A stale one of another node is served while it is asked about.
+    Behind,
+}
+
+impl How {
+    /// Whether the object is no longer fresh, and nobody has said that it is good again.
+    pub(crate) const fn is_stale(self) -> bool {
+        matches!(self, Self::Stale(_) | Self::Behind)
+    }
 }
 
 /// The fetches under way, by variant key.

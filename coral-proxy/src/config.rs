@@ -287,6 +287,8 @@ pub struct PeerLimits {
     /// How long a node that failed is not asked. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub set_aside: Duration,
+    /// Of so many objects that nodes deliver, the origin is asked about one, by HEAD. Default 100; with 0, about none.
+    pub verify: u32,
 }
 
 impl Default for PeerLimits {
@@ -300,6 +302,7 @@ impl Default for PeerLimits {
             hedge: Duration::from_millis(500),
             attempts: 4,
             set_aside: Duration::from_secs(30),
+            verify: 100,
         }
     }
 }

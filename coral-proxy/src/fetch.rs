@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use coral_dsht::{DshtHandle, Key};
 use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, IF_RANGE};
+use moka::sync::Cache as Moka;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -38,9 +39,14 @@ use crate::url::CoralUrl;
 use one::{Fetch, pump};
 use sources::Sources;
 
+/// URLs that are remembered as distrusted.
+const REMEMBERED_URLS: u64 = 10_000;
+
+mod lent;
 mod one;
 mod part;
 mod sources;
+mod verify;
 
 /// Everything that a fetch needs.
 #[derive(Debug)]
@@ -56,6 +62,8 @@ pub(crate) struct Fetcher {
     peers: Peers,
     origins: Origins,
     limits: Limits,
+    /// URLs of which another node has given what was not the origin's: the origin is asked itself.
+    distrusted: Moka<Key, ()>,
 }
 
 /// What a client wants.
@@ -66,6 +74,8 @@ pub(crate) struct Wanted {
     pub(crate) headers: HeaderMap,
     /// From what is here, or not at all.
     pub(crate) only_if_cached: bool,
+    /// From another node that validates it, so that it may be stale.
+    pub(crate) takes_stale: bool,
     /// Who waits for it, if another node asks.
     pub(crate) waiting: Option<Waiting>,
     /// Where interim responses go that the origin sends meanwhile.
@@ -110,6 +120,7 @@ impl Fetcher {
             peers: Peers::new(&config, peer_client, me, dsht, receive.clone(), metrics.clone()),
             origins: Origins::new(&config, &tls, receive, &metrics),
             coalesce: Coalesce::default(),
+            distrusted: Moka::builder().max_capacity(REMEMBERED_URLS).time_to_live(config.peer.set_aside).build(),
             runtime: Handle::current(),
             me,
             limits: Limits {
@@ -208,7 +219,10 @@ impl Fetcher {
             return Ok(served);
         }
         if wanted.only_if_cached {
-            return self.join_only(&wanted, found.variant).await;
+            return match stale.filter(|_| wanted.takes_stale) {
+                Some(stale) => self.lend(&wanted, found.variant, stale).await,
+                None => self.join_only(&wanted, found.variant).await,
+            };
         }
         if let Some(error) = self.cache.failed(&key) {
             return match stale.filter(|stale| stale.validity.may_stand_in(now)) {
@@ -285,6 +299,8 @@ impl Fetcher {
         let share = |fetched: &Fetched| match wanted_range(&wanted.headers) {
             // Whoever asks gets it sooner elsewhere.
             Some(sought) if fetched.is_far_from(sought, Instant::now()) => None,
+            // It would pass on as new what is old.
+            _ if matches!(fetched.how, How::Behind) || wanted.takes_stale && fetched.how.is_stale() => None,
             _ => joined(fetched, wanted),
         };
         let longest = self.config.peer.first_byte_timeout / 2;
@@ -357,7 +373,10 @@ impl Fetcher {
         }
         let Wanted { method, url, .. } = &wanted;
         let upstream = to_upstream(&wanted.headers, &selecting, &url.passes);
-        let sought = match *method == Method::HEAD && !self.cache.is_passed(&url.key()) {
+        let sought = match *method == Method::HEAD
+            && !self.cache.is_passed(&url.key())
+            && !self.distrusted.contains_key(&url.key())
+        {
             true => {
                 let inquiry = Inquiry { method, url, headers: &upstream, fits: &|_| true };
                 self.peers.fetch(&inquiry, Search::Get).await
@@ -380,16 +399,23 @@ impl Fetcher {
         let fetcher = Arc::clone(self);
         self.runtime.spawn(async move {
             let sources = Sources::new(&fetcher, answer.body, None, answer.length, None);
-            pump(sources, writer, answer.length, || {}).await
+            pump(sources, writer, answer.length, None, || {}).await
         });
         Ok(served)
     }
 
     /// Puts in place of a stale object the same one with the head that `answer` updates (RFC 9111 §3.2).
     fn freshen(&self, stale: &Object, answer: &Answer) -> Arc<Object> {
+        let object = Arc::new(self.with_news(stale, answer));
+        self.cache.insert(Arc::clone(&object), SystemTime::now());
+        object
+    }
+
+    /// A stale object with the head that `answer` updates.
+    fn with_news(&self, stale: &Object, answer: &Answer) -> Object {
         let headers = freshened(&stale.headers, &answer.headers);
         let config = &self.config.freshness;
-        let object = Arc::new(Object {
+        Object {
             key: stale.key,
             selecting: Arc::clone(&stale.selecting),
             variant: stale.variant,
@@ -398,9 +424,7 @@ impl Fetcher {
             validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config),
             headers,
             body: stale.body.clone(),
-        });
-        self.cache.insert(Arc::clone(&object), SystemTime::now());
-        object
+        }
     }
 
     fn object(
@@ -487,5 +511,6 @@ fn status(fetched: &Fetched, collapsed: bool) -> CacheStatus {
         How::Replaced(source) => CacheStatus::Replaced { source, stored, collapsed },
         How::Revalidated(source) => CacheStatus::Revalidated(source),
         How::Stale(origin_status) => CacheStatus::Stale { origin_status },
+        How::Behind => CacheStatus::LentBehind,
     }
 }

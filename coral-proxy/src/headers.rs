@@ -12,6 +12,7 @@ use http::header::{
     SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
 };
 
+use crate::digest::CONTENT_DIGEST;
 use crate::partial::Part;
 use crate::policy::list_members;
 use crate::url::Passes;
@@ -131,10 +132,11 @@ pub fn confirms(news: &HeaderMap, stored: &HeaderMap) -> bool {
 }
 
 /// Turns a request to an origin into one to another node, which then answers from what it has or not at all. What a
-/// client shows the origin is none of that node's business.
-pub fn only_if_cached(request: &mut HeaderMap) {
+/// client shows the origin is none of that node's business. A `stale` answer is asked for as what it is (RFC 9111 §5.2.1.2).
+pub fn only_if_cached(request: &mut HeaderMap, stale: bool) {
     request.remove(AUTHORIZATION);
-    request.insert(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
+    let control = if stale { "only-if-cached, max-stale" } else { "only-if-cached" };
+    request.insert(CACHE_CONTROL, HeaderValue::from_static(control));
 }
 
 /// Whether the request has been through a Coral node already (RFC 8586 §2; Via, for those between that drop the former).
@@ -224,7 +226,7 @@ pub fn freshened(stored: &HeaderMap, news: &HeaderMap) -> HeaderMap {
     for name in news.keys() {
         // These describe the stored body, which has not changed.
         let of_body = [CONTENT_LENGTH, CONTENT_RANGE, http::header::CONTENT_ENCODING, http::header::CONTENT_TYPE];
-        if of_body.contains(name) {
+        if of_body.contains(name) || *name == CONTENT_DIGEST {
             continue;
         }
         headers.remove(name);
@@ -258,6 +260,7 @@ pub fn fuzz(bytes: &[u8]) {
         assert!(range.start < range.end && range.end <= 1000);
     }
     conditional::not_modified(&headers, &headers);
+    let _ = crate::digest::Check::of(&headers).map(crate::digest::Check::holds);
     came_through_coral(&headers);
     let _ = policy::may_store(&headers, &headers, http::StatusCode::OK, &headers);
     if let (Some(asked), Some(wants)) = (headers.get(http::header::RANGE), conditional::wanted_range(&headers))
@@ -345,12 +348,13 @@ mod tests {
     #[test]
     fn a_304_changes_the_head_but_not_what_describes_the_body() {
         let old = headers(&["etag: \"a\"", "content-length: 5", "age: 70", "cache-control: max-age=1"]);
-        let new = freshened(&old, &headers(&["cache-control: max-age=9", "content-length: 0"]));
+        let news = ["cache-control: max-age=9", "content-length: 0", "content-digest: sha-256=:AAA=:"];
+        let new = freshened(&old, &headers(&news));
         assert_eq!(
             (&new["content-length"], &new["cache-control"]),
             (&"5".parse().unwrap(), &"max-age=9".parse().unwrap())
         );
-        assert!(!new.contains_key("age"));
+        assert!(!new.contains_key("age") && !new.contains_key("content-digest"));
     }
 
     #[test]

@@ -60,7 +60,7 @@
 //! # What it is not, yet
 //!
 //! Of a range that begins at the first byte the whole is fetched, and parts are not joined to a whole, nor kept over a
-//! restart. What is stale here is of no use to another node.
+//! restart.
 //! Which parts of HTTP caching are kept, and which are not, with the public suite's figures: RESULTS.md.
 
 pub mod address;
@@ -74,6 +74,7 @@ mod coalesce;
 pub mod conditional;
 pub mod config;
 mod connection;
+pub mod digest;
 pub mod error;
 pub mod explain;
 mod fetch;

@@ -15,7 +15,7 @@ use crate::budget::Waits;
 use crate::error::{Fault, Verdict};
 
 /// Every word that [`crate::cache_status`] and the service give: a family cannot be walked, so they are listed.
-pub(crate) const CACHE_WORDS: [&str; 15] = [
+pub(crate) const CACHE_WORDS: [&str; 16] = [
     "hit",
     "revalidating",
     "peer-l0",
@@ -29,6 +29,7 @@ pub(crate) const CACHE_WORDS: [&str; 15] = [
     "not-cached",
     "waiting",
     "ask-origin",
+    "lent",
     "own",
     "error",
 ];

@@ -8,9 +8,13 @@
 //! Where the index names several and the first is overdue, the next one is asked as well (a *hedge*), for what it has at that
 //! moment only: so this node still waits for one node alone, and no circle comes of it. Who answers first with the object
 //! delivers; the other one is not to blame.
+//!
+//! Before the origin is asked for what is nowhere else, those are asked who have it stale (`max-stale`): see `fetch/lent.rs`.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use coral_dsht::{DshtHandle, Id, Level, Levels, Value};
@@ -31,7 +35,7 @@ use crate::headers::{CACHE_STATUS, only_if_cached};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Bounds, ask};
 use crate::policy::list_members;
-use crate::reference::{Fetching, decode_reference};
+use crate::reference::{Fetching, decode_reference, stale_key};
 use crate::searches::{self, Searches};
 use crate::url::CoralUrl;
 use hedge::FirstBytes;
@@ -42,6 +46,8 @@ mod hedge;
 const REMEMBERED_NODES: u64 = 10_000;
 /// References that a claim can refuse.
 const MOST_REFUSED: usize = 4;
+/// Nodes that are asked for a stale copy: it only saves the origin some bytes, and a client waits meanwhile.
+const MOST_ASKED_FOR_STALE: usize = 2;
 
 /// What nodes are asked.
 pub(crate) struct Inquiry<'a> {
@@ -59,6 +65,8 @@ pub(crate) struct Delivery {
     /// The level at which the index named it.
     pub(crate) level: Level,
     pub(crate) peer: SocketAddr,
+    /// Whether it is a stale copy, which was asked for as such.
+    pub(crate) stale: bool,
 }
 
 /// How the index is asked who has an object.
@@ -68,6 +76,14 @@ pub(crate) enum Search<'a> {
     Claim(&'a mut Fetching, &'a Chain),
     /// By a get: what comes is for one client alone.
     Get,
+    /// By a get of those who may have it stale. They give what they have, and wait for nobody.
+    Stale,
+}
+
+impl Search<'_> {
+    const fn is_for_stale(&self) -> bool {
+        matches!(self, Self::Stale)
+    }
 }
 
 /// Why the origin is to be asked.
@@ -75,6 +91,8 @@ pub(crate) enum Search<'a> {
 pub(crate) enum Missed {
     /// No node has the object, or will in time.
     Nowhere,
+    /// The index has not said who has it.
+    Unknown,
     /// A node says that the origin alone can help: each node is to ask for itself.
     AskOrigin,
 }
@@ -89,6 +107,8 @@ pub(crate) struct Peers {
     bounds: Bounds,
     set_aside: Moka<SocketAddr, ()>,
     first_bytes: FirstBytes,
+    /// Objects that were delivered and could be asked about, in an order that only this process knows.
+    delivered: (AtomicU64, RandomState),
     metrics: Metrics,
     /// What the index was asked lately.
     pub(crate) searches: Searches,
@@ -119,6 +139,7 @@ impl Peers {
             },
             set_aside: Moka::builder().max_capacity(REMEMBERED_NODES).time_to_live(config.peer.set_aside).build(),
             first_bytes: FirstBytes::default(),
+            delivered: (AtomicU64::new(0), RandomState::new()),
             metrics,
             searches: Searches::default(),
         }
@@ -127,7 +148,7 @@ impl Peers {
     /// Asks the nodes that the index names for the URL.
     pub(crate) async fn fetch(&self, inquiry: &Inquiry<'_>, mut search: Search<'_>) -> Result<Delivery, Missed> {
         let mut headers = inquiry.headers.clone();
-        only_if_cached(&mut headers);
+        only_if_cached(&mut headers, search.is_for_stale());
         let Ok(host) = HeaderValue::from_str(&inquiry.url.peer_host()) else {
             return Err(Missed::Nowhere);
         };
@@ -140,6 +161,11 @@ impl Peers {
         sought
     }
 
+    /// Asks for a copy of what is nowhere to be had fresh: it may be stale. `None` if there is none that soon.
+    pub(crate) async fn stale(&self, inquiry: &Inquiry<'_>) -> Option<Delivery> {
+        tokio::time::timeout(self.limits.index_timeout, self.fetch(inquiry, Search::Stale)).await.ok()?.ok()
+    }
+
     async fn ask_those_named(
         &self,
         inquiry: &Inquiry<'_>,
@@ -147,13 +173,14 @@ impl Peers {
         until: Instant,
     ) -> Result<Delivery, Missed> {
         let mut useless: Vec<Value> = Vec::new();
-        let mut attempts = self.limits.attempts;
+        let mut attempts = match search.is_for_stale() {
+            true => self.limits.attempts.min(MOST_ASKED_FOR_STALE),
+            false => self.limits.attempts,
+        };
         // Each round but the last adds to what is refused.
         for _ in 0..=self.limits.attempts {
             let refused = &useless[useless.len().saturating_sub(MOST_REFUSED)..];
-            let Some((values, level)) = self.named(inquiry.url, search, refused).await else {
-                return Err(Missed::Nowhere);
-            };
+            let (values, level) = self.named(inquiry.url, search, refused).await?;
             let known = useless.len();
             let values = values.into_iter().take(self.limits.attempts + MOST_REFUSED);
             let named: Vec<(Option<SocketAddr>, Value)> =
@@ -166,7 +193,10 @@ impl Peers {
                     attempts -= 1;
                     let second = named[place + 1..].iter().find_map(|(peer, _)| *peer);
                     match self.ask_hedged(first, second, inquiry, search, until).await {
-                        Ok((answer, peer)) => return Ok(Delivery { answer, level, peer }),
+                        Ok((answer, peer)) => {
+                            let stale = matches!(said(&answer.headers), Said::Stale);
+                            return Ok(Delivery { answer, level, peer, stale });
+                        }
                         Err(Refusal::AskOrigin) => return Err(Missed::AskOrigin),
                         Err(Refusal::Waiting) => return Err(Missed::Nowhere),
                         Err(Refusal::Nothing) => {}
@@ -182,8 +212,13 @@ impl Peers {
         Err(Missed::Nowhere)
     }
 
-    /// References in the order in which to try them, and their level. `None` if there are none.
-    async fn named(&self, url: &CoralUrl, search: &mut Search<'_>, refused: &[Value]) -> Option<(Vec<Value>, Level)> {
+    /// References in the order in which to try them, and their level.
+    async fn named(
+        &self,
+        url: &CoralUrl,
+        search: &mut Search<'_>,
+        refused: &[Value],
+    ) -> Result<(Vec<Value>, Level), Missed> {
         let (limit, began) = (self.limits.index_timeout, Instant::now());
         let seen = |level, found, hops| {
             let (url, at, took) = (url.canonical(), SystemTime::now(), began.elapsed());
@@ -192,24 +227,25 @@ impl Peers {
         let (values, level) = match search {
             // The index has an order of its own, by which the crowd becomes a tree.
             Search::Claim(fetching, _) => {
-                let claimed = fetching.claim(refused, limit).await?;
+                let claimed = fetching.claim(refused, limit).await.ok_or(Missed::Unknown)?;
                 seen(claimed.level, claimed.values.len(), claimed.hops);
-                (claimed.values, claimed.level?)
+                (claimed.values, claimed.level)
             }
-            Search::Get if !refused.is_empty() => return None,
-            Search::Get => {
-                let key = url.key();
-                let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await.ok()?.ok()?;
+            Search::Get | Search::Stale if !refused.is_empty() => return Err(Missed::Nowhere),
+            Search::Get | Search::Stale => {
+                let key = if search.is_for_stale() { stale_key(url.key()) } else { url.key() };
+                let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await;
+                let found = found.ok().and_then(Result::ok).ok_or(Missed::Unknown)?;
                 seen(found.level, found.values.len(), found.hops);
                 let mut values = found.values;
                 // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
                 // a random source, and a replay asks the same.
                 values
                     .sort_by_key(|value| Id::hash(&[key.as_bytes(), self.me.to_string().as_bytes(), value.as_bytes()]));
-                (values, found.level?)
+                (values, found.level)
             }
         };
-        (!values.is_empty()).then_some((values, level))
+        level.filter(|_| !values.is_empty()).map(|level| (values, level)).ok_or(Missed::Nowhere)
     }
 
     /// The node that a reference names, if it may be asked. Other kinds of values are nobody's.
@@ -250,7 +286,7 @@ impl Peers {
     async fn has_now(&self, peer: SocketAddr, inquiry: &Inquiry<'_>, search: &Search<'_>) -> Option<Answer> {
         let nodes = self.who_waits(search, |chain| chain.behind(peer, Instant::now()))?;
         self.metrics.hedges.inc();
-        self.ask(peer, inquiry, &Waiting { wait: Some(Duration::ZERO), nodes }).await.ok()
+        self.ask(peer, inquiry, search, &Waiting { wait: Some(Duration::ZERO), nodes }).await.ok()
     }
 
     /// This node, and those `behind` it if anybody may be.
@@ -280,12 +316,22 @@ impl Peers {
                 return Err(Refusal::Nothing);
             };
             // Its answer needs a part of the time to come back in.
-            let wait = Some(self.limits.first_byte_timeout * 2 / 3);
-            let answer = self.ask(peer, inquiry, &Waiting { wait, nodes }).await;
-            if !matches!(answer, Err(Refusal::Waiting)) || Instant::now() >= until {
+            let wait = match search.is_for_stale() {
+                true => Duration::ZERO,
+                false => self.limits.first_byte_timeout * 2 / 3,
+            };
+            let answer = self.ask(peer, inquiry, search, &Waiting { wait: Some(wait), nodes }).await;
+            if !matches!(answer, Err(Refusal::Waiting)) || search.is_for_stale() || Instant::now() >= until {
                 return answer;
             }
         }
+    }
+
+    /// Whether the origin is to be asked about what a node delivers, now that one does: by chance, which no node can foresee.
+    pub(crate) fn is_sampled(&self) -> bool {
+        let (count, order) = &self.delivered;
+        let chance = order.hash_one(count.fetch_add(1, Ordering::Relaxed));
+        chance.checked_rem(u64::from(self.limits.verify)).is_some_and(|rest| rest == 0)
     }
 
     /// Asks a node that failed no more for a while.
@@ -296,7 +342,13 @@ impl Peers {
     }
 
     /// Asks one node once.
-    async fn ask(&self, peer: SocketAddr, inquiry: &Inquiry<'_>, waiting: &Waiting) -> Result<Answer, Refusal> {
+    async fn ask(
+        &self,
+        peer: SocketAddr,
+        inquiry: &Inquiry<'_>,
+        search: &Search<'_>,
+        waiting: &Waiting,
+    ) -> Result<Answer, Refusal> {
         let failed = |what: String| Refusal::Failed(ProxyError::Peer(what.into()));
         let target = Url::parse(&format!("http://{peer}{}", inquiry.url.target));
         let target = target.map_err(|_| failed("its URL cannot be written".to_owned()))?;
@@ -307,6 +359,8 @@ impl Peers {
             ask(inquiry.url.domain(), &self.client, inquiry.method.clone(), target, headers, &self.bounds, None).await;
         let answer = answer.map_err(Refusal::Failed)?;
         match said(&answer.headers) {
+            Said::Stale if search.is_for_stale() && (inquiry.fits)(&answer) => Ok(answer),
+            Said::Stale => Err(Refusal::Nothing),
             Said::Served { fresh } if fresh || !answer.status.is_server_error() => {
                 if fresh {
                     // Others may have waited themselves, which says nothing of how soon a node answers.
@@ -342,6 +396,8 @@ enum Said {
         /// From its store, where the origin has it stay for a while.
         fresh: bool,
     },
+    /// From its store, where it is no longer fresh.
+    Stale,
     /// The answer is its own, not the origin's.
     Own(CacheStatus),
     /// It does not speak of a cache at all.
@@ -353,6 +409,7 @@ fn said(headers: &HeaderMap) -> Said {
     let mut members = headers.get_all(CACHE_STATUS).iter().flat_map(|value| list_members(value.as_bytes()));
     // Members are in the order in which caches added theirs: the last of ours is that node's own.
     match members.rfind(|member| member.starts_with("coral")) {
+        Some(member) if member == CacheStatus::Lent.to_string() => Said::Stale,
         Some(member) if member.contains("; hit") => Said::Served { fresh: true },
         Some(member) if member.contains("; fwd=") => Said::Served { fresh: false },
         Some(member) => {

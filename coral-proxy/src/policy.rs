@@ -193,6 +193,11 @@ impl Validity {
         self.stale_for(now) < self.stale_if_error
     }
 
+    /// Whether it may be served stale at any time.
+    pub fn may_ever_be_stale(&self) -> bool {
+        !(self.stale_while_revalidate.is_zero() && self.stale_if_error.is_zero())
+    }
+
     fn stale_for(&self, now: SystemTime) -> Duration {
         self.age(now).saturating_sub(self.lifetime)
     }

@@ -21,6 +21,7 @@ use crate::cache::Object;
 use crate::cache::body::{BodyError, Reader};
 use crate::cache_status::CacheStatus;
 use crate::conditional::{Part, not_modified, part, wanted_range};
+use crate::digest::{CONTENT_DIGEST, REPR_DIGEST};
 use crate::error::ProxyError;
 use crate::fetch::Served;
 use crate::front::PageBody;
@@ -244,6 +245,8 @@ fn cut(object: &Object, range: &Range<u64>) -> Option<Content> {
 }
 
 fn partial(mut headers: HeaderMap, range: &str, size: u64, content: Content) -> Response<ReplyBody> {
+    // RFC 9530 §2: it is of the content of another message.
+    headers.remove(CONTENT_DIGEST);
     append(&mut headers, CONTENT_RANGE, range);
     headers.insert(CONTENT_LENGTH, size.into());
     respond(StatusCode::PARTIAL_CONTENT, headers, ReplyBody::of(content))
@@ -276,7 +279,9 @@ fn not_modified_reply(headers: &HeaderMap) -> Response<ReplyBody> {
 }
 
 fn unsatisfiable(mut headers: HeaderMap, length: u64) -> Response<ReplyBody> {
-    for name in [CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED, http::header::CONTENT_ENCODING] {
+    for name in
+        [CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED, http::header::CONTENT_ENCODING, CONTENT_DIGEST, REPR_DIGEST]
+    {
         headers.remove(name);
     }
     append(&mut headers, CONTENT_RANGE, &format!("bytes */{length}"));

@@ -183,11 +183,13 @@ impl Service {
             Some(hit) => (hit, now),
             None => {
                 // A fetch goes on without its client, and so has all of it for itself.
+                let control = CacheControl::of(&head.headers);
                 let wanted = Wanted {
                     url: url.clone(),
                     method: head.method.clone(),
                     headers: head.headers.clone(),
-                    only_if_cached: CacheControl::of(&head.headers).only_if_cached,
+                    only_if_cached: control.only_if_cached,
+                    takes_stale: from_peer && control.max_stale,
                     waiting: from_peer.then(|| Waiting::of(&head.headers)),
                     interim,
                 };

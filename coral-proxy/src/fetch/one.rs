@@ -10,11 +10,13 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::sources::{Rest, Sources};
+use super::verify::Doubt;
 use super::{Fetcher, Wanted};
 use crate::cache::Object;
 use crate::cache::body::{Body, BodyError, Writer};
 use crate::cache_status::Source;
 use crate::coalesce::{Fetched, How, Lead, Stage};
+use crate::digest::Check;
 use crate::error::ProxyError;
 use crate::headers::{add_condition, clean_response, has_validator, selecting};
 use crate::origin::Answer;
@@ -37,13 +39,32 @@ pub(super) struct Fetch {
 }
 
 /// What was asked for, with its head.
-struct Asked {
-    answer: Answer,
-    source: Source,
+pub(super) struct Asked {
+    pub(super) answer: Answer,
+    pub(super) source: Source,
     /// The node it comes from, if it is not the origin.
-    peer: Option<SocketAddr>,
+    pub(super) peer: Option<SocketAddr>,
+    /// Whether it is a stale copy of that node.
+    stale: bool,
     /// Held until the object is stored or lost.
-    reference: Option<Fetching>,
+    pub(super) reference: Option<Fetching>,
+}
+
+/// A body that arrives.
+pub(super) struct Arriving {
+    pub(super) answer: Answer,
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) writer: Writer,
+}
+
+impl Asked {
+    fn of(Delivery { answer, level, peer, stale }: Delivery, reference: Option<Fetching>) -> Self {
+        Self { answer, source: Source::Peer(level), peer: Some(peer), stale, reference }
+    }
+
+    pub(super) fn of_origin(answer: Answer, reference: Option<Fetching>) -> Self {
+        Self { answer, source: Source::Origin, peer: None, stale: false, reference }
+    }
 }
 
 impl Fetch {
@@ -56,35 +77,31 @@ impl Fetch {
         if let Some(stale) = &self.stale {
             add_condition(&mut conditional, &stale.headers);
         }
-        let Asked { answer, source, peer, reference } = match self.ask(conditional).await {
-            Ok(answered) => answered,
+        let asked = match self.ask(conditional).await {
+            Ok(asked) if asked.stale => return self.borrowed(asked).await,
+            Ok(asked) => asked,
             Err(error) => return self.failed(error),
         };
-        let may_stand_in = |stale: &Arc<Object>| stale.validity.may_stand_in(SystemTime::now());
-        if answer.status == StatusCode::NOT_MODIFIED {
-            match self.stale.clone().filter(|_| asks_if_changed) {
-                Some(stale) => return self.confirmed(&stale, answer, source),
-                None => return self.failed(ProxyError::OriginProtocol("304 to a request without condition".into())),
-            }
+        let status = asked.answer.status;
+        if status == StatusCode::NOT_MODIFIED {
+            return match self.stale.clone().filter(|_| asks_if_changed) {
+                Some(stale) => self.confirmed(&stale, asked.answer, asked.source),
+                None => self.failed(unasked_304()),
+            };
         }
-        if self.fetcher.origins.is_failure(&self.wanted.url, answer.status)
-            && let Some(stale) = self.stale.clone().filter(may_stand_in)
+        if let Some(stale) = self.stale.clone()
+            && let Some(failed) = self.failure(status, &stale)
         {
-            let status = answer.status;
-            let failed = ProxyError::OriginProtocol(format!("it answered {status}").into());
             self.fetcher.cache.fail(self.wanted.url.key(), failed);
             return self.tell(stale, How::Stale(Some(status.as_u16())), true, false);
         }
-        self.received(Asked { answer, source, peer, reference }).await;
+        self.received(asked).await;
     }
 
     /// Other nodes first, then the origin.
     async fn ask(&self, headers: HeaderMap) -> Result<Asked, ProxyError> {
         let (fetcher, url) = (&self.fetcher, &self.wanted.url);
-        let from_origin = async |headers, reference| {
-            let answer = fetcher.origins.fetch(&Method::GET, url, headers, &self.wanted.interim).await?;
-            Ok(Asked { answer, source: Source::Origin, peer: None, reference })
-        };
+        let from_origin = async |headers, reference| Ok(Asked::of_origin(self.ask_origin(headers).await?, reference));
         // What is never stored is at no other node, and this one will not have it either.
         if fetcher.cache.is_passed(&url.key()) {
             return from_origin(headers, None).await;
@@ -92,16 +109,29 @@ impl Fetch {
         // Others are sent here only for what they can share.
         let shareable = self.lead.can_be_joined() && self.range.is_none();
         let mut claim = shareable.then(|| fetcher.references.fetching(url.key()));
+        if fetcher.distrusted.contains_key(&url.key()) {
+            return from_origin(headers, claim).await;
+        }
         let search = match &mut claim {
             Some(claim) => Search::Claim(claim, self.lead.chain()),
             None => Search::Get,
         };
         let inquiry = Inquiry { method: &Method::GET, url, headers: &headers, fits: &|_| true };
         match fetcher.peers.fetch(&inquiry, search).await {
-            Ok(Delivery { answer, level, peer }) => {
-                Ok(Asked { answer, source: Source::Peer(level), peer: Some(peer), reference: claim })
-            }
-            Err(Missed::Nowhere) => from_origin(headers, claim).await,
+            Ok(delivery) => Ok(Asked::of(delivery, claim)),
+            Err(Missed::Unknown) => from_origin(headers, claim).await,
+            Err(Missed::Nowhere) => match shareable && self.stale.is_none() {
+                true => match fetcher.peers.stale(&inquiry).await {
+                    Some(delivery) => {
+                        if !delivery.stale {
+                            self.lead.chain().found(Some(delivery.peer));
+                        }
+                        Ok(Asked::of(delivery, claim))
+                    }
+                    None => from_origin(headers, claim).await,
+                },
+                false => from_origin(headers, claim).await,
+            },
             Err(Missed::AskOrigin) => {
                 // Told on at once: the crowd shall not go to the origin one behind the other.
                 self.lead.tell(Stage::Alone);
@@ -111,7 +141,19 @@ impl Fetch {
         }
     }
 
-    fn failed(self, error: ProxyError) {
+    pub(super) async fn ask_origin(&self, headers: HeaderMap) -> Result<Answer, ProxyError> {
+        let Wanted { url, interim, .. } = &self.wanted;
+        self.fetcher.origins.fetch(&Method::GET, url, headers, interim).await
+    }
+
+    /// What is wrong with an answer in place of which `stale` is better served.
+    pub(super) fn failure(&self, status: StatusCode, stale: &Object) -> Option<ProxyError> {
+        let fails = self.fetcher.origins.is_failure(&self.wanted.url, status);
+        let may_stand_in = fails && stale.validity.may_stand_in(SystemTime::now());
+        may_stand_in.then(|| ProxyError::OriginProtocol(format!("it answered {status}").into()))
+    }
+
+    pub(super) fn failed(self, error: ProxyError) {
         let cache = &self.fetcher.cache;
         cache.fail(self.wanted.url.key(), error.clone());
         match self.stale.clone().filter(|stale| stale.validity.may_stand_in(SystemTime::now())) {
@@ -128,8 +170,8 @@ impl Fetch {
     }
 
     /// A response with a body: shows it to all who wait, and stores it once it is whole.
-    async fn received(self, asked: Asked) {
-        let Asked { mut answer, source, peer, reference } = asked;
+    pub(super) async fn received(self, asked: Asked) {
+        let Asked { mut answer, source, peer, stale: _, reference } = asked;
         let fetcher = Arc::clone(&self.fetcher);
         let key = self.wanted.url.key();
         clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
@@ -152,41 +194,70 @@ impl Fetch {
             object.variant = part_key(object.variant);
             object.part = part;
         }
-        let object = Arc::new(object);
+        let how = if self.stale.is_some() { How::Replaced(source) } else { How::New(source) };
+        self.deliver(Arc::new(object), how, may_store.is_ok(), Arriving { answer, peer, writer }, reference).await;
+    }
+
+    /// Shows an object that arrives to all who wait, and stores it once it is whole, if others may have it (`shared`). Whether
+    /// it was stored.
+    pub(super) async fn deliver(
+        self,
+        object: Arc<Object>,
+        how: How,
+        shared: bool,
+        Arriving { answer, peer, writer }: Arriving,
+        reference: Option<Fetching>,
+    ) -> bool {
+        let fetcher = Arc::clone(&self.fetcher);
         let mut lead = self.lead;
-        if may_store.is_ok() {
+        if shared {
             // In this order, so that at no moment a request finds neither.
             if object.part.is_none() {
                 lead.is_also(object.variant);
             }
-            fetcher.cache.varies(key, &object.selecting);
+            fetcher.cache.varies(object.key, &object.selecting);
         }
-        let how = if self.stale.is_some() { How::Replaced(source) } else { How::New(source) };
-        let stored = may_store.is_ok() && !object.body.is_window();
-        lead.tell(Stage::Head(Ok(Arc::new(Fetched {
-            object: Arc::clone(&object),
-            how,
-            shared: may_store.is_ok(),
-            stored,
-            since: Instant::now(),
-        }))));
+        let stored = shared && !object.body.is_window();
+        let fetched = Fetched { object: Arc::clone(&object), how, shared, stored, since: Instant::now() };
+        lead.tell(Stage::Head(Ok(Arc::new(fetched))));
         // What cannot be joined later is no longer offered, neither here nor in the index.
         let (lead, mut reference) = if stored { (Some(lead), reference) } else { (None, None) };
-        let version = Version::of(answer.status, &answer.headers, answer.length, object.part.as_ref());
+        let version = Version::of(object.status, &object.headers, answer.length, object.part.as_ref());
         let claim = reference.as_mut().zip(lead.as_ref());
         let asked_with = (&self.wanted, &self.upstream);
-        let rest = version.map(|version| Rest::of(version, asked_with, may_store.is_ok(), claim));
+        let rest = version.map(|version| Rest::of(version, asked_with, shared, claim));
         let sources = Sources::new(&fetcher, answer.body, peer, answer.length, rest);
-        let store = |body: &Body| {
-            if may_store.is_ok() && !body.is_window() {
+        let mut is_stored = false;
+        let store = || {
+            if shared && !object.body.is_window() {
                 fetcher.cache.insert(Arc::clone(&object), SystemTime::now());
+                is_stored = true;
             }
         };
-        let body = object.body.clone();
-        if let Err(error) = pump(sources, writer, answer.length, move || store(&body)).await {
+        // What the origin itself sends is as it means it.
+        let is_whole = object.status == StatusCode::OK && object.part.is_none();
+        let check = Check::of(&object.headers).filter(|_| peer.is_some() && is_whole);
+        let delivered = matches!(how, How::New(Source::Peer(_)) | How::Replaced(Source::Peer(_)));
+        let mut doubt = match peer.filter(|_| delivered && shared) {
+            Some(peer) => fetcher.doubt(&object, peer, asked_with),
+            None => Doubt::none(),
+        };
+        let pumped = tokio::select! {
+            pumped = pump(sources, writer, answer.length, check, store) => pumped,
+            // Its readers see that it has no end.
+            () = doubt.confirmed() => Err(ProxyError::BrokenOff),
+        };
+        if doubt.is_confirmed() {
+            fetcher.cache.reject(Arc::clone(&object)).await;
+        }
+        if let Err(error) = pumped {
             tracing::debug!(%error, "a fetch ended before its end");
+            if matches!(error, ProxyError::Peer(_)) {
+                fetcher.distrusted.insert(object.key, ());
+            }
         }
         drop((lead, reference));
+        is_stored
     }
 
     fn tell(self, object: Arc<Object>, how: How, shared: bool, stored: bool) {
@@ -195,12 +266,18 @@ impl Fetch {
     }
 }
 
+/// The error that a 304 is to a request that has not asked for it.
+pub(super) fn unasked_304() -> ProxyError {
+    ProxyError::OriginProtocol("304 to a request without condition".into())
+}
+
 /// Moves a body from where it comes to all who read it. `whole` is called when all of it is here, before any reader
-/// can have seen the end: the next request then finds it in the cache.
+/// can have seen the end: the next request then finds it in the cache. A body that is not what `check` says has no end.
 pub(super) async fn pump(
     mut from: Sources<'_>,
     mut to: Writer,
     length: Option<u64>,
+    mut check: Option<Check>,
     whole: impl FnOnce(),
 ) -> Result<(), ProxyError> {
     let mut so_far = 0;
@@ -210,6 +287,9 @@ pub(super) async fn pump(
             Ok(None) => break,
             Ok(Some(chunk)) => {
                 so_far += chunk.len() as u64;
+                if let Some(check) = &mut check {
+                    check.add(&chunk);
+                }
                 if length == Some(so_far) {
                     last = chunk;
                 } else if let Err(error) = to.write(chunk).await {
@@ -224,6 +304,12 @@ pub(super) async fn pump(
                 }
             }
         }
+    }
+    if !check.is_none_or(Check::holds) {
+        let error = ProxyError::Peer("its body has another digest than its head says".into());
+        from.accuse(&error);
+        to.fail(BodyError::BrokenOff);
+        return Err(error);
     }
     if let Err(error) = to.seal(last).await {
         to.fail(error);

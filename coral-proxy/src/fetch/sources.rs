@@ -105,9 +105,7 @@ impl<'a> Sources<'a> {
 
     /// Finds another source for what is missing, after `error`. Whether there is one.
     pub(super) async fn resume(&mut self, error: &ProxyError) -> bool {
-        if let Some(peer) = self.peer {
-            self.fetcher.peers.set_aside(peer, error);
-        }
+        self.accuse(error);
         if !self.may_resume(error) {
             return false;
         }
@@ -135,6 +133,13 @@ impl<'a> Sources<'a> {
         tracing::debug!(url = %rest.wanted.url.canonical(), from = self.so_far, with, "a body goes on");
         (self.from, self.peer, self.repeated) = (answer.body, peer, repeated);
         true
+    }
+
+    /// The body is not what was asked for: whoever gave the last of it is asked no more for a while.
+    pub(super) fn accuse(&self, error: &ProxyError) {
+        if let Some(peer) = self.peer {
+            self.fetcher.peers.set_aside(peer, error);
+        }
     }
 
     fn may_resume(&self, error: &ProxyError) -> bool {

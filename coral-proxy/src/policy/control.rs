@@ -33,6 +33,8 @@ pub struct CacheControl {
     pub must_understand: bool,
     /// A request for what is here already, or nothing.
     pub only_if_cached: bool,
+    /// A request that is content with what is stale. Whether there is a limit to that is passed over.
+    pub max_stale: bool,
     /// The lifetime in any cache.
     pub max_age: Option<Duration>,
     /// The lifetime in a shared one, such as this.
@@ -105,6 +107,7 @@ impl CacheControl {
             "proxy-revalidate" => self.proxy_revalidate = true,
             "must-understand" => self.must_understand = true,
             "only-if-cached" => self.only_if_cached = true,
+            "max-stale" => self.max_stale = true,
             "max-age" => least(&mut self.max_age, seconds),
             "s-maxage" => least(&mut self.s_maxage, seconds),
             "stale-while-revalidate" => least(&mut self.stale_while_revalidate, seconds),

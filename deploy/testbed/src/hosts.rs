@@ -84,6 +84,10 @@ fn node(map: &Map, site: &Site) -> String {
          address = \"{}\"\n\
          seeds = [{}]\n\
          \n\
+         # What the origin counts shall be what was fetched.\n\
+         [proxy.peer]\n\
+         verify = 0\n\
+         \n\
          # An origin in a laboratory's block of addresses is asked only where the configuration names it.\n\
          [[proxy.sites]]\n\
          host = \"{ORIGIN}\"\n\

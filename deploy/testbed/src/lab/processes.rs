@@ -101,6 +101,9 @@ impl Setup {
              {dsht}\n\
              [dns]\n\
              {dns}\n\
+             # What the origin counts shall be what was fetched.\n\
+             [proxy.peer]\n\
+             verify = 0\n\
              # An origin in a laboratory's block of addresses is asked only where the configuration names it.\n\
              [[proxy.sites]]\n\
              host = \"{ORIGIN}\"\n\

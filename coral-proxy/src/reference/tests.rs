@@ -1,0 +1,176 @@
+//! Tests of references, on a paused clock, with a far end that writes down what it is told.
+
+use std::net::IpAddr;
+
+use coral_dsht::{Command, Id, Stored};
+use prometheus_client::registry::Registry;
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(1);
+
+fn key() -> Key {
+    Id::hash(&[b"k"])
+}
+
+/// References to a far end that answers all and writes down what it was asked.
+fn start() -> (References, mpsc::UnboundedReceiver<String>) {
+    let (dsht, mut commands) = DshtHandle::channel(8);
+    let (log, lines) = mpsc::unbounded_channel();
+    let stale = |at| if at == stale_key(key()) { "stale: " } else { "" };
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Put { key: at, ttl, reply, .. } => {
+                    let _ = log.send(format!("{}put for {} s", stale(at), ttl.as_secs()));
+                    let _ = reply.send(Stored::default());
+                }
+                Command::Remove { key: at, reply, .. } => {
+                    let _ = log.send(format!("{}remove", stale(at)));
+                    let _ = reply.send(1);
+                }
+                Command::Claim { ttl, refused, reply, .. } => {
+                    let _ = log.send(format!("claim for {} s, {} refused", ttl.as_secs(), refused.len()));
+                    let _ = reply.send(Claimed::default());
+                }
+                _ => {}
+            }
+        }
+    });
+    let metrics = Metrics::register(&mut Registry::default());
+    let me = "192.0.2.1:80".parse().unwrap();
+    (References::start(me, dsht, config::Reference::default(), metrics), lines)
+}
+
+#[tokio::test(start_paused = true)]
+async fn twenty_seconds_while_fetching_an_hour_when_whole_and_withdrawn_when_dropped() {
+    let (references, mut lines) = start();
+    let began = Instant::now();
+    let mut fetching = references.fetching(key());
+    assert!(fetching.claim(&[], LIMIT).await.is_some());
+    assert_eq!(lines.recv().await.unwrap(), "claim for 20 s, 0 refused");
+    fetching.claim(&[encode_reference("192.0.2.9:80".parse().unwrap())], LIMIT).await;
+    assert_eq!(lines.recv().await.unwrap(), "claim for 20 s, 1 refused");
+    assert_eq!(lines.recv().await.unwrap(), "put for 20 s");
+    assert_eq!(began.elapsed().as_secs(), 10, "renewed halfway");
+    references.stored(key(), Duration::from_secs(24 * 3600), true);
+    drop(fetching);
+    assert_eq!(lines.recv().await.unwrap(), "put for 3600 s");
+    references.dropped(key());
+    assert_eq!(lines.recv().await.unwrap(), "remove");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reference_does_not_outlive_the_freshness_of_its_object() {
+    let (references, mut lines) = start();
+    references.stored(key(), Duration::from_secs(100), false);
+    assert_eq!(lines.recv().await.unwrap(), "put for 100 s");
+    assert_eq!(lines.recv().await.unwrap(), "put for 50 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_fetch_and_a_stop_leave_nothing_behind() {
+    let (references, mut lines) = start();
+    let mut fetching = references.fetching(key());
+    fetching.claim(&[], LIMIT).await;
+    drop(fetching);
+    assert_eq!(lines.recv().await.unwrap(), "claim for 20 s, 0 refused");
+    assert_eq!(lines.recv().await.unwrap(), "remove");
+    references.stored(key(), Duration::from_secs(9000), true);
+    assert_eq!(lines.recv().await.unwrap(), "put for 3600 s");
+    references.stop().await;
+    assert_eq!(lines.recv().await.unwrap(), "remove");
+    references.stored(key(), Duration::from_secs(9000), true);
+    references.stop().await;
+    assert!(lines.try_recv().is_err(), "a stopped node publishes nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_nobody_waits_for_becomes_a_put_while_the_fetch_goes_on() {
+    let (references, mut lines) = start();
+    let mut fetching = references.fetching(key());
+    assert!(fetching.claim(&[], Duration::ZERO).await.is_none(), "given up before it was made");
+    assert_eq!(lines.recv().await.unwrap(), "put for 20 s");
+    drop(fetching);
+    assert_eq!(lines.recv().await.unwrap(), "remove");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_does_not_shorten_what_was_put_for_a_whole_object() {
+    let (references, mut lines) = start();
+    let began = Instant::now();
+    references.stored(key(), Duration::from_secs(9000), true);
+    assert_eq!(lines.recv().await.unwrap(), "put for 3600 s");
+    references.fetching(key()).claim(&[], LIMIT).await;
+    assert_eq!(lines.recv().await.unwrap(), "claim for 20 s, 0 refused");
+    assert_eq!(lines.recv().await.unwrap(), "put for 3600 s");
+    assert_eq!(began.elapsed().as_secs(), 1800);
+}
+
+/// The next lines, sorted: those of the two keys may come in any order.
+async fn next<const COUNT: usize>(lines: &mut mpsc::UnboundedReceiver<String>) -> [String; COUNT] {
+    let mut next = [const { String::new() }; COUNT];
+    for line in &mut next {
+        *line = lines.recv().await.unwrap();
+    }
+    next.sort();
+    next
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_ceased_to_be_fresh_is_named_elsewhere_for_an_hour_after_it_was_last_asked_for() {
+    let (references, mut lines) = start();
+    let began = Instant::now();
+    references.stored(key(), Duration::from_secs(8), true);
+    assert_eq!(lines.recv().await.unwrap(), "put for 8 s");
+    assert_eq!(lines.recv().await.unwrap(), "put for 3 s", "after five seconds at the earliest");
+    assert_eq!(next(&mut lines).await, ["remove", "stale: put for 3600 s"]);
+    assert_eq!(began.elapsed().as_secs(), 8);
+    // Asked for in vain twice: only the second time less than half of the hour is left.
+    tokio::time::advance(Duration::from_secs(600)).await;
+    references.fetching(key()).claim(&[], LIMIT).await;
+    assert_eq!(next(&mut lines).await, ["claim for 20 s, 0 refused", "remove"]);
+    tokio::time::advance(Duration::from_secs(1800)).await;
+    references.fetching(key()).claim(&[], LIMIT).await;
+    assert_eq!(next(&mut lines).await, ["claim for 20 s, 0 refused", "remove", "stale: put for 3600 s"]);
+    tokio::time::advance(Duration::from_secs(1000)).await;
+    references.dropped(key());
+    assert_eq!(lines.recv().await.unwrap(), "stale: remove");
+    references.stop().await;
+    assert!(lines.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_stale_at_once_is_named_as_such_alone_and_withdrawn_with_all_else() {
+    let (references, mut lines) = start();
+    references.stored(key(), Duration::ZERO, true);
+    assert_eq!(lines.recv().await.unwrap(), "stale: put for 3600 s");
+    // It is stored anew with each answer of the origin that says nothing else.
+    references.stored(key(), Duration::ZERO, true);
+    references.dropped(key());
+    references.stop().await;
+    assert_eq!(lines.recv().await.unwrap(), "stale: remove");
+    assert!(lines.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_stale_at_once_and_of_no_use_then_is_not_published() {
+    let (references, mut lines) = start();
+    references.stored(key(), Duration::ZERO, false);
+    references.stop().await;
+    assert!(lines.try_recv().is_err());
+}
+
+proptest! {
+    #[test]
+    fn a_reference_comes_back_as_it_went(ip: IpAddr, port in 1_u16..) {
+        let addr = SocketAddr::new(ip.to_canonical(), port);
+        prop_assert_eq!(decode_reference(&encode_reference(addr)), Some(addr));
+    }
+
+    #[test]
+    fn any_value_is_read(bytes in prop::collection::vec(any::<u8>(), 0..=64)) {
+        decode_reference(&Value::new(&bytes).unwrap());
+    }
+}
