@@ -245,7 +245,7 @@ fn the_ids_and_values_in_the_protocol_are_those_of_the_code() {
     let ids = [
         Id::of_node(node),
         url,
-        Id::hash(&[b"stale", url.as_bytes()]),
+        coral_proxy::reference::stale_key(url),
         Id::hash(&[b"slice", url.as_bytes(), &3_u64.to_be_bytes()]),
         hint::network(node.ip()),
         hint::router(node.ip()),
