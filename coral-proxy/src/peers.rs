@@ -67,7 +67,12 @@ pub(crate) enum Search<'a> {
     Claim(&'a mut Fetching, &'a Chain),
     /// By a get: what comes is for one client alone.
     Get,
+    /// Not at all: these may have it, whoever else has claimed it.
+    Named(&'a Named, &'a Chain),
 }
+
+/// References in the order in which to try them, and the level at which the index had them.
+pub(crate) type Named = (Vec<Value>, Level);
 
 /// Why the origin is to be asked.
 #[derive(Debug)]
@@ -130,7 +135,7 @@ impl Peers {
         headers.insert(HOST, host);
         let until = Instant::now() + self.limits.patience;
         let sought = self.ask_those_named(&Inquiry { headers: &headers, ..*inquiry }, &mut search, until).await;
-        if let Search::Claim(_, chain) = search {
+        if let Search::Claim(_, chain) | Search::Named(_, chain) = search {
             chain.found(sought.as_ref().ok().map(|delivery| delivery.peer));
         }
         sought
@@ -179,26 +184,29 @@ impl Peers {
     }
 
     /// References in the order in which to try them, and their level. `None` if there are none.
-    async fn named(&self, key: Key, search: &mut Search<'_>, refused: &[Value]) -> Option<(Vec<Value>, Level)> {
-        let limit = self.limits.index_timeout;
+    async fn named(&self, key: Key, search: &mut Search<'_>, refused: &[Value]) -> Option<Named> {
         let (values, level) = match search {
             // The index has an order of its own, by which the crowd becomes a tree.
             Search::Claim(fetching, _) => {
-                let claimed = fetching.claim(refused, limit).await?;
+                let claimed = fetching.claim(refused, self.limits.index_timeout).await?;
                 (claimed.values, claimed.level?)
             }
-            Search::Get if !refused.is_empty() => return None,
-            Search::Get => {
-                let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await.ok()?.ok()?;
-                let mut values = found.values;
-                // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
-                // a random source, and a replay asks the same.
-                values
-                    .sort_by_key(|value| Id::hash(&[key.as_bytes(), self.me.to_string().as_bytes(), value.as_bytes()]));
-                (values, found.level?)
-            }
+            Search::Get | Search::Named(..) if !refused.is_empty() => return None,
+            Search::Get => self.who_has(key).await?,
+            Search::Named(named, _) => (*named).clone(),
         };
         (!values.is_empty()).then_some((values, level))
+    }
+
+    /// Those who have what is under `key`, as the index says now.
+    pub(crate) async fn who_has(&self, key: Key) -> Option<Named> {
+        let limit = self.limits.index_timeout;
+        let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await.ok()?.ok()?;
+        let mut values = found.values;
+        // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
+        // a random source, and a replay asks the same.
+        values.sort_by_key(|value| Id::hash(&[key.as_bytes(), self.me.to_string().as_bytes(), value.as_bytes()]));
+        Some((values, found.level?))
     }
 
     /// The node that a reference names, if it may be asked. Other kinds of values are nobody's.
@@ -249,7 +257,7 @@ impl Peers {
         behind: impl FnOnce(&Chain) -> Option<Vec<SocketAddr>>,
     ) -> Option<Vec<SocketAddr>> {
         let mut nodes = vec![self.me];
-        if let Search::Claim(_, chain) = search {
+        if let Search::Claim(_, chain) | Search::Named(_, chain) = search {
             nodes.extend(behind(chain)?);
         }
         Some(nodes)
