@@ -1,16 +1,20 @@
-//! The operator's address: `/metrics`, `/health`, `/status` and `/lookup`, over HTTP/1.1.
+//! The operator's address: `/metrics`, `/health`, `/status`, `/lookup`, `/explain` and the node's own page, over HTTP/1.1.
 //!
 //! It asks for no password: it listens on loopback unless told otherwise, and it only ever reads. Each connection
-//! carries one request, bounded in size and time, and there are few at a time.
+//! carries one request, bounded in size and time, and there are few at a time. Events of the page alone last longer: how long,
+//! and for how many, `page` says.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use coral_proxy::front::{PageBody, Visit};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,11 +23,14 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+mod map;
 mod metrics;
 mod status;
 
 pub use status::Shared;
-pub(crate) use status::escaped;
+pub(crate) use status::{escaped, unescaped};
+
+use crate::page::View;
 
 /// Connections at once. More wait in the kernel's queue.
 const CONNECTIONS: usize = 64;
@@ -33,6 +40,9 @@ const HEAD: Duration = Duration::from_secs(5);
 
 /// How long a connection may live: a lookup over dead nodes takes some seconds.
 const CONNECTION: Duration = Duration::from_secs(30);
+
+/// How long one that carries events may live beyond that: they end by themselves before, unless nobody takes them.
+const LIVE: Duration = Duration::from_secs(330);
 
 /// How long answers under way may take once the node stops.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -57,12 +67,12 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>, shutdown: impl Futu
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             (place, accepted) = accept => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, client)) => {
                     let shared = Arc::clone(&shared);
                     connections.spawn(async move {
                         let _place = place;
                         // One request of an operator's tool that broke off is nobody else's affair.
-                        drop(timeout(CONNECTION, serve(stream, shared)).await);
+                        serve(stream, client.ip(), shared).await;
                     });
                 }
                 Err(e) => {
@@ -78,28 +88,46 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>, shutdown: impl Futu
     drop(timeout(DRAIN, rest).await);
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>) -> hyper::Result<()> {
-    let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(answer(&shared, &request).await) }
+/// One connection, until it ends or its time is over.
+async fn serve(stream: TcpStream, client: IpAddr, shared: Arc<Shared>) {
+    let listens = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        let (shared, listens) = (Arc::clone(&shared), &listens);
+        async move {
+            let response = answer(&shared, client, &request).await;
+            let is_live = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+            listens.store(is_live, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
+        }
     });
-    hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
+        .serve_connection(TokioIo::new(stream), service);
+    let ended = timeout(CONNECTION, &mut connection).await;
+    if ended.is_err() && listens.load(Ordering::Relaxed) {
+        drop(timeout(LIVE, connection).await);
+    }
 }
 
-async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(shared: &Shared, client: IpAddr, request: &Request<Incoming>) -> Response<PageBody> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         refusal.headers_mut().insert(ALLOW, "GET, HEAD".parse().expect("a header"));
         return refusal;
     }
+    if !matches!(request.uri().path(), "/metrics" | "/health") && !is_meant(shared, request) {
+        return text(StatusCode::MISDIRECTED_REQUEST, "ask by an address or name of this machine, such as 127.0.0.1\n");
+    }
     match request.uri().path() {
-        "/" => text(StatusCode::OK, INDEX),
+        "/" | "/coralize" | "/events" | "/page.css" | "/page.js" | "/icon.svg" => {
+            let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+            let authority = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            let visit = Visit { method, uri, headers, authority, suffix: shared.page.suffix(), client };
+            shared.page.answer(View::Operator, visit).await
+        }
         "/metrics" => match metrics::encode(shared).await {
             Ok(body) => reply(StatusCode::OK, metrics::CONTENT_TYPE, body),
             Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{e:#}\n")),
@@ -113,43 +141,76 @@ async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<B
             Ok(status) => json(StatusCode::OK, &status),
             Err(e) => problem(StatusCode::SERVICE_UNAVAILABLE, &e),
         },
-        "/lookup" => match status::queried_url(request.uri()) {
-            Some(url) => match status::lookup(shared, &url).await {
-                Ok(Ok(lookup)) => json(StatusCode::OK, &lookup),
-                Ok(Err(bad_url)) => problem(StatusCode::BAD_REQUEST, &bad_url),
-                Err(e) => problem(StatusCode::SERVICE_UNAVAILABLE, &e),
-            },
-            None => problem(StatusCode::BAD_REQUEST, &anyhow::anyhow!("ask as /lookup?url=http://www.example.com/")),
+        "/map" => match map::map(shared).await {
+            Ok(map) => json(StatusCode::OK, &map),
+            Err(e) => problem(StatusCode::SERVICE_UNAVAILABLE, &e),
+        },
+        "/figures" => match shared.page.figures().await {
+            Ok(figures) => json(StatusCode::OK, &figures),
+            Err(e) => problem(StatusCode::SERVICE_UNAVAILABLE, &e),
+        },
+        path @ ("/lookup" | "/explain") => match status::queried_url(request.uri()) {
+            Some(url) if path == "/lookup" => of_url(status::lookup(shared, &url).await),
+            Some(url) => of_url(status::explain(shared, &url).await),
+            None => problem(StatusCode::BAD_REQUEST, &anyhow::anyhow!("ask as {path}?url=http://www.example.com/")),
         },
         _ => text(StatusCode::NOT_FOUND, INDEX),
     }
 }
 
-fn json(code: StatusCode, body: &impl serde::Serialize) -> Response<Full<Bytes>> {
+/// Whether a request to loopback names it. A browser sends here whatever a web site asks for under its own name, if that name
+/// leads to 127.0.0.1 by now (DNS rebinding), and lets it read the answer: what others ask for is in some of them.
+fn is_meant(shared: &Shared, request: &Request<Incoming>) -> bool {
+    if !shared.addresses.admin.is_some_and(|addr| addr.ip().is_loopback()) {
+        return true;
+    }
+    let Some(Ok(host)) = request.headers().get(HOST).map(|host| host.to_str()) else {
+        return true;
+    };
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.contains(']') { host } else { name });
+    let is_local_name = name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost");
+    // An address can be no other site's name.
+    is_local_name || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+}
+
+/// What is said of a URL. The inner error is the asker's.
+fn of_url(said: anyhow::Result<anyhow::Result<impl serde::Serialize>>) -> Response<PageBody> {
+    match said {
+        Ok(Ok(body)) => json(StatusCode::OK, &body),
+        Ok(Err(e)) => problem(StatusCode::BAD_REQUEST, &e),
+        Err(e) => problem(StatusCode::SERVICE_UNAVAILABLE, &e),
+    }
+}
+
+fn json(code: StatusCode, body: &impl serde::Serialize) -> Response<PageBody> {
     match serde_json::to_string_pretty(body) {
         Ok(text) => reply(code, "application/json", text + "\n"),
         Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{e}\n")),
     }
 }
 
-fn problem(code: StatusCode, e: &anyhow::Error) -> Response<Full<Bytes>> {
+fn problem(code: StatusCode, e: &anyhow::Error) -> Response<PageBody> {
     json(code, &serde_json::json!({ "error": format!("{e:#}") }))
 }
 
-fn text(code: StatusCode, body: &str) -> Response<Full<Bytes>> {
+fn text(code: StatusCode, body: &str) -> Response<PageBody> {
     reply(code, "text/plain; charset=utf-8", body.to_owned())
 }
 
-fn reply(code: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+fn reply(code: StatusCode, content_type: &'static str, body: String) -> Response<PageBody> {
     let response =
         Response::builder().status(code).header(CONTENT_TYPE, content_type).header(CACHE_CONTROL, "no-store");
-    response.body(Full::new(body.into())).expect("a status and two headers of our own")
+    response.body(Full::<Bytes>::from(body).boxed_unsync()).expect("a status and two headers of our own")
 }
 
 const INDEX: &str = "\
 A node of CoralCDN. Here are:
+  /                    the node's page, for a browser
   /metrics             counters, in Prometheus' text format
   /health              200 when the node does its work, else 503, and why
   /status              clusters, neighbours, cache and traffic, as JSON
+  /figures             what it does at this moment, as JSON
+  /map                 the nodes that it can reach, as JSON and as a picture; takes some seconds
   /lookup?url=URL      where this node finds a URL in the index: each hop, and the references
+  /explain?url=URL     what becomes of the next request for a URL: each rule, its field and its section
 ";

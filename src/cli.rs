@@ -36,6 +36,15 @@ pub enum Command {
     /// Ask a running node where it would look for a URL, and show each hop of the search.
     #[command(after_help = LOOKUP_HELP)]
     Lookup(LookupArgs),
+    /// Ask a running node what becomes of the next request for a URL, and why: each rule, its field and its section.
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(LookupArgs),
+    /// Have a running node walk through the network, and show the nodes that it can reach, by cluster and distance.
+    #[command(after_help = MAP_HELP)]
+    Map(MapArgs),
+    /// Watch a running node in the terminal: requests by source, what is popular, searches.
+    #[command(after_help = TOP_HELP)]
+    Top(TopArgs),
     /// Show a running node's clusters, neighbours, cache and traffic.
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
@@ -45,9 +54,18 @@ pub enum Command {
     /// Make a key to sign names with (DNSSEC), unless there is one, and print the records that vouch for it.
     #[command(after_help = DNSSEC_KEY_HELP)]
     DnssecKey(DnssecKeyArgs),
+    /// Test whether this host is ready to be a node, and say what to do where it is not.
+    #[command(after_help = CHECK_HOST_HELP)]
+    Check(CheckArgs),
     /// Read a configuration as `coral node` would, and print what results.
     #[command(after_help = CHECK_HELP)]
     CheckConfig(NodeArgs),
+    /// Print the completions of a shell.
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions(CompletionsArgs),
+    /// Write a manual page for each subcommand into a directory.
+    #[command(after_help = MAN_HELP)]
+    Man(ManArgs),
 }
 
 /// Where a node's configuration comes from.
@@ -123,6 +141,20 @@ impl NodeArgs {
     }
 }
 
+/// Of `coral check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The configuration that a node would have.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The resolver to ask about the delegation; without it, the system's.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub resolver: Option<SocketAddr>,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Of `coral url`.
 #[derive(Debug, Args)]
 pub struct UrlArgs {
@@ -133,7 +165,7 @@ pub struct UrlArgs {
     pub suffix: Suffix,
 }
 
-/// Of `coral lookup`.
+/// Of `coral lookup` and `coral explain`.
 #[derive(Debug, Args)]
 pub struct LookupArgs {
     /// The URL, plain or coralized.
@@ -157,6 +189,34 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// Of `coral map`.
+#[derive(Debug, Args)]
+pub struct MapArgs {
+    /// The admin address of the node that is to walk.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4161")]
+    pub admin: SocketAddr,
+    /// Write a picture of it to this file, too.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Print the node's JSON as it is.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `coral top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// The admin address of the node to watch.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4161")]
+    pub admin: SocketAddr,
+    /// Print once and exit, as where the output is no terminal.
+    #[arg(long)]
+    pub once: bool,
+    /// Print the node's JSON as it is, once.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Of `coral health`.
 #[derive(Debug, Args)]
 pub struct HealthArgs {
@@ -176,6 +236,21 @@ pub struct DnssecKeyArgs {
     /// How a new key signs.
     #[arg(long, value_name = "ALGORITHM", default_value = "ecdsa-p256")]
     pub algorithm: KeyAlgorithm,
+}
+
+/// Of `coral completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// Of `coral man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The directory, which is made if it is not there.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
 }
 
 /// How a DNSSEC key signs.
@@ -221,6 +296,28 @@ Examples:
   coral lookup http://www.example.com/page.html
   coral lookup http://www.example.com.nyud.net/ --admin 127.0.0.1:4161";
 
+const EXPLAIN_HELP: &str = "\
+It asks the node, which asks the index, and nobody asks the origin.
+
+Examples:
+  coral explain http://www.example.com/page.html
+  coral explain www.example.com --admin 127.0.0.1:4161 --json";
+
+const MAP_HELP: &str = "\
+It takes some seconds: the node searches the index until it meets nobody new, 256 times at most. In a
+large network a part of the nodes is met.
+
+Examples:
+  coral map
+  coral map --admin 127.0.0.1:4161 --svg map.svg";
+
+const TOP_HELP: &str = "\
+Ctrl-C ends it.
+
+Examples:
+  coral top
+  coral top --admin 127.0.0.1:4161 --once";
+
 const STATUS_HELP: &str = "\
 Examples:
   coral status
@@ -241,10 +338,29 @@ Examples:
   coral dnssec-key /etc/coral/dnssec.key
   coral dnssec-key dnssec.key --suffix cdn.example.org --algorithm ed25519";
 
+const CHECK_HOST_HELP: &str = "\
+Looks at ports, address, seeds, the right to ping, the delegation of the zone, files, limits and the clock.
+Changes nothing. Run it as the user and with the configuration of the node; the exit status is 1 if it could not run.
+
+Examples:
+  coral check --config /etc/coral.toml
+  coral check --config /etc/coral.toml --resolver 9.9.9.9:53 --json";
+
 const CHECK_HELP: &str = "\
 Examples:
   coral check-config --config /etc/coral.toml
   coral check-config --set proxy.listen=127.0.0.1:8080";
+
+const COMPLETIONS_HELP: &str = "\
+To be kept where the shell looks: /etc/bash_completion.d/coral, ~/.config/fish/completions/coral.fish.
+
+Examples:
+  coral completions bash
+  coral completions fish";
+
+const MAN_HELP: &str = "\
+Examples:
+  coral man /usr/local/share/man/man1";
 
 #[cfg(test)]
 mod tests {

@@ -7,29 +7,36 @@ use coral_dns::dnssec::key::{Algorithm, Key};
 use serde_json::Value as Json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, NodeArgs, StatusArgs, UrlArgs};
+use crate::cli::{DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, StatusArgs, UrlArgs};
 use crate::config::{Config, Override};
 use crate::node::Node;
 use crate::{admin, http, logging, tables};
+
+/// What rereads the configuration; for who has none, the terminal is gone, as good a reason as any to leave in good order.
+const HANGUP: &str = "SIGHUP";
 
 /// The exit status of a process that a second signal ends, as a shell counts it: 128 and the number of SIGINT.
 const FORCED: i32 = 130;
 
 /// `coral node`: runs until a signal, or until a part of it fails.
 pub fn node(args: &NodeArgs) -> anyhow::Result<bool> {
-    let mut config = load(args)?;
-    let threads = &mut config.proxy.part.threads;
-    *threads = threads.or_else(|| std::thread::available_parallelism().ok());
+    let config = load_for_node(args)?;
     let _log = logging::start(&config.log)?;
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
         let node = Node::start(config).await?;
-        let failure = tokio::select! {
-            name = signals.next() => {
-                tracing::info!("{name}: stopping; a second signal ends at once");
-                None
+        let failure = loop {
+            tokio::select! {
+                // Without a file there is nothing to read again: the terminal is gone.
+                name = signals.next() => match name {
+                    HANGUP if args.config.is_some() => reload(&node, args),
+                    _ => {
+                        tracing::info!("{name}: stopping; a second signal ends at once");
+                        break None;
+                    }
+                },
+                why = node.failed() => break Some(why),
             }
-            why = node.failed() => Some(why),
         };
         let ending = signals.or_force(node.stop()).await;
         match failure {
@@ -43,6 +50,18 @@ pub fn node(args: &NodeArgs) -> anyhow::Result<bool> {
     })
 }
 
+/// Reads the configuration again; one that cannot be used changes nothing.
+fn reload(node: &Node, args: &NodeArgs) {
+    match load_for_node(args).and_then(|config| node.reload(&config)) {
+        Ok(waiting) if waiting.is_empty() => tracing::info!("{HANGUP}: the configuration has been read again"),
+        Ok(waiting) => tracing::warn!(
+            "{HANGUP}: the configuration has been read again; what has changed of these waits for the next start: {}",
+            waiting.join(", ")
+        ),
+        Err(error) => tracing::error!("{HANGUP}: the configuration stays as it was: {error:#}"),
+    }
+}
+
 /// `coral url`.
 pub fn url(args: &UrlArgs) -> anyhow::Result<bool> {
     let coralized = coral_proxy::coralize(&with_scheme(&args.url), &args.suffix.proxy)
@@ -52,7 +71,7 @@ pub fn url(args: &UrlArgs) -> anyhow::Result<bool> {
 }
 
 /// As people type it into a browser: without a scheme, http is meant.
-fn with_scheme(url: &str) -> String {
+pub(crate) fn with_scheme(url: &str) -> String {
     if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
 }
 
@@ -60,6 +79,24 @@ fn with_scheme(url: &str) -> String {
 pub fn lookup(args: &LookupArgs) -> anyhow::Result<bool> {
     let path = format!("/lookup?url={}", admin::escaped(&with_scheme(&args.url)));
     print_answer(args.admin, &path, args.json, tables::lookup)
+}
+
+/// `coral explain`.
+pub fn explain(args: &LookupArgs) -> anyhow::Result<bool> {
+    let path = format!("/explain?url={}", admin::escaped(&with_scheme(&args.url)));
+    print_answer(args.admin, &path, args.json, tables::explain)
+}
+
+/// `coral map`.
+pub fn map(args: &MapArgs) -> anyhow::Result<bool> {
+    let Some(path) = &args.svg else {
+        return print_answer(args.admin, "/map", args.json, tables::map);
+    };
+    let answer = ask(args.admin, "/map")?;
+    let svg = answer.json["svg"].as_str().with_context(|| format!("{} gives no picture", args.admin))?;
+    std::fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?;
+    print!("{}", if args.json { answer.text } else { tables::map(&answer.json) });
+    Ok(true)
 }
 
 /// `coral status`.
@@ -108,6 +145,14 @@ pub fn dnssec_key(args: &DnssecKeyArgs) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// With what a process of its own can do and a part of one should not.
+pub(crate) fn load_for_node(args: &NodeArgs) -> anyhow::Result<Config> {
+    let mut config = load(args)?;
+    let threads = &mut config.proxy.part.threads;
+    *threads = threads.or_else(|| std::thread::available_parallelism().ok());
+    Ok(config)
+}
+
 fn load(args: &NodeArgs) -> anyhow::Result<Config> {
     let mut overrides = Override::from_variables(std::env::vars_os());
     overrides.extend(args.overrides()?);
@@ -125,13 +170,18 @@ fn print_answer(addr: SocketAddr, path: &str, as_json: bool, table: fn(&Json) ->
 }
 
 /// What an admin address answered, as it came and as it is understood.
-struct Answer {
-    text: String,
-    json: Json,
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) json: Json,
 }
 
 fn ask(addr: SocketAddr, path: &str) -> anyhow::Result<Answer> {
-    let (status, text) = runtime()?.block_on(http::get_text(addr, path))?;
+    runtime()?.block_on(answer(addr, path))
+}
+
+/// What the admin address at `addr` answers to `path`.
+pub(crate) async fn answer(addr: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+    let (status, text) = http::get_text(addr, path).await?;
     let json: Option<Json> = serde_json::from_str(&text).ok();
     let Some(json) = json else {
         bail!("{addr} is no node's admin address: it answered {status}, and not in JSON");
@@ -170,8 +220,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => "Ctrl-C",
             _ = self.terminate.recv() => "SIGTERM",
-            // The terminal is gone, most often: as good a reason to leave in good order.
-            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.hangup.recv() => HANGUP,
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Config {
     pub proxy: Section<ProxyNode, coral_proxy::Config>,
     /// The operator's address: metrics, health, status.
     pub admin: Admin,
+    /// The node's own page.
+    pub page: Page,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -92,6 +94,9 @@ pub struct ProxyNode {
     /// Browsers that come by DNS know no port: any other than 80 needs a forwarding in front.
     #[serde(with = "off")]
     pub listen: Option<SocketAddr>,
+    /// Where it listens over TLS, if it has `certificates`; `off` does not. Default: `0.0.0.0:443`.
+    #[serde(with = "off")]
+    pub tls_listen: Option<SocketAddr>,
 }
 
 /// `[admin]`: the operator's address.
@@ -103,6 +108,27 @@ pub struct Admin {
     /// It asks for no password, and shows what the node does and holds: keep it on loopback or behind a firewall.
     #[serde(with = "off")]
     pub listen: Option<SocketAddr>,
+}
+
+/// `[page]`: the node's own page at the bare suffix, `http://nyud.net/`. The operator has all of it at the admin address.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Page {
+    /// What everybody sees. Default: `figures`.
+    pub public: PublicPage,
+}
+
+/// How much of the page everybody sees. Nobody sees there who asks, or for what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublicPage {
+    /// None: the bare suffix is an error, as any host without an origin.
+    Off,
+    /// The form that coralizes a URL, and what this is.
+    Form,
+    /// And the node's clusters, how many requests it answers and from where, and the bytes that origins were spared.
+    #[default]
+    Figures,
 }
 
 /// `[log]`: what is logged to standard error.
@@ -134,8 +160,16 @@ impl Default for Config {
             dns: Section::default(),
             proxy: Section::default(),
             admin: Admin::default(),
+            page: Page::default(),
             log: Log::default(),
         }
+    }
+}
+
+impl Config {
+    /// The keys under which `other` says something else, with their tables.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        schema::differences(self, other)
     }
 }
 
@@ -153,7 +187,7 @@ impl Default for DnsNode {
 
 impl Default for ProxyNode {
     fn default() -> Self {
-        Self { listen: Some(anywhere(80)) }
+        Self { listen: Some(anywhere(80)), tls_listen: Some(anywhere(443)) }
     }
 }
 
@@ -310,6 +344,26 @@ fn read<'de, T: FromStr, D: Deserializer<'de>>(from: D, word: &str, what: &str) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_running_node_takes_over_is_no_difference_any_more() {
+        let old = Config::from_text("[proxy.bandwidth]\nsend = \"1 MB\"", "old", &[]).unwrap();
+        let text = "
+            [dsht]
+            listen = \"0.0.0.0:4170\"
+            [proxy]
+            deny = \"/etc/coral/deny\"
+            sites = [{ host = \"a.b\", origin = \"http://a.c\" }]
+            memory = \"1 GiB\"
+            bandwidth = { send = \"2 MB\", receive = \"2 MB\" }
+            client = { requests_per_address = 10 }";
+        let new = Config::from_text(text, "new", &[]).unwrap();
+        assert_eq!(old.differences(&old), [""; 0]);
+        let mut taken = old.clone();
+        taken.proxy.part.take_over(&new.proxy.part);
+        assert_eq!(taken.differences(&new), ["dsht.listen", "proxy.bandwidth.receive", "proxy.memory"]);
+        assert!(old.differences(&new).len() > 3);
+    }
 
     #[test]
     fn a_contact_has_a_host_and_a_port() {

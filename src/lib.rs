@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod chart;
+pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -13,8 +14,11 @@ pub mod demo;
 pub mod http;
 mod join;
 pub mod logging;
+pub mod manual;
 pub mod node;
 pub mod outcome;
+mod page;
 pub mod report;
 pub mod sim;
 mod tables;
+pub mod top;

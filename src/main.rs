@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use coral::cli::{Cli, Command};
-use coral::{commands, demo, sim};
+use coral::{check, commands, demo, manual, sim, top};
 
 /// Something was wrong with what the user gave or asked for, or with this machine.
 const FAILURE: u8 = 1;
@@ -20,10 +20,16 @@ fn main() -> ExitCode {
         Command::Sim(options) => sim::run(&options),
         Command::Url(args) => commands::url(&args),
         Command::Lookup(args) => commands::lookup(&args),
+        Command::Explain(args) => commands::explain(&args),
+        Command::Map(args) => commands::map(&args),
+        Command::Top(args) => top::run(&args),
         Command::Status(args) => commands::status(&args),
         Command::Health(args) => commands::health(&args),
         Command::DnssecKey(args) => commands::dnssec_key(&args),
+        Command::Check(args) => check::run(&args),
         Command::CheckConfig(args) => commands::check_config(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

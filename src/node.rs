@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -14,18 +14,20 @@ use coral_dsht::{ClusterId, DshtHandle, Peer, Services, Snapshot, Stopped};
 use coral_proxy::Proxy;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::config::Config;
 use crate::join::Outwards;
+use crate::page::Page;
 
-mod address;
+pub(crate) mod address;
 mod sockets;
 mod state;
 
 use sockets::Sockets;
+pub(crate) use sockets::advice;
 
 /// Beyond its own times for draining and withdrawing, a part gets so long to end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -46,6 +48,10 @@ pub struct Node {
     addresses: Addresses,
     dsht: DshtHandle,
     proxy: Option<Proxy>,
+    /// What is in force, which [`Node::reload`] changes.
+    config: Arc<RwLock<Config>>,
+    /// The cache asks it as long as it runs.
+    _page: Arc<Page>,
     /// In the order in which they end.
     parts: Vec<Part>,
     failures: watch::Receiver<Vec<String>>,
@@ -60,6 +66,8 @@ pub struct Addresses {
     pub dns: Option<SocketAddr>,
     /// The cache, over HTTP.
     pub proxy: Option<SocketAddr>,
+    /// The cache, over HTTP and TLS.
+    pub proxy_tls: Option<SocketAddr>,
     /// The operator's address, over HTTP.
     pub admin: Option<SocketAddr>,
 }
@@ -111,8 +119,8 @@ impl Node {
         let (observe, observations) = mpsc::channel(OBSERVATIONS);
         let mut proxy = None;
         let mut parts = Vec::new();
-        if let Some(listener) = sockets.proxy {
-            let port = listener.local_addr()?.port();
+        if let Some(sockets) = sockets.proxy {
+            let port = sockets.http.local_addr()?.port();
             let part = Arc::new(config.proxy.part.clone());
             let patience = part.drain + part.reference.withdraw + GRACE;
             let suffixes = config.suffixes.iter().map(|suffix| suffix.proxy.clone()).collect();
@@ -123,7 +131,7 @@ impl Node {
             cache.watch_clients(observe);
             proxy = Some(cache.clone());
             parts.push(Part::start("cache", patience, &failed, |stop| async move {
-                cache.run(listener, stop).await.map_err(|e| describe(&e))
+                cache.run(sockets, stop).await.map_err(|e| describe(&e))
             }));
         }
         if let Some(sockets) = sockets.dns {
@@ -152,14 +160,27 @@ impl Node {
                 Ok(())
             }));
         }
+        let page = Page::new(&config, started, dsht.clone(), proxy.clone(), addresses.proxy);
+        if proxy.is_some() || sockets.admin.is_some() {
+            let telling = Arc::clone(&page);
+            let part = Part::start("page", GRACE, &failed, |stop| async move {
+                telling.run(stop).await;
+                Ok(())
+            });
+            // Before the cache, which waits for all answers under way: those who look at the page are sent away.
+            parts.insert(0, part);
+        }
         parts.push(index);
+        let config = Arc::new(RwLock::new(config));
         if let Some(listener) = sockets.admin {
             let shared = Arc::new(admin::Shared {
                 started,
-                config,
+                config: Arc::clone(&config),
                 addresses,
                 dsht: dsht.clone(),
                 proxy: proxy.clone(),
+                page: Arc::clone(&page),
+                walk: Semaphore::new(1),
                 registry,
                 failures: failures.clone(),
             });
@@ -168,7 +189,7 @@ impl Node {
                 Ok(())
             }));
         }
-        let node = Self { me, addresses, dsht, proxy, parts, failures };
+        let node = Self { me, addresses, dsht, proxy, config, _page: page, parts, failures };
         tracing::info!(id = %me.id, address = %me.addr, "started: {}", node.addresses);
         Ok(node)
     }
@@ -191,6 +212,19 @@ impl Node {
     /// Its cache, if it runs one.
     pub fn proxy(&self) -> Option<&Proxy> {
         self.proxy.as_ref()
+    }
+
+    /// Takes over what it can of `new` without touching a connection (see [`Proxy::reload`]), and gives the keys of what
+    /// else is different, which waits for the next start.
+    ///
+    /// An error changes nothing.
+    pub fn reload(&self, new: &Config) -> anyhow::Result<Vec<String>> {
+        if let Some(proxy) = &self.proxy {
+            proxy.reload(&new.proxy.part)?;
+        }
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        config.proxy.part.take_over(&new.proxy.part);
+        Ok(config.differences(new))
     }
 
     /// Waits until a part ends that nobody has told to, and returns what is wrong; forever if all is well.
@@ -359,6 +393,9 @@ impl fmt::Display for Addresses {
                 None => write!(f, ", {name} off")?,
             }
         }
-        Ok(())
+        match self.proxy_tls {
+            Some(addr) => write!(f, ", HTTPS {addr}"),
+            None => Ok(()),
+        }
     }
 }

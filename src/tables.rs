@@ -6,8 +6,11 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value as Json;
+
+/// As wide as tables with sentences in them are.
+const WIDTH: u16 = 110;
 
 /// `/status`, from the top: the node, its clusters, its neighbours, its cache, its traffic.
 pub(crate) fn status(status: &Json) -> String {
@@ -20,7 +23,7 @@ pub(crate) fn status(status: &Json) -> String {
         if status["joined"] == Json::Bool(false) { ", not joined" } else { "" },
     );
     page += &format!("serves {}\n", list(&status["suffixes"]));
-    let listens = ["dsht", "dns", "proxy", "admin"].map(|part| match &status["listens"][part] {
+    let listens = ["dsht", "dns", "proxy", "proxy_tls", "admin"].map(|part| match &status["listens"][part] {
         Json::Null => format!("{part} off"),
         addr => format!("{part} {}", word(addr)),
     });
@@ -74,18 +77,82 @@ pub(crate) fn lookup(lookup: &Json) -> String {
             word(&hop["peer"]["addr"]),
             distance(&hop["distance"]),
             span(&hop["rtt"]),
-            answer(&hop["answer"]),
+            answered(&hop["answer"]),
         ]);
     }
     page += &titled("the search", &hops);
+    page + "\n" + &found(lookup)
+}
+
+/// Whom the index names.
+fn found(lookup: &Json) -> String {
     let references = items(&lookup["references"]);
     if references.is_empty() {
-        page += "\nno node is known to have it: the next request goes to the origin\n";
-        return page;
+        return "no node is known to have it: the next request goes to the origin\n".to_owned();
     }
-    page += &format!("\nfound at {}; these nodes have it, or are fetching it:\n", level(&lookup["level"]));
+    let mut text = format!("found at {}; these nodes have it, or are fetching it:\n", level(&lookup["level"]));
     for reference in references {
-        page += &format!("  http://{}/\n", word(reference));
+        text += &format!("  http://{}/\n", word(reference));
+    }
+    text
+}
+
+/// `/explain`: what becomes of the next request, the rules that decided it, and whom the index names.
+pub(crate) fn explain(explained: &Json) -> String {
+    let verdict = explained["verdict"].as_str().unwrap_or("-").replace('-', " ");
+    let mut page = format!(
+        "{} from {}\n{verdict}: {}\n",
+        word(&explained["url"]),
+        word(&explained["origin"]),
+        word(&explained["because"]),
+    );
+    let mut rules = table(&["rule", "field", "where it is written"], &[]);
+    rules.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    for rule in items(&explained["rules"]) {
+        rules.add_row([&rule["says"], &rule["field"], &rule["section"]].map(word));
+    }
+    if !rules.is_empty() {
+        page += &titled("why", &rules);
+    }
+    if !explained["index"].is_null() {
+        page += "\n";
+        page += &found(&explained["index"]);
+    }
+    page
+}
+
+/// `/map`: the nodes in reach, those of each cluster together.
+pub(crate) fn map(map: &Json) -> String {
+    let mut page = format!(
+        "{} nodes in reach of node {} at {}\n",
+        items(&map["nodes"]).len(),
+        short_id(&map["node"]["id"]),
+        word(&map["node"]["addr"]),
+    );
+    for (number, cluster) in items(&map["clusters"]).iter().rev().enumerate() {
+        let at = &cluster["level"];
+        let mut nodes = table(&["node", "address", "RTT", "offers", ""], &[2]);
+        for seen in items(&map["nodes"]).iter().filter(|seen| seen["level"] == *at) {
+            nodes.add_row([
+                short_id(&seen["peer"]["id"]),
+                word(&seen["peer"]["addr"]),
+                span(&seen["rtt"]),
+                services(&seen["peer"]["services"]),
+                if seen["known"] == Json::Bool(true) { "neighbour" } else { "met on the walk" }.to_owned(),
+            ]);
+        }
+        let within =
+            cluster["diameter"].as_str().map_or_else(|| "everyone".to_owned(), |span| format!("within {span}"));
+        let name = short_id(&cluster["cluster"]);
+        page += &titled(
+            &format!("{}, {within}: cluster {name}{}", level(at), if number == 0 { "" } else { ", less those above" }),
+            &nodes,
+        );
+    }
+    let silent = items(&map["silent"]);
+    if !silent.is_empty() {
+        let addresses: Vec<String> = silent.iter().map(|peer| word(&peer["addr"])).collect();
+        page += &format!("\nasked, and did not answer: {}\n", addresses.join(", "));
     }
     page
 }
@@ -139,12 +206,12 @@ fn flatten(value: &Json, above: &str, rows: &mut Vec<(String, String)>) {
     }
 }
 
-fn items(value: &Json) -> &[Json] {
+pub(crate) fn items(value: &Json) -> &[Json] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
 /// A text without its quotes, anything else as it is.
-fn word(value: &Json) -> String {
+pub(crate) fn word(value: &Json) -> String {
     match value {
         Json::String(text) => text.clone(),
         Json::Null => "-".to_owned(),
@@ -156,12 +223,12 @@ fn list(value: &Json) -> String {
     items(value).iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
-fn level(value: &Json) -> String {
+pub(crate) fn level(value: &Json) -> String {
     value.as_u64().map_or_else(|| "-".to_owned(), |number| format!("L{number}"))
 }
 
 /// The first eight digits, as the log has them.
-fn short_id(value: &Json) -> String {
+pub(crate) fn short_id(value: &Json) -> String {
     value.as_str().and_then(|id| id.get(..8)).unwrap_or("-").to_owned()
 }
 
@@ -177,7 +244,7 @@ fn distance(value: &Json) -> String {
 }
 
 /// A span as people compare them, `1.23 ms`; what is none stays as it is.
-fn span(value: &Json) -> String {
+pub(crate) fn span(value: &Json) -> String {
     let Some(text) = value.as_str() else {
         return "-".to_owned();
     };
@@ -202,12 +269,13 @@ fn services(value: &Json) -> String {
     offered.collect::<Vec<_>>().join(", ")
 }
 
-fn answer(value: &Json) -> String {
+pub(crate) fn answered(value: &Json) -> String {
     let count = &value["count"];
     match value["kind"].as_str().unwrap_or_default() {
         "values" => format!("{count} found"),
         "nearer" => format!("none, but {count} nearer nodes"),
         "nearest" => "none, and nobody nearer".to_owned(),
+        "claimed" => "nobody before".to_owned(),
         "full-and-loaded" => "full and loaded".to_owned(),
         "other-cluster" => "is in another cluster".to_owned(),
         "timed-out" => "no answer".to_owned(),
@@ -265,6 +333,8 @@ mod tests {
         for strange in [json!(null), json!([]), json!({"clusters": 3, "cache": {"bytes": -1}, "neighbours": [{}]})] {
             assert!(status(&strange).contains("node"));
             assert!(lookup(&strange).contains("no node is known"));
+            assert!(map(&strange).contains("in reach"));
+            assert!(explain(&strange).starts_with("- from -"));
         }
     }
 }

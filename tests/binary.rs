@@ -118,6 +118,10 @@ fn a_node_that_does_not_run_is_told_in_one_line() {
         &["status", "--admin", &addr][..],
         &["health", "--admin", &addr],
         &["lookup", "http://x.com/", "--admin", &addr],
+        &["explain", "http://x.com/", "--admin", &addr],
+        &["top", "--admin", &addr],
+        &["map", "--admin", &addr],
+        &["top", "--admin", &addr, "--once"],
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(1));
@@ -146,6 +150,22 @@ fn a_node_starts_answers_its_operator_and_ends_cleanly_on_sigterm() {
     assert_eq!((health.status.code(), &health.stdout[..]), (Some(0), &b"healthy\n"[..]));
     let lookup = run(&["lookup", "www.example.com", "--admin", &admin]);
     assert!(String::from_utf8(lookup.stdout).unwrap().contains("no node is known to have it"));
+
+    let explained = run(&["explain", "www.example.com", "--admin", &admin]);
+    assert!(String::from_utf8(explained.stdout).unwrap().contains("miss: it is not here"));
+    // Without a terminal it prints once.
+    let top = run(&["top", "--admin", &admin]);
+    let top = String::from_utf8(top.stdout).unwrap();
+    assert!(top.contains("requests a second") && !top.contains('\u{1b}'), "{top}");
+    let picture = tempfile::tempdir().unwrap();
+    let file = picture.path().join("map.svg");
+    let map = run(&["map", "--admin", &admin, "--svg", file.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&map.stdout).contains("0 nodes in reach"), "{}", stderr(&map));
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with("<svg xmlns="));
+    let nowhere = run(&["map", "--admin", &admin, "--svg", "/nowhere/map.svg"]);
+    assert_eq!((nowhere.status.code(), stderr(&nowhere).lines().count()), (Some(1), 1), "{}", stderr(&nowhere));
+    let no_url = run(&["explain", "ftp://x.com/", "--admin", &admin]);
+    assert_eq!((no_url.status.code(), stderr(&no_url).lines().count()), (Some(1), 1), "{}", stderr(&no_url));
 
     node.signal("-TERM");
     node.line_with("the cache has stopped");
@@ -188,11 +208,75 @@ fn a_second_signal_ends_a_node_that_still_drains() {
 }
 
 #[test]
+fn there_is_a_manual_page_and_a_completion_for_each_subcommand() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("man1");
+    assert!(run(&["man", folder.to_str().unwrap()]).status.success());
+    for shell in ["bash", "zsh", "fish"] {
+        let script = String::from_utf8(run(&["completions", shell]).stdout).unwrap();
+        for page in std::fs::read_dir(&folder).unwrap() {
+            let name = page.unwrap().file_name().into_string().unwrap();
+            let subcommand = name.strip_suffix(".1").and_then(|name| name.strip_prefix("coral-")).unwrap_or("coral");
+            assert!(script.contains(subcommand), "{shell} does not know {subcommand}");
+        }
+    }
+    let pages = std::fs::read_dir(&folder).unwrap().count();
+    assert!(pages > 10, "{pages}");
+    let nowhere = run(&["man", "/dev/null/man1"]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(stderr(&nowhere).contains("/dev/null/man1"), "{}", stderr(&nowhere));
+}
+
+#[test]
 fn a_lost_terminal_is_a_goodbye_too() {
     let mut node = Running::start(&["--dns-listen", "off", "--admin-listen", "off"]);
     node.line_with("started: ");
     node.signal("-HUP");
     node.line_with("SIGHUP: stopping");
+    assert_eq!(node.end(), Some(0));
+}
+
+#[test]
+fn a_hangup_has_the_configuration_read_again_and_a_connection_lives_on() {
+    let origin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let [file, deny] = ["coral.toml", "deny"].map(|name| directory.path().join(name));
+    let text = format!(
+        "[dns]\nlisten = \"off\"\n[admin]\nlisten = \"off\"\n[proxy]\ndeny = {deny:?}\nsites = [{{ host = \"a.b\", origin = \"http://{}\" }}]\n",
+        origin.local_addr().unwrap()
+    );
+    std::fs::write(&file, &text).unwrap();
+    std::fs::write(&deny, "").unwrap();
+    let mut node = Running::start(&["--config", file.to_str().unwrap()]);
+    let started = node.line_with("started: ");
+    let proxy = started.split("HTTP ").nth(1).unwrap().split(',').next().unwrap();
+    let mut visitor = BufReader::new(std::net::TcpStream::connect(proxy).unwrap());
+    // What this node has not is a 504 for who wants it from the cache alone.
+    let mut status = |host: &str| {
+        let request = format!("HEAD / HTTP/1.1\r\nHost: {host}\r\nCache-Control: only-if-cached\r\n\r\n");
+        visitor.get_mut().write_all(request.as_bytes()).unwrap();
+        let head: Vec<String> =
+            visitor.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+        head[0].split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!([status("a.b"), status("new.b")], ["504", "421"]);
+
+    std::fs::write(&deny, "a.b").unwrap();
+    std::fs::write(
+        &file,
+        text.replace("}]", "}, { host = \"new.b\", origin = \"http://127.0.0.1:1\" }]\nmemory = \"1 MiB\""),
+    )
+    .unwrap();
+    node.signal("-HUP");
+    assert!(node.line_with("SIGHUP").ends_with("waits for the next start: proxy.memory"));
+    assert_eq!([status("a.b"), status("new.b")], ["403", "504"]);
+
+    std::fs::write(&file, "[proxy]\nmemroy = 1").unwrap();
+    node.signal("-HUP");
+    assert!(node.line_with("the configuration stays as it was").contains("memroy"));
+    assert_eq!([status("a.b"), status("new.b")], ["403", "504"]);
+    node.signal("-TERM");
+    node.line_with("SIGTERM: stopping");
     assert_eq!(node.end(), Some(0));
 }
 

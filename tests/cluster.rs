@@ -47,6 +47,30 @@ async fn a_name_leads_to_the_page_whichever_node_is_asked_and_the_origin_is_aske
 }
 
 #[tokio::test]
+async fn a_certificate_is_all_that_a_node_needs_to_speak_tls() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["*.s.nyud.net".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let [chain, private] = ["chain.pem", "key.pem"].map(|name| directory.path().join(name));
+    std::fs::write(&chain, certificate.pem()).unwrap();
+    std::fs::write(&private, key.serialize_pem()).unwrap();
+    let origin = origin(vec![page("/")]).await;
+    let cluster = Cluster::with(1, |config| {
+        map(config, HOST, origin.addr());
+        let files = coral_proxy::CertificateFiles { chain: chain.clone(), key: private.clone() };
+        config.proxy.part.certificates.push(files);
+    })
+    .await;
+    let addr = cluster.nodes[0].addresses().proxy_tls.expect("a socket for TLS");
+    let host = "www-example-com.s.nyud.net";
+    let trusted = reqwest::Certificate::from_pem(certificate.pem().as_bytes()).unwrap();
+    let client = support::builder(host, addr).tls_certs_only([trusted]).build().unwrap();
+    let response = client.get(format!("https://{host}:{}/", addr.port())).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.text().await.unwrap()), (200, "<p>This is /.</p>".to_owned()));
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn the_second_node_gets_it_from_the_first() {
     let origin = origin(vec![page("/")]).await;
     let cluster = Cluster::start(3, &origin).await;
@@ -72,7 +96,7 @@ async fn a_node_that_stops_withdraws_its_references_and_leaves_no_address_behind
     let ending = gone.stop().await;
     assert!(ending.is_clean(), "{ending}");
     let parts: Vec<&str> = ending.parts.iter().map(|part| part.name).collect();
-    assert_eq!(parts, ["cache", "nameserver", "index", "admin address"]);
+    assert_eq!(parts, ["page", "cache", "nameserver", "index", "admin address"]);
 
     let left = cluster.nodes[0].dsht().get(key, Levels::ALL).await.unwrap();
     assert_eq!(left.values, []);
@@ -244,7 +268,23 @@ async fn the_admin_address_tells_what_the_node_knows() {
         assert!(body.contains(counter), "no {counter} in {body}");
     }
 
-    for (path, expected) in [("/health", 200), ("/lookup?url=::", 400), ("/lookup", 400), ("/secret", 404)] {
+    let (code, body) = http::get_text(cluster.admin(1), "/map").await.unwrap();
+    let map: Json = serde_json::from_str(&body).unwrap();
+    assert_eq!(code, 200, "{body}");
+    assert_eq!(map["nodes"][0]["peer"]["addr"], cluster.nodes[0].me().addr.to_string());
+    assert_eq!(map["nodes"].as_array().map(Vec::len), Some(1), "{body}");
+
+    // It is at the other node: this one says so, and whom it would ask.
+    let (code, body) = http::get_text(cluster.admin(1), &format!("/explain?url={HOST}/")).await.unwrap();
+    assert_eq!(code, 400, "{body}");
+    let (code, body) = http::get_text(cluster.admin(1), &format!("/explain?url=http://{HOST}/")).await.unwrap();
+    let explained: Json = serde_json::from_str(&body).unwrap();
+    assert_eq!((code.as_u16(), &explained["verdict"]), (200, &"miss".into()), "{body}");
+    assert_eq!(explained["index"]["references"], serde_json::json!([cluster.proxy(0).to_string()]));
+
+    for (path, expected) in
+        [("/health", 200), ("/lookup?url=::", 400), ("/lookup", 400), ("/explain", 400), ("/secret", 404)]
+    {
         let (code, _) = http::get_text(cluster.admin(1), path).await.unwrap();
         assert_eq!(code.as_u16(), expected, "{path}");
     }

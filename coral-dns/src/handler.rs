@@ -472,7 +472,8 @@ impl Asker for Asking<'_> {
         let referred = &self.handler.referred;
         // Who knows the cut asks for names within it: whoever asks about the cut does not know it, or not any more.
         // What this node has promised or done before binds it towards those alone that know.
-        let returned = if is_cut_itself { None } else { referred.returns(self.now, self.from, cut) };
+        let question = (self.query.name.as_wire(), self.query.kind);
+        let returned = if is_cut_itself { None } else { referred.returns(self.now, self.from, cut, question) };
         let is_bound = resolver.distant.is_some() && !is_cut_itself;
         match referral::decide(&resolver, is_bound, returned.is_some()) {
             Decision::Answer => Course::Answer,
@@ -481,7 +482,6 @@ impl Asker for Asking<'_> {
                 if !slow.is_zero() {
                     let client = Client::new(self.from, None);
                     let known = prober.clients().peek(self.now, client.key());
-                    self.hold = Some(referral::hold(slow, known.rtt));
                     let heard = self.now.checked_sub(known.near_age);
                     let is_fresh = known.near_age < referral::FRESH
                         && returned.is_some_and(|returned| heard >= Some(returned.often_since));
@@ -490,6 +490,8 @@ impl Asker for Asking<'_> {
                         prober.check(&client);
                     }
                     self.is_stuck = how == Return::Stuck && is_fresh;
+                    let slow = if how >= Return::Often && is_fresh { referral::SLOWER * slow } else { slow };
+                    self.hold = Some(referral::hold(slow, known.rtt));
                 }
                 Course::Answer
             }

@@ -9,7 +9,8 @@
 //!   whom it has done so: within the TTL that resolver comes back because it wants an answer.
 //!
 //! Resolvers choose among nameservers by how fast they answer, some of them loosely: Unbound takes all for equal that are
-//! within 400 ms of the best. A last resort that is slow on purpose as long as the others live is asked much less.
+//! within 400 ms of the best. A last resort that is slow on purpose as long as the others live is asked much less; and one that is slower still
+//! ([`SLOWER`]) to a resolver that comes back often is out of that span, whatever the resolver made of it while it was fast, as the others were dead.
 //!
 //! And they remember who has failed: as long as the last resort serves them well, Unbound does not try the others again for
 //! 15 minutes, and BIND for as long as it takes its estimates to fade. So to a resolver that comes here again and again,
@@ -20,7 +21,7 @@
 //! few seconds later.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -53,6 +54,10 @@ pub fn decide(resolver: &View, is_bound: bool, was_referred: bool) -> Decision {
         Decision::Refer
     }
 }
+
+/// To a resolver that comes back often, although those near it live, the last resort is so many times as slow. With 600 ms Unbound, which
+/// adds four times the deviation, puts it behind servers of which it has one answer after a pause (0.3 s) and 400 ms more.
+pub const SLOWER: u32 = 3;
 
 /// How long the answer of a last resort is held back, so that it takes `slow` in all to a resolver that is `rtt` away.
 pub fn hold(slow: Duration, rtt: Option<Duration>) -> Duration {
@@ -115,6 +120,8 @@ struct Entries {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     until: Instant,
+    /// What it asked last.
+    question: u64,
     /// How often it has come back in the window that began then.
     returns: u32,
     window: Instant,
@@ -137,22 +144,28 @@ impl Referred {
 
     /// Notes that `resolver` asks this node about the cut `cut`. `None` if it was not referred to others, or not lately: it
     /// does not ask those then, and wants to be.
-    pub fn returns(&self, now: Instant, resolver: IpAddr, cut: &[u8]) -> Option<Returned> {
+    ///
+    /// The same `question` again says nothing new: while answers are held back it is sent more than once.
+    pub fn returns(&self, now: Instant, resolver: IpAddr, cut: &[u8], question: impl Hash) -> Option<Returned> {
         let key = self.hasher.hash_one((resolver, cut));
+        let question = self.hasher.hash_one(question);
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.known.get_mut(&key).filter(|entry| now < entry.until)?;
         if now.saturating_duration_since(entry.window) >= WINDOW {
             (entry.returns, entry.window, entry.often) = (0, now, None);
         }
-        entry.returns = entry.returns.saturating_add(1);
         let (often, stuck) = if now < entry.relapse { (OFTEN - 1, STUCK / 2) } else { (OFTEN, STUCK) };
-        if entry.returns == often {
-            entry.often = Some(now);
-        }
-        if entry.returns == stuck {
-            (entry.stuck, entry.relapse) = (now + SILENCE, now + RELAPSE);
-            // Another silence right behind this one would cost a name its answer.
-            entry.window = now;
+        if entry.question != question {
+            entry.question = question;
+            entry.returns = entry.returns.saturating_add(1);
+            if entry.returns == often {
+                entry.often = Some(now);
+            }
+            if entry.returns == stuck {
+                (entry.stuck, entry.relapse) = (now + SILENCE, now + RELAPSE);
+                // Another silence right behind this one would cost a name its answer.
+                entry.window = now;
+            }
         }
         let how = if now < entry.stuck {
             Return::Stuck
@@ -170,7 +183,7 @@ impl Referred {
         let until = now + ttl + SLACK;
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let Entries { known, order } = &mut *entries;
-        let new = Entry { until, returns: 0, window: now, often: None, stuck: now, relapse: now };
+        let new = Entry { until, question: 0, returns: 0, window: now, often: None, stuck: now, relapse: now };
         known.entry(key).and_modify(|entry| entry.until = until).or_insert(new);
         order.push_back((key, until));
         // What has ended goes, and as much more as there is no room for.
@@ -230,10 +243,10 @@ mod tests {
         referred.note(now, one, b"com", 60 * second);
         let last = now + 60 * second;
         let seldom = Returned { how: Return::Seldom, often_since: last };
-        assert_eq!(referred.returns(last, one, b"com"), Some(seldom));
-        assert_eq!(referred.returns(now + 61 * second, one, b"com"), None);
-        assert_eq!(referred.returns(now, one, b"net"), None);
-        assert_eq!(referred.returns(now, other, b"com"), None);
+        assert_eq!(referred.returns(last, one, b"com", 1), Some(seldom));
+        assert_eq!(referred.returns(now + 61 * second, one, b"com", 2), None);
+        assert_eq!(referred.returns(now, one, b"net", 3), None);
+        assert_eq!(referred.returns(now, other, b"com", 4), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -241,8 +254,9 @@ mod tests {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
         let referred = Referred::new(9);
         let resolver = "192.0.2.1".parse().unwrap();
-        referred.note(now, resolver, b"com", 300 * second);
-        let returned = |after: u32| referred.returns(now + after * second, resolver, b"com").unwrap();
+        referred.note(now, resolver, b"com", 400 * second);
+        let asks = |after: u32, what: u32| referred.returns(now + after * second, resolver, b"com", what).unwrap();
+        let returned = |after| asks(after, after);
         let returns = |after| returned(after).how;
         let expected = [Return::Seldom, Return::Often, Return::Often, Return::Stuck, Return::Stuck, Return::Often];
         assert_eq!([11, 12, 13, 14, 19, 20].map(returns), expected);
@@ -254,8 +268,13 @@ mod tests {
         );
         assert_eq!([88, 89].map(returns), [Return::Often, Return::Stuck]);
         assert_eq!([150, 151, 152, 153].map(returns), expected[..4]);
+        // What is sent again counts once, and prolongs nothing.
+        let again = [(230, 230), (231, 231), (232, 231), (233, 231), (234, 234), (235, 235), (240, 235), (241, 235)];
+        let often = Return::Often;
+        let expected = [Return::Seldom, often, often, often, often, Return::Stuck, Return::Stuck, often];
+        assert_eq!(again.map(|(after, what)| asks(after, what).how), expected);
         // Now and then is what resolvers do to see whether it has become faster.
-        assert!((22..30).all(|tens| returns(tens * 10) < Return::Stuck));
+        assert!((32..39).all(|tens| returns(tens * 10) < Return::Stuck));
     }
 
     #[tokio::test(start_paused = true)]
@@ -268,7 +287,7 @@ mod tests {
         let entries = referred.entries.lock().unwrap();
         assert_eq!((entries.known.len(), entries.order.len()), (100, 100));
         drop(entries);
-        assert!(referred.returns(now, "0.0.3.231".parse().unwrap(), b"com").is_some());
-        assert!(referred.returns(now, "0.0.0.1".parse().unwrap(), b"com").is_none());
+        assert!(referred.returns(now, "0.0.3.231".parse().unwrap(), b"com", 1).is_some());
+        assert!(referred.returns(now, "0.0.0.1".parse().unwrap(), b"com", 1).is_none());
     }
 }

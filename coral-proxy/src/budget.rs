@@ -33,8 +33,6 @@ const HEAVY: f64 = 0.25;
 const LEFT_ALONE: f64 = 2.0 / 3.0;
 /// Bytes of one grant: an eighth of the burst, within these bounds. Less costs work, more makes others wait for it.
 const PIECE_BYTES: (f64, f64) = (2048.0, 65536.0);
-/// Bytes a second below which no bandwidth is set.
-const LEAST_RATE: u64 = 1024;
 
 /// A bandwidth. Clones share it.
 #[derive(Debug, Clone)]
@@ -55,11 +53,6 @@ pub(crate) struct Waits {
 
 #[derive(Debug)]
 struct Shared {
-    /// Bytes a second.
-    rate: f64,
-    /// Bytes that the bucket holds.
-    burst: f64,
-    piece: usize,
     state: Mutex<State>,
     /// A grant is due earlier than was known.
     sooner: Notify,
@@ -68,6 +61,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
+    limit: Limit,
     tokens: f64,
     /// When `tokens` was right.
     at: Instant,
@@ -78,6 +72,17 @@ struct State {
     waiting: Vec<Queue>,
     /// When the next grant is due, as far as the task knows that hands out.
     due: Option<Instant>,
+}
+
+/// How much may move.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    /// Bytes a second.
+    rate: f64,
+    /// Bytes that the bucket holds.
+    burst: f64,
+    /// Bytes of one grant.
+    piece: usize,
 }
 
 /// Those who wait for one domain.
@@ -114,19 +119,16 @@ pub(crate) struct Waiting {
 }
 
 impl Budget {
-    /// `rate` bytes a second, at least 1 KiB; after a pause, as much at once as comes in during `burst`.
+    /// `rate` bytes a second; after a pause, as much at once as comes in during `burst`.
     ///
     /// It must be made inside a tokio runtime.
     pub(crate) fn new(rate: u64, burst: Duration, waits: Waits) -> Self {
-        let rate = rate.max(LEAST_RATE) as f64;
-        let burst = (rate * burst.as_secs_f64()).max(4.0 * PIECE_BYTES.0);
+        let limit = Limit::new(rate, burst);
         let now = Instant::now();
         let shared = Arc::new(Shared {
-            rate,
-            burst,
-            piece: (burst / 8.0).clamp(PIECE_BYTES.0, PIECE_BYTES.1) as usize,
             state: Mutex::new(State {
-                tokens: burst,
+                limit,
+                tokens: limit.burst,
                 at: now,
                 halved: now,
                 recent: BTreeMap::new(),
@@ -141,15 +143,29 @@ impl Budget {
         Self { shared, _handing_out: Arc::new(handing_out) }
     }
 
+    /// From now on there is so much, as in [`Self::new`].
+    pub(crate) fn set(&self, rate: u64, burst: Duration) {
+        let now = Instant::now();
+        let mut state = self.shared.lock(now);
+        let limit = Limit::new(rate, burst);
+        state.limit = limit;
+        state.tokens = state.tokens.min(limit.burst);
+        // Who waits for more than the bucket holds would wait for ever.
+        for waiter in state.waiting.iter_mut().flat_map(|queue| &mut queue.waiters) {
+            waiter.bytes = waiter.bytes.min(limit.piece);
+        }
+        self.shared.serve(&mut state, now);
+    }
+
     /// Asks for `bytes`, of which at most one piece is granted: at once, or when it is the turn of `domain`.
     pub(crate) fn ask(&self, domain: &Arc<str>, bytes: usize) -> Result<Grant, Waiting> {
         let shared = &self.shared;
-        let bytes = bytes.min(shared.piece);
         let now = Instant::now();
         let mut state = shared.lock(now);
+        let bytes = bytes.min(state.limit.piece);
         if state.waiting.is_empty() {
             let recent = state.recent.get(domain).copied().unwrap_or_default();
-            if state.tokens >= shared.needed(recent, bytes) {
+            if state.tokens >= state.limit.needed(recent, bytes) {
                 state.tokens -= bytes as f64;
                 state.remember(Arc::clone(domain), recent + bytes as u64);
                 return Ok(Grant { shared: Arc::clone(shared), domain: Arc::clone(domain), unspent: bytes });
@@ -182,20 +198,11 @@ impl Budget {
     }
 }
 
-impl Shared {
-    /// The state, at `now`. A panic leaves whole entries: no call of others' code is made while it is locked.
-    fn lock(&self, now: Instant) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another thread may have read the clock a moment later, and have been here a moment before.
-        let passed = now.saturating_duration_since(state.at);
-        state.tokens = (state.tokens + passed.as_secs_f64() * self.rate).min(self.burst);
-        state.at += passed;
-        let halvings = now.saturating_duration_since(state.halved).as_secs() / HALVING.as_secs();
-        if halvings > 0 {
-            state.halved += HALVING * u32::try_from(halvings).unwrap_or(u32::MAX);
-            state.halve(halvings);
-        }
-        state
+impl Limit {
+    fn new(rate: u64, burst: Duration) -> Self {
+        let rate = rate as f64;
+        let burst = (rate * burst.as_secs_f64()).max(4.0 * PIECE_BYTES.0);
+        Self { rate, burst, piece: (burst / 8.0).clamp(PIECE_BYTES.0, PIECE_BYTES.1) as usize }
     }
 
     /// What the bucket must hold for a domain that has had `recent` to be granted `bytes`.
@@ -205,6 +212,23 @@ impl Shared {
         let heavy = HEAVY * self.rate * 2.0 * HALVING.as_secs_f64();
         let left_alone = (recent as f64 / heavy).min(1.0) * LEFT_ALONE * self.burst;
         bytes as f64 + left_alone
+    }
+}
+
+impl Shared {
+    /// The state, at `now`. A panic leaves whole entries: no call of others' code is made while it is locked.
+    fn lock(&self, now: Instant) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have read the clock a moment later, and have been here a moment before.
+        let passed = now.saturating_duration_since(state.at);
+        state.tokens = (state.tokens + passed.as_secs_f64() * state.limit.rate).min(state.limit.burst);
+        state.at += passed;
+        let halvings = now.saturating_duration_since(state.halved).as_secs() / HALVING.as_secs();
+        if halvings > 0 {
+            state.halved += HALVING * u32::try_from(halvings).unwrap_or(u32::MAX);
+            state.halve(halvings);
+        }
+        state
     }
 
     /// Grants what can be granted, and sees to it that the next one is when it is due.
@@ -227,10 +251,10 @@ impl Shared {
                 state.remember(queue.domain, queue.recent);
                 continue;
             };
-            let lacking = self.needed(*recent, waiter.bytes) - state.tokens;
+            let lacking = state.limit.needed(*recent, waiter.bytes) - state.tokens;
             if lacking > 0.0 {
                 waiters.push_front(waiter);
-                return Some(now + Duration::from_secs_f64(lacking / self.rate) + Duration::from_nanos(1));
+                return Some(now + Duration::from_secs_f64(lacking / state.limit.rate) + Duration::from_nanos(1));
             }
             let Waiter { bytes, since, grant } = waiter;
             match grant.send(Grant { shared: Arc::clone(self), domain: Arc::clone(domain), unspent: bytes }) {
@@ -249,7 +273,7 @@ impl Shared {
     fn give_back(self: &Arc<Self>, domain: &Arc<str>, bytes: usize) {
         let now = Instant::now();
         let mut state = self.lock(now);
-        state.tokens = (state.tokens + bytes as f64).min(self.burst);
+        state.tokens = (state.tokens + bytes as f64).min(state.limit.burst);
         let recent = match state.waiting.iter_mut().find(|queue| queue.domain == *domain) {
             Some(queue) => Some(&mut queue.recent),
             None => state.recent.get_mut(domain),

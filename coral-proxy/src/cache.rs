@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::error::ProxyError;
 use crate::metrics::Metrics;
 use crate::partial::{Part, part_key};
-use crate::policy::{Validity, variant_key};
+use crate::policy::{NotStored, Validity, variant_key};
 use crate::reference::References;
 use crate::slice::slice_key;
 use crate::version::Version;
@@ -119,7 +119,7 @@ pub struct Cache {
     loads: Mutex<HashMap<Key, Arc<Load>>>,
     selecting: Moka<Key, Arc<[HeaderName]>>,
     sliced: Moka<Key, Slicing>,
-    passed: Moka<Key, ()>,
+    passed: Moka<Key, NotStored>,
     failed: Moka<Key, ProxyError>,
     references: References,
 }
@@ -307,8 +307,13 @@ impl Cache {
     }
 
     /// Remembers that a response for this URL could not be stored, so that requests for it do not wait for each other.
-    pub fn pass(&self, key: Key) {
-        self.passed.insert(key, ());
+    pub fn pass(&self, key: Key, reason: NotStored) {
+        self.passed.insert(key, reason);
+    }
+
+    /// Why that was lately so, if it was.
+    pub fn passed(&self, key: &Key) -> Option<NotStored> {
+        self.passed.get(key)
     }
 
     /// Whether that was lately so.

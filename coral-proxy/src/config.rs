@@ -1,6 +1,7 @@
 //! Sizes, times and limits of the proxy. Every value has a default that suits a volunteer's small machine.
 //!
-//! Spans are written like `20s`, sizes like `256 MiB`. Nothing here is read twice: a running proxy keeps what it got.
+//! Spans are written like `20s`, sizes like `256 MiB`. A running proxy keeps what it got, but for what [`crate::Proxy::reload`] takes
+//! over.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use crate::certificates::CertificateFiles;
 use crate::url::Site;
 
 /// The settings of a proxy: the section `[proxy]`. Where it listens is the caller's, who binds the socket.
@@ -22,6 +24,16 @@ pub struct Config {
     ///
     /// Private addresses stay refused. Names can be moved by their owner when abused, addresses cannot.
     pub allow_addresses: bool,
+    /// A file of what this node does not serve. Default `None`.
+    ///
+    /// A line is a host name, which stands for all below it, or one with the beginning of a path: `example.com/path`. What follows
+    /// a `#` is a comment. What is on it gets 403, cached or not; other nodes go on as their operators see fit.
+    pub deny: Option<PathBuf>,
+    /// Certificates for clients that speak TLS, each with its key, both PEM. Default none.
+    ///
+    /// A client is shown the first that is for the name it asks for, else the first of all. One for `*.s.` and the suffix is for every site.
+    /// They are read again within seconds of a change.
+    pub certificates: Vec<CertificateFiles>,
     /// Memory for whole objects, and for the parts of larger ones that are asked for most. Default 64 MiB.
     ///
     /// Buffers of transfers under way come on top: at most `memory_object_limit` for each.
@@ -59,6 +71,8 @@ impl Default for Config {
         Self {
             sites: Vec::new(),
             allow_addresses: false,
+            deny: None,
+            certificates: Vec::new(),
             memory: ByteSize::mib(64),
             memory_object_limit: ByteSize::mib(1),
             threads: None,
@@ -72,6 +86,25 @@ impl Default for Config {
             reference: Reference::default(),
             hints: Hints::default(),
         }
+    }
+}
+
+impl Config {
+    /// Takes over from `new` what [`crate::Proxy::reload`] does, so that what is left of a difference waits for a restart.
+    pub fn take_over(&mut self, new: &Self) {
+        self.sites.clone_from(&new.sites);
+        self.allow_addresses = new.allow_addresses;
+        self.deny.clone_from(&new.deny);
+        if !self.certificates.is_empty() {
+            self.certificates.clone_from(&new.certificates);
+        }
+        self.client.max_connections_per_address = new.client.max_connections_per_address;
+        self.client.requests_per_address = new.client.requests_per_address;
+        let Bandwidth { send, receive, burst, .. } = &mut self.bandwidth;
+        for (has, new) in [(send, new.bandwidth.send), (receive, new.bandwidth.receive)] {
+            *has = has.and(new).or(*has);
+        }
+        *burst = new.bandwidth.burst;
     }
 }
 
@@ -96,6 +129,9 @@ impl Default for Disk {
     }
 }
 
+/// The least bandwidth, a second.
+const LEAST_RATE: ByteSize = ByteSize::kib(1);
+
 /// How much may be sent and received: the section `[proxy.bandwidth]`.
 ///
 /// What is counted is what HTTP is written in; the headers of TCP and IP add about 3 %. At a limit the domains that have had the most
@@ -104,8 +140,10 @@ impl Default for Disk {
 #[serde(default, deny_unknown_fields)]
 pub struct Bandwidth {
     /// Bytes a second to clients and other nodes. Default `None`: not limited. At least 1 KiB.
+    #[serde(deserialize_with = "rate")]
     pub send: Option<ByteSize>,
     /// Bytes a second from origins and other nodes. Default `None`: not limited. At least 1 KiB.
+    #[serde(deserialize_with = "rate")]
     pub receive: Option<ByteSize>,
     /// After a pause, as much may move at once as otherwise in this time. Default 100 ms; at least 8 KiB.
     ///
@@ -266,6 +304,15 @@ impl Default for PeerLimits {
     }
 }
 
+/// A bandwidth that something can move at: with less, a page would take longer than anybody waits.
+fn rate<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<ByteSize>, D::Error> {
+    let rate = Option::<ByteSize>::deserialize(deserializer)?;
+    match rate.filter(|rate| *rate < LEAST_RATE) {
+        Some(rate) => Err(serde::de::Error::custom(format!("{rate} a second is less than {LEAST_RATE}"))),
+        None => Ok(rate),
+    }
+}
+
 /// Sites of which no two have one host: else it would be chance which of them is meant.
 fn distinct<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Site>, D::Error> {
     let sites = Vec::<Site>::deserialize(deserializer)?;
@@ -393,6 +440,7 @@ mod tests {
         assert!(error("memroy = \"1 MiB\"").contains("memroy"));
         let site = "[[sites]]\nhost = \"a.b\"\norigin = \"http://a\"\n";
         assert!(error(&site.repeat(2)).contains("there twice"));
+        assert!(error("[bandwidth]\nsend = \"1000 B\"").contains("less than 1.0 KiB"));
         assert!(error("[[sites]]\nhost = \"a..b\"\norigin = \"http://a\"").contains("host name"));
         assert!(error("[[sites]]\nhost = \"a.b\"\norigin = \"ftp://a\"").contains("http and https"));
         assert!(error("[[sites]]\nhost = \"a.b\"\norigin = \"http://a/path\"").contains("host and port"));

@@ -44,6 +44,11 @@ pub enum ProxyError {
     /// The domain asked for has all that it may have of this node's bandwidth, and its transfers have waited this long.
     #[error("this domain has its share of the bandwidth of this node")]
     OverShare(Duration),
+    /// The operator of this node does not serve this.
+    #[error(
+        "the operator of this node does not serve this; the address without the suffix leads to where it comes from"
+    )]
+    Denied,
     /// The request has been through a Coral node before.
     #[error("the request came back to where it has been: the origin leads to a Coral node")]
     Loop,
@@ -169,6 +174,7 @@ impl ProxyError {
             Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, Client, "too_many_requests"),
             // RFC 9209 §2.3.28: decided here, without asking anybody.
             Self::OverShare(_) => (StatusCode::SERVICE_UNAVAILABLE, Node, "proxy_internal_response"),
+            Self::Denied => (StatusCode::FORBIDDEN, Client, "denied"),
             Self::Loop => (StatusCode::BAD_GATEWAY, Origin, "proxy_loop_detected"),
             Self::OriginName => (StatusCode::BAD_GATEWAY, Origin, "dns_error"),
             Self::Resolver(_) => (StatusCode::BAD_GATEWAY, Node, "dns_error"),

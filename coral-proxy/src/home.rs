@@ -62,7 +62,7 @@ mod tests {
         let names = Names {
             suffixes: vec!["nyud.net".parse().unwrap()],
             sites: vec![Site::new("cdn.x.org", "http://10.0.0.1").unwrap()],
-            allow_addresses: false,
+            ..Names::default()
         };
         let home = |host: &str, target: &str| location(&CoralUrl::parse(host, target, &names).unwrap());
         assert_eq!(home("www.x.com.nyud.net", "/p").unwrap(), "http://www.x.com/p?coral-no-serve");

@@ -16,6 +16,8 @@
 //!    [`error`] a status and a `Proxy-Status`. [`cache_status`] is the one word for header, log and metric.
 //! 8. What the kernel has measured of the way to the client, `hints` tells the index, for other clients of that network.
 //!
+//! A bare suffix, `http://nyud.net/`, is no origin's: there the caller's own page answers, if it has one ([`front`]).
+//!
 //! # How to run one
 //!
 //! The caller binds the socket, owns the stop signal, and says how the index is reached. Nothing is global: a test, or
@@ -58,20 +60,24 @@
 //! # What it is not, yet
 //!
 //! Of a range that begins at the first byte the whole is fetched, and slices are not joined to a whole.
-//! What is stale here is of no use to another node. No TLS is served.
+//! What is stale here is of no use to another node.
 //! Which parts of HTTP caching are kept, and which are not, with the public suite's figures: RESULTS.md.
 
 pub mod address;
 mod budget;
 pub mod cache;
 pub mod cache_status;
+mod certificates;
 mod chain;
 mod client;
 mod coalesce;
 pub mod conditional;
 pub mod config;
+mod connection;
 pub mod error;
+pub mod explain;
 mod fetch;
+pub mod front;
 mod gather;
 mod head_timer;
 pub mod headers;
@@ -85,9 +91,11 @@ mod pace;
 pub mod partial;
 mod peers;
 pub mod policy;
+mod popular;
 pub mod reference;
 mod reply;
 mod resolver;
+mod searches;
 mod server;
 mod service;
 pub mod slice;
@@ -97,9 +105,13 @@ pub mod url;
 pub mod version;
 mod workers;
 
+pub use certificates::{CertificateFiles, Examined};
 pub use config::Config;
 pub use error::ProxyError;
+pub use explain::Explanation;
 pub use metrics::Metrics;
+pub use popular::Popular;
 pub use reference::{decode_reference, encode_reference};
-pub use server::{Proxy, Status};
+pub use searches::Search;
+pub use server::{Proxy, Sockets, Status, Traffic};
 pub use url::{Passes, Site, Suffix, UrlError, coralize, index_key};

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,7 +20,7 @@ mod rate;
 pub(crate) struct Limits {
     all: Arc<Semaphore>,
     of_address: Arc<Mutex<HashMap<IpAddr, u32>>>,
-    max_of_address: NonZeroU32,
+    max_of_address: Arc<AtomicU32>,
     rates: Rates,
 }
 
@@ -45,9 +45,15 @@ impl Limits {
         Self {
             all: Arc::new(Semaphore::new(config.max_connections.get().min(Semaphore::MAX_PERMITS))),
             of_address: Arc::default(),
-            max_of_address: config.max_connections_per_address,
+            max_of_address: Arc::new(config.max_connections_per_address.get().into()),
             rates: Rates::new(config.requests_per_address),
         }
+    }
+
+    /// From now on an address may have so many connections, and send so many requests. Those that it has stay.
+    pub(crate) fn set(&self, connections_per_address: NonZeroU32, requests_per_address: NonZeroU32) {
+        self.max_of_address.store(connections_per_address.get(), Ordering::Relaxed);
+        self.rates.set(requests_per_address);
     }
 
     /// Room for one more connection, if there is any now.
@@ -58,7 +64,7 @@ impl Limits {
     /// Whether `address` has as many connections as it may have.
     pub(crate) fn is_crowded(&self, address: IpAddr) -> bool {
         let of_address = self.of_address.lock().unwrap_or_else(PoisonError::into_inner);
-        of_address.get(&client(address)).is_some_and(|count| *count >= self.max_of_address.get())
+        of_address.get(&client(address)).is_some_and(|count| *count >= self.max_of_address.load(Ordering::Relaxed))
     }
 
     /// Waits until there is room for one more connection; more wait in the kernel's queue.
@@ -71,7 +77,7 @@ impl Limits {
         let address = client(address);
         let mut of_address = self.of_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = of_address.entry(address).or_default();
-        if *count >= self.max_of_address.get() {
+        if *count >= self.max_of_address.load(Ordering::Relaxed) {
             return None;
         }
         *count += 1;
@@ -140,5 +146,9 @@ mod tests {
         drop(first);
         assert!(limits.admit(limits.room().await, neighbour).is_some());
         assert!(limits.of_address.lock().unwrap().is_empty());
+        limits.set(NonZeroU32::new(2).unwrap(), config.requests_per_address);
+        let _both =
+            [limits.admit(limits.room().await, near), limits.admit(limits.room().await, near)].map(Option::unwrap);
+        assert!(limits.is_crowded(near));
     }
 }

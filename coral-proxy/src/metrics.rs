@@ -15,8 +15,9 @@ use crate::budget::Waits;
 use crate::error::{Fault, Verdict};
 
 /// Every word that [`crate::cache_status`] and the service give: a family cannot be walked, so they are listed.
-pub(crate) const CACHE_WORDS: [&str; 14] = [
+pub(crate) const CACHE_WORDS: [&str; 15] = [
     "hit",
+    "revalidating",
     "peer-l0",
     "peer-l1",
     "peer-l2",
@@ -255,12 +256,12 @@ impl Metrics {
         metrics
     }
 
-    /// Counts an answer.
-    pub(crate) fn answered(&self, labels: &RequestLabels) {
+    /// Counts an answer, and says how many of its kind came before it.
+    pub(crate) fn answered(&self, labels: &RequestLabels) -> u64 {
         if *labels == HIT {
-            self.hits.get_or_init(|| self.requests.get_or_create_owned(&HIT)).inc();
+            self.hits.get_or_init(|| self.requests.get_or_create_owned(&HIT)).inc()
         } else {
-            self.requests.get_or_create(labels).inc();
+            self.requests.get_or_create(labels).inc()
         }
     }
 

@@ -414,7 +414,7 @@ mod tests {
                 Site::new("a.org", "http://10.0.0.1:8000").unwrap(),
                 Site::new("b.org", "https://10.0.0.1").unwrap(),
             ],
-            allow_addresses: false,
+            ..Names::default()
         };
         let moves = |host: &str| {
             let plain = Plain::of(&CoralUrl::parse(host, "/", &names).unwrap());

@@ -11,9 +11,9 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use coral_dsht::{DshtHandle, Id, Key, Level, Levels, Value};
+use coral_dsht::{DshtHandle, Hop, Id, Level, Levels, Value};
 use http::header::{HOST, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use moka::sync::Cache as Moka;
@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::origin::{Answer, Bounds, ask};
 use crate::policy::list_members;
 use crate::reference::{Fetching, decode_reference};
+use crate::searches::{self, Searches};
 use crate::url::CoralUrl;
 use hedge::FirstBytes;
 
@@ -94,6 +95,8 @@ pub(crate) struct Peers {
     set_aside: Moka<SocketAddr, ()>,
     first_bytes: FirstBytes,
     metrics: Metrics,
+    /// What the index was asked lately.
+    pub(crate) searches: Searches,
 }
 
 impl Peers {
@@ -122,6 +125,7 @@ impl Peers {
             set_aside: Moka::builder().max_capacity(REMEMBERED_NODES).time_to_live(config.peer.set_aside).build(),
             first_bytes: FirstBytes::default(),
             metrics,
+            searches: Searches::default(),
         }
     }
 
@@ -152,7 +156,7 @@ impl Peers {
         // Each round but the last adds to what is refused.
         for _ in 0..=self.limits.attempts {
             let refused = &useless[useless.len().saturating_sub(MOST_REFUSED)..];
-            let Some((values, level)) = self.named(inquiry.url.key(), search, refused).await else {
+            let Some((values, level)) = self.named(inquiry.url, search, refused).await else {
                 return Err(Missed::Nowhere);
             };
             let known = useless.len();
@@ -184,29 +188,38 @@ impl Peers {
     }
 
     /// References in the order in which to try them, and their level. `None` if there are none.
-    async fn named(&self, key: Key, search: &mut Search<'_>, refused: &[Value]) -> Option<Named> {
+    async fn named(&self, url: &CoralUrl, search: &mut Search<'_>, refused: &[Value]) -> Option<Named> {
+        let began = Instant::now();
         let (values, level) = match search {
             // The index has an order of its own, by which the crowd becomes a tree.
             Search::Claim(fetching, _) => {
                 let claimed = fetching.claim(refused, self.limits.index_timeout).await?;
+                self.seen(url, began, claimed.level, claimed.values.len(), claimed.hops);
                 (claimed.values, claimed.level?)
             }
             Search::Get | Search::Named(..) if !refused.is_empty() => return None,
-            Search::Get => self.who_has(key).await?,
+            Search::Get => self.who_has(url).await?,
             Search::Named(named, _) => (*named).clone(),
         };
         (!values.is_empty()).then_some((values, level))
     }
 
-    /// Those who have what is under `key`, as the index says now.
-    pub(crate) async fn who_has(&self, key: Key) -> Option<Named> {
-        let limit = self.limits.index_timeout;
+    /// Those who have the whole of `url`, as the index says now.
+    pub(crate) async fn who_has(&self, url: &CoralUrl) -> Option<Named> {
+        let (key, limit, began) = (url.key(), self.limits.index_timeout, Instant::now());
         let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await.ok()?.ok()?;
+        self.seen(url, began, found.level, found.values.len(), found.hops);
         let mut values = found.values;
         // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
         // a random source, and a replay asks the same.
         values.sort_by_key(|value| Id::hash(&[key.as_bytes(), self.me.to_string().as_bytes(), value.as_bytes()]));
         Some((values, found.level?))
+    }
+
+    /// Keeps a search for the node's operator.
+    fn seen(&self, url: &CoralUrl, began: Instant, level: Option<Level>, found: usize, hops: Vec<Hop>) {
+        let (url, at, took) = (url.canonical(), SystemTime::now(), began.elapsed());
+        self.searches.add(searches::Search { url, at, took, level, found, hops });
     }
 
     /// The node that a reference names, if it may be asked. Other kinds of values are nobody's.

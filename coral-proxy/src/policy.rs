@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use http::header::{AGE, AUTHORIZATION, DATE, EXPIRES, HeaderMap, LAST_MODIFIED, SET_COOKIE, VARY};
 
+pub(crate) use control::CDN_CACHE_CONTROL;
 pub use control::{CacheControl, list_members};
 pub use date::date;
 pub use variant::{variant_key, vary};
@@ -127,10 +128,7 @@ impl Validity {
         config: &Freshness,
     ) -> Self {
         let control = CacheControl::of_response(headers);
-        let lifetime = match control.no_cache {
-            true => Duration::ZERO,
-            false => lifetime(status, headers, &control, received, config),
-        };
+        let (lifetime, _) = lifetime(status, headers, received, config);
         let (stale_while_revalidate, stale_if_error) = match control.forbids_stale() {
             true => (Duration::ZERO, Duration::ZERO),
             false => (
@@ -165,6 +163,11 @@ impl Validity {
         })
     }
 
+    /// When its head came.
+    pub fn received(&self) -> SystemTime {
+        self.received
+    }
+
     /// How old the response is (RFC 9111 §4.2.3, `current_age`).
     pub fn age(&self, now: SystemTime) -> Duration {
         self.initial_age.saturating_add(now.duration_since(self.received).unwrap_or_default())
@@ -195,33 +198,55 @@ impl Validity {
     }
 }
 
-fn lifetime(
+/// What a lifetime was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// `no-cache`: it has none.
+    NoCache,
+    /// `s-maxage`.
+    SMaxage,
+    /// `max-age`.
+    MaxAge,
+    /// `Expires`.
+    Expires,
+    /// A part of the time since the last change.
+    LastModified,
+    /// Nothing: the configuration says how long that is good for.
+    Default,
+}
+
+/// How long a response is fresh (RFC 9111 §4.2.1), and why.
+pub fn lifetime(
     status: StatusCode,
     headers: &HeaderMap,
-    control: &CacheControl,
     received: SystemTime,
     config: &Freshness,
-) -> Duration {
-    if let Some(explicit) = control.s_maxage.or(control.max_age) {
+) -> (Duration, Basis) {
+    let control = CacheControl::of_response(headers);
+    if control.no_cache {
+        return (Duration::ZERO, Basis::NoCache);
+    }
+    let explicit = [(control.s_maxage, Basis::SMaxage), (control.max_age, Basis::MaxAge)];
+    if let Some(explicit) = explicit.into_iter().find_map(|(span, basis)| Some((span?, basis))) {
         return explicit;
     }
     let date = date(headers, &DATE).unwrap_or(received);
     if headers.contains_key(EXPIRES) && !control.targeted {
         // RFC 9111 §5.3: an invalid date, "0" above all, is in the past.
         let expires = self::date(headers, &EXPIRES).unwrap_or(SystemTime::UNIX_EPOCH);
-        return expires.duration_since(date).unwrap_or_default();
+        return (expires.duration_since(date).unwrap_or_default(), Basis::Expires);
     }
-    let guess = match self::date(headers, &LAST_MODIFIED) {
+    let (guess, basis) = match self::date(headers, &LAST_MODIFIED) {
         Some(modified) => {
             // One that was changed after it was sent has clocks that disagree: as if changed just now.
             let unchanged_for = date.duration_since(modified).unwrap_or_default();
             let part = (unchanged_for / 100).saturating_mul(config.heuristic_percent);
-            part.max(config.heuristic_least).min(config.heuristic_limit)
+            (part.max(config.heuristic_least).min(config.heuristic_limit), Basis::LastModified)
         }
-        None => config.default,
+        None => (config.default, Basis::Default),
     };
     let failed = status.is_client_error() || status.is_server_error();
-    if failed { guess.min(ERROR_LIFETIME) } else { guess }
+    (if failed { guess.min(ERROR_LIFETIME) } else { guess }, basis)
 }
 
 /// RFC 9111 §4.2.3.

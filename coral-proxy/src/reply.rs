@@ -23,9 +23,10 @@ use crate::cache_status::CacheStatus;
 use crate::conditional::{Part, not_modified, part, sought_range};
 use crate::error::ProxyError;
 use crate::fetch::Served;
+use crate::front::PageBody;
 use crate::headers::{CACHE_STATUS, PROXY_STATUS, add_via};
 use crate::limits::Handled;
-use crate::url::{CoralUrl, Suffix, UrlError, coralize};
+use crate::url::{CoralUrl, Suffix, UrlError, coralize, coralize_secure};
 
 /// What a 304 says of the response it stands for (RFC 9110 §15.4.5), and what the cache adds.
 const IN_304: [HeaderName; 8] = [CACHE_CONTROL, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY, VIA, AGE];
@@ -47,6 +48,8 @@ pub(crate) struct ReplyBody {
 enum Content {
     Whole(Bytes),
     Stream(Chunks, Option<u64>),
+    /// A page of the node's own.
+    Page(PageBody),
 }
 
 /// A request in the gauge of those under way.
@@ -68,6 +71,11 @@ impl Drop for UnderWay {
 impl ReplyBody {
     fn whole(bytes: impl Into<Bytes>) -> Self {
         Self::of(Content::Whole(bytes.into()))
+    }
+
+    /// That of a page of the node's own.
+    pub(crate) fn page(body: PageBody) -> Self {
+        Self::of(Content::Page(body))
     }
 
     fn of(content: Content) -> Self {
@@ -100,6 +108,11 @@ impl Body for ReplyBody {
             Content::Whole(bytes) if bytes.is_empty() => None,
             Content::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
             Content::Stream(chunks, _) => ready!(chunks.as_mut().poll_next(cx)),
+            Content::Page(page) => match ready!(Pin::new(page).poll_frame(cx)) {
+                // It has no trailers.
+                Some(Ok(frame)) => frame.into_data().ok().map(Ok),
+                None => None,
+            },
         };
         if let Some(Err(error)) = chunk {
             // At an error hyper drops what it has not written yet, the head among it, and the client would be left with
@@ -115,7 +128,11 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.content, Content::Whole(bytes) if bytes.is_empty())
+        match &self.content {
+            Content::Whole(bytes) => bytes.is_empty(),
+            Content::Stream(..) => false,
+            Content::Page(page) => page.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -123,6 +140,7 @@ impl Body for ReplyBody {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Stream(_, Some(length)) => SizeHint::with_exact(*length),
             Content::Stream(_, None) => SizeHint::default(),
+            Content::Page(page) => page.size_hint(),
         }
     }
 }
@@ -134,15 +152,26 @@ fn chunks(reader: Reader) -> Chunks {
     }))
 }
 
+/// What becomes of `Location` in a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Locations {
+    /// It stays as the origin gave it: another node coralizes with its own client's suffix.
+    AsTheyAre,
+    /// It is coralized with the client's suffix.
+    Coralized {
+        /// Whether the client speaks TLS to this node, and so can do it again.
+        secure: bool,
+    },
+}
+
 /// The response with which `served` answers a request with `method` and the fields `request`.
 ///
-/// `to_peer` leaves `Location` as the origin gave it: the other node coralizes with its own client's suffix.
 pub(crate) fn of_object(
     method: &Method,
     request: &HeaderMap,
     url: &CoralUrl,
     served: Served,
-    to_peer: bool,
+    locations: Locations,
     now: SystemTime,
 ) -> Response<ReplyBody> {
     let Served { object, reader, status, slices } = served;
@@ -152,8 +181,8 @@ pub(crate) fn of_object(
     if !matches!(status, CacheStatus::Passed(_)) {
         headers.insert(AGE, object.validity.age(now).as_secs().into());
     }
-    if let Some(suffix) = url.suffix.as_ref().filter(|_| !to_peer) {
-        coralize_location(&mut headers, url, suffix);
+    if let (Some(suffix), Locations::Coralized { secure }) = (&url.suffix, locations) {
+        coralize_location(&mut headers, url, suffix, secure);
     }
     let asked_for = matches!(method, &Method::GET | &Method::HEAD);
     // RFC 9110 §13.2.2: whether it has changed is asked before which part of it is wanted.
@@ -260,7 +289,7 @@ fn unsatisfiable(mut headers: HeaderMap, length: u64) -> Response<ReplyBody> {
 }
 
 /// Sends the client to the coralized form of where the origin sends it (design §4.1).
-fn coralize_location(headers: &mut HeaderMap, url: &CoralUrl, suffix: &Suffix) {
+fn coralize_location(headers: &mut HeaderMap, url: &CoralUrl, suffix: &Suffix, secure: bool) {
     let Some(location) = headers.get(LOCATION).and_then(|value| value.to_str().ok()) else {
         return;
     };
@@ -272,6 +301,7 @@ fn coralize_location(headers: &mut HeaderMap, url: &CoralUrl, suffix: &Suffix) {
     };
     // An address as origin is refused by most nodes: better to send the client there than nowhere.
     let names_host = Url::parse(&absolute).is_ok_and(|url| url.domain().is_some());
+    let coralize = if secure { coralize_secure } else { coralize };
     if names_host
         && let Ok(value) = coralize(&absolute, suffix)
         && let Ok(value) = HeaderValue::from_str(&value)
@@ -344,13 +374,23 @@ mod tests {
         let url = CoralUrl::parse("www.x.com.nyud.net", "/", &names).unwrap();
         let location = |text: &str| {
             let mut headers = HeaderMap::from_iter([(LOCATION, text.parse().unwrap())]);
-            coralize_location(&mut headers, &url, &suffix);
+            coralize_location(&mut headers, &url, &suffix, false);
             headers[LOCATION].to_str().unwrap().to_owned()
         };
         assert_eq!(location("http://www.x.com/a"), "http://www.x.com.nyud.net/a");
         assert_eq!(location("https://other.org/a"), "http://other.org.443.nyud.net/a");
         assert_eq!(location("//other.org/a"), "http://other.org.nyud.net/a");
         assert_eq!(location("http://www.x.com.nyud.net/a"), "http://www.x.com.nyud.net/a");
+        let secure = |text: &str| {
+            let mut headers = HeaderMap::from_iter([(LOCATION, text.parse().unwrap())]);
+            coralize_location(&mut headers, &url, &suffix, true);
+            headers[LOCATION].to_str().unwrap().to_owned()
+        };
+        assert_eq!(secure("https://a-b.other.org/a?b"), "https://a--b-other-org.s.nyud.net/a?b");
+        assert_eq!(secure("https://other.org:8443/"), "https://other-org-8443.s.nyud.net/");
+        assert_eq!(secure("http://other.org/a"), "http://other.org.nyud.net/a");
+        let long = format!("https://{}.org/", "a".repeat(62));
+        assert_eq!(secure(&long), long, "no label has so many letters");
         for unchanged in
             ["/a", "a?b", "mailto:a@b.c", "ftp://x.com/", "http://[::1]/", "http://192.0.2.1/", "http://localhost/"]
         {

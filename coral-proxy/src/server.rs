@@ -1,61 +1,60 @@
 //! The accept loop, and the handle on it: start, status, drain and stop.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
+use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use coral_dsht::DshtHandle;
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::budget::Budget;
+use crate::certificates::Certificates;
 use crate::config::{Bandwidth, Config};
-use crate::error::{Fault, ProxyError, Verdict};
+use crate::connection::Connection;
+use crate::error::ProxyError;
+use crate::explain::Explanation;
 use crate::fetch::Fetcher;
-use crate::gather::Gather;
-use crate::head_timer::HeadTimer;
-use crate::hints::{self, Clients};
-use crate::interim::{Outbox, WithInterim};
-use crate::limits::{Admitted, InHand, Limits};
+use crate::front::Front;
+use crate::hints::Clients;
+use crate::limits::{InHand, Limits};
 use crate::metrics::Metrics;
-use crate::pace::{Line, Paced};
-use crate::reply::UnderWay;
-use crate::service::{Caller, Service};
-use crate::stall::StallTimeout;
-use crate::url::{Names, Suffix};
+use crate::pace::Line;
+use crate::popular::{Popular, Popularity};
+use crate::searches::Search;
+use crate::service::Service;
+use crate::url::{CoralUrl, DenyList, DenyListError, Names, Suffix, UrlError};
 use crate::workers::Workers;
-
-/// Waits until the proxy is told to stop.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // The sender lives until all connections have ended; were it gone, this would be over too.
-    let _ = stop.wait_for(|stop| *stop).await;
-}
 
 /// How long to wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// As many header fields of a request hyper reads unless it is told otherwise.
-const HYPERS_MAX_HEADERS: usize = 100;
-
-/// How long a connection without a request in hand may take to bring one after the node is told to stop: what is on its
-/// way arrives, and half a head holds nobody up.
-const LAST_HEAD: Duration = Duration::from_secs(1);
 
 /// What may be sent, and what may be received, as far as there is a limit.
 fn budgets(config: &Bandwidth, metrics: &Metrics) -> [Option<Budget>; 2] {
     [(config.send, "sent"), (config.receive, "received")]
         .map(|(rate, direction)| rate.map(|rate| Budget::new(rate.as_u64(), config.burst, metrics.waits(direction))))
+}
+
+/// What a proxy with this configuration answers to and does not serve.
+fn names(suffixes: Vec<Suffix>, config: &Config) -> Result<Names, ProxyError> {
+    let deny = config.deny.as_deref().map(deny_list).transpose()?.unwrap_or_default();
+    Ok(Names { suffixes, sites: config.sites.clone(), allow_addresses: config.allow_addresses, deny })
+}
+
+fn deny_list(path: &Path) -> Result<DenyList, ProxyError> {
+    let unusable = |error: &dyn fmt::Display| {
+        ProxyError::Setup(format!("the deny list {} cannot be used: {error}", path.display()).into())
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| unusable(&error))?;
+    text.parse().map_err(|error: DenyListError| unusable(&error))
 }
 
 /// A cache, to serve with and to ask. Clones are the same one.
@@ -64,9 +63,41 @@ pub struct Proxy {
     service: Arc<Service>,
     limits: Limits,
     clients: Clients,
+    /// What is shown to those who speak TLS.
+    certificates: Option<Certificates>,
     /// What may be sent.
     send: Option<Budget>,
+    /// What may be received.
+    receive: Option<Budget>,
     metrics: Metrics,
+}
+
+/// What a proxy listens at.
+#[derive(Debug)]
+pub struct Sockets {
+    /// For HTTP, where other nodes come, too.
+    pub http: TcpListener,
+    /// For HTTP over TLS, 1.1 or 2.
+    pub https: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Sockets {
+    fn from(http: TcpListener) -> Self {
+        Self { http, https: None }
+    }
+}
+
+impl Sockets {
+    /// The next connection, and what it is to speak TLS with if it came for that.
+    async fn accept(&self, tls: Option<&Certificates>) -> (io::Result<(TcpStream, SocketAddr)>, Option<Certificates>) {
+        let Some(https) = &self.https else {
+            return (self.http.accept().await, None);
+        };
+        tokio::select! {
+            accepted = self.http.accept() => (accepted, None),
+            accepted = https.accept() => (accepted, tls.cloned()),
+        }
+    }
 }
 
 /// What a proxy has and has done, at one moment.
@@ -83,7 +114,8 @@ pub struct Status {
     /// Requests whose response is not yet sent whole.
     pub in_flight: u64,
     /// Requests of clients answered, by what the cache did: `hit`, `peer-l0`, `peer-l1`, `peer-l2`, `origin`, `revalidated`,
-    /// `stale`, `passed`, `not-cached` (only what is here was wanted), `own` (OPTIONS of this node), `error`.
+    /// `revalidating` (served while it is asked about), `stale`, `passed`, `not-cached` (only what is here was wanted), `own`
+    /// (OPTIONS of this node, its page), `error`.
     pub requests: BTreeMap<String, u64>,
     /// The same of other nodes' requests: `hit`, the source of a fetch under way, `waiting` (told to ask again), `ask-origin`
     /// (what comes is not to be shared), or `not-cached`.
@@ -106,6 +138,17 @@ pub struct Status {
     pub received_from_origins_bytes: u64,
 }
 
+/// What clients have got, and what it took: counters alone, which cost little to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// [`Status::requests`].
+    pub requests: BTreeMap<String, u64>,
+    /// [`Status::sent_to_clients_bytes`].
+    pub sent_to_clients_bytes: u64,
+    /// [`Status::received_from_origins_bytes`].
+    pub received_from_origins_bytes: u64,
+}
+
 impl Proxy {
     /// A proxy that answers for `suffixes` and the configured sites, and is known to other nodes as `me`, its public
     /// HTTP address. It must be made inside a tokio runtime.
@@ -118,13 +161,39 @@ impl Proxy {
         dsht: DshtHandle,
         metrics: Metrics,
     ) -> Result<Self, ProxyError> {
-        let names = Names { suffixes, sites: config.sites.clone(), allow_addresses: config.allow_addresses };
+        let names = ArcSwap::from_pointee(names(suffixes, &config)?);
         let limits = Limits::new(&config.client);
         let hints = config.hints;
         let [send, receive] = budgets(&config.bandwidth, &metrics);
-        let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), receive, metrics.clone())?);
+        let certificates = match &config.certificates[..] {
+            [] => None,
+            files => Some(Certificates::new(files)?),
+        };
+        let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), receive.clone(), metrics.clone())?);
         let clients = Clients::start(dsht, hints, metrics.clone());
-        Ok(Self { service: Arc::new(Service { fetcher, names }), limits, clients, send, metrics })
+        let service = Service { fetcher, names, front: OnceLock::new(), popularity: Popularity::default() };
+        Ok(Self { service: Arc::new(service), limits, clients, certificates, send, receive, metrics })
+    }
+
+    /// Takes over what a running proxy can of `config`, without touching a connection: `sites`, `allow_addresses`, the file that
+    /// `deny` names, `certificates` if there were any, `client.requests_per_address`, `client.max_connections_per_address`, and bandwidths that were limited before, with
+    /// `bandwidth.burst`.
+    ///
+    /// Fails if a file cannot be used; then nothing has changed.
+    pub fn reload(&self, config: &Config) -> Result<(), ProxyError> {
+        let served = names(self.service.names.load().suffixes.clone(), config)?;
+        if let Some(certificates) = &self.certificates {
+            certificates.set(&config.certificates)?;
+        }
+        self.service.names.store(Arc::new(served));
+        self.limits.set(config.client.max_connections_per_address, config.client.requests_per_address);
+        let bandwidth = &config.bandwidth;
+        for (budget, rate) in [(&self.send, bandwidth.send), (&self.receive, bandwidth.receive)] {
+            if let (Some(budget), Some(rate)) = (budget, rate) {
+                budget.set(rate.as_u64(), bandwidth.burst);
+            }
+        }
+        Ok(())
     }
 
     /// From now on `watcher`, in place of an earlier one, is told the address of a client and the kernel's round-trip time to
@@ -133,13 +202,55 @@ impl Proxy {
         self.clients.watch(watcher);
     }
 
-    /// Serves `listener` until `shutdown`; then finishes what is under way, within `config.drain`, and withdraws all
+    /// From now on `front` answers at the bare suffixes; one that was set before stays.
+    pub fn serve_suffixes(&self, front: Arc<dyn Front>) {
+        // Whoever wires a node does so once.
+        let _ = self.service.front.set(front);
+    }
+
+    /// The `most` URLs that clients ask for most, as far as a few requests of many tell.
+    pub fn popular(&self, most: usize) -> Vec<Popular> {
+        self.service.popularity.top(most)
+    }
+
+    /// How many requests came in the last second: by that it is decided how many of the next ones [`Self::popular`] looks at.
+    pub fn adapt_popular(&self, requests_per_second: u64) {
+        self.service.popularity.adapt(requests_per_second);
+    }
+
+    /// Halves the counts of [`Self::popular`], so that they tell of lately.
+    pub fn fade_popular(&self) {
+        self.service.popularity.fade();
+    }
+
+    /// What becomes of the next request for `url`, plain or coralized, and why. Fails if that is no URL.
+    pub async fn explain(&self, url: &str) -> Result<Explanation, UrlError> {
+        let names = self.service.names.load_full();
+        let url = CoralUrl::parse_absolute(url, &names)?;
+        if names.deny.covers(&url) {
+            return Ok(Explanation::denied(&url));
+        }
+        Ok(self.service.fetcher.explain(&url).await)
+    }
+
+    /// The last searches of the index for URLs that were not here, the latest first.
+    pub fn searches(&self) -> Vec<Search> {
+        self.service.fetcher.searches()
+    }
+
+    /// Serves `sockets` until `shutdown`; then finishes what is under way, within `config.drain`, and withdraws all
     /// references from the index.
+    ///
+    /// Fails if there is a socket for TLS and no certificate.
     pub async fn run(
         &self,
-        listener: TcpListener,
+        sockets: impl Into<Sockets>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), ProxyError> {
+        let sockets = sockets.into();
+        if sockets.https.is_some() && self.certificates.is_none() {
+            return Err(ProxyError::Setup("TLS needs a certificate: [[proxy.certificates]] names its files".into()));
+        }
         let config = &self.service.fetcher.config;
         let stop = watch::Sender::new(false);
         let mut connections = JoinSet::new();
@@ -152,7 +263,7 @@ impl Proxy {
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                accepted = listener.accept() => match accepted {
+                (accepted, tls) = sockets.accept(self.certificates.as_ref()) => match accepted {
                     Ok((_, client)) if self.limits.is_crowded(client.ip()) => {
                         self.metrics.refused_connections.inc();
                     }
@@ -172,8 +283,18 @@ impl Proxy {
                             continue;
                         };
                         let in_hand = InHand::default();
-                        let (proxy, busy, stop) = (self.clone(), in_hand.clone(), stop.subscribe());
-                        let serve = move |stream| proxy.serve(stream, client, admitted, busy, stop);
+                        let connection = Connection {
+                            service: Arc::clone(&self.service),
+                            clients: self.clients.clone(),
+                            client,
+                            name: client.to_string(),
+                            admitted,
+                            in_hand: in_hand.clone(),
+                            line: Line::new(self.send.as_ref()),
+                            tls,
+                        };
+                        let stop = stop.subscribe();
+                        let serve = move |stream| connection.serve(stream, stop);
                         if open.len() >= config.client.max_connections.get() {
                             open.retain(|(connection, _): &(AbortHandle, InHand)| !connection.is_finished());
                         }
@@ -187,7 +308,7 @@ impl Proxy {
                 },
             }
         }
-        drop(listener);
+        drop(sockets);
         self.clients.stop();
         stop.send_replace(true);
         let drained = async { while connections.join_next().await.is_some() {} };
@@ -214,83 +335,17 @@ impl Proxy {
         }
     }
 
-    /// One connection, until it ends by itself, goes wrong, or is told to stop after the request under way.
-    async fn serve(
-        self,
-        stream: TcpStream,
-        client: SocketAddr,
-        admitted: Admitted,
-        in_hand: InHand,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        let limits = &self.service.fetcher.config.client;
-        let rate = admitted.rate();
-        let _counted = UnderWay::new(self.metrics.connections.clone());
-        if let Some(rtt) = hints::rtt(&stream) {
-            self.clients.seen(client.ip(), rtt, false);
-        }
-        let served = AtomicBool::new(false);
-        // Heads are small and wait for an answer; holding them back gains nothing.
-        let _ = stream.set_nodelay(true);
-        let outbox = Outbox::default();
-        let name = client.to_string();
-        let line = Line::new(self.send.as_ref());
-        // A client is not blamed for the time in which it is sent nothing.
-        let paced = Paced::new(StallTimeout::new(Gather::new(stream), limits.stall_timeout), line.clone());
-        let io = TokioIo::new(WithInterim::new(paced, outbox.clone()));
-        let service = service_fn(|request| async {
-            let handled = in_hand.take();
-            let request: Request<Incoming> = request;
-            let interim = outbox.ticket(request.version());
-            let from = Caller { name: &name, rate, line: &line };
-            let response = outbox.before(self.service.answer(from, request, interim)).await;
-            served.store(true, Ordering::Relaxed);
-            Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
-        });
-        let mut builder = http1::Builder::new();
-        // Of its own bound hyper makes less work.
-        if limits.max_headers.get() != HYPERS_MAX_HEADERS {
-            builder.max_headers(limits.max_headers.get());
-        }
-        let mut connection = builder
-            .timer(HeadTimer::default())
-            .header_read_timeout(limits.header_timeout)
-            // hyper refuses less than 8 KiB.
-            .max_buf_size(usize::try_from(limits.max_header.as_u64()).unwrap_or(usize::MAX).max(8192))
-            .serve_connection(io, service);
-        let ended = tokio::select! {
-            ended = &mut connection => ended,
-            () = stopped(&mut stop) => {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                match tokio::time::timeout(LAST_HEAD, &mut connection).await {
-                    Ok(ended) => ended,
-                    Err(_) if in_hand.is_empty() => Ok(()),
-                    Err(_) => (&mut connection).await,
-                }
-            }
-        };
-        if served.load(Ordering::Relaxed)
-            && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner().inner().inner().inner())
-        {
-            self.clients.seen(client.ip(), rtt, true);
-        }
-        if let Err(error) = ended {
-            // What hyper cannot read it answers itself, with 400 or 431, and nobody else hears of it.
-            if error.is_parse() {
-                self.metrics.error(Verdict {
-                    status: StatusCode::BAD_REQUEST,
-                    fault: Fault::Client,
-                    kind: "unreadable",
-                });
-            } else if error.is_timeout() {
-                let status = StatusCode::REQUEST_TIMEOUT;
-                self.metrics.error(Verdict { status, fault: Fault::Client, kind: "head_timeout" });
-            }
-            tracing::debug!(%client, %error, "a connection ended badly");
+    /// What clients have got so far.
+    pub fn traffic(&self) -> Traffic {
+        let metrics = &self.metrics;
+        Traffic {
+            requests: metrics.requests_by_word("client"),
+            sent_to_clients_bytes: metrics.moved("sent", "client").get(),
+            received_from_origins_bytes: metrics.moved("received", "origin").get(),
         }
     }
 
-    /// What it has and has done.
+    /// What it has and has done. Objects are counted one by one.
     pub fn status(&self) -> Status {
         let metrics = &self.metrics;
         let (objects, memory_bytes, disk_bytes) = self.service.fetcher.cache.totals();

@@ -1,11 +1,14 @@
 //! One request from the top: checked, understood, served, answered, counted, logged.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, MAX_FORWARDS, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -13,6 +16,7 @@ use crate::cache_status::CacheStatus;
 use crate::chain::Waiting;
 use crate::error::ProxyError;
 use crate::fetch::{Fetcher, Wanted};
+use crate::front::{Front, Visit};
 use crate::headers::came_through_coral;
 use crate::home::{self, Control, control};
 use crate::interim::Ticket;
@@ -20,25 +24,34 @@ use crate::limits::Rate;
 use crate::metrics::RequestLabels;
 use crate::pace::Line;
 use crate::policy::CacheControl;
-use crate::reply::{ReplyBody, UnderWay, of_error, of_home, of_object, of_options};
+use crate::popular::Popularity;
+use crate::reply::{Locations, ReplyBody, UnderWay, of_error, of_home, of_object, of_options};
 use crate::url::{CoralUrl, Names, UrlError};
 
 /// What answers requests. Shared by all connections.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) fetcher: Arc<Fetcher>,
-    pub(crate) names: Names,
+    /// What it answers to, and what it does not serve; changes while it runs.
+    pub(crate) names: ArcSwap<Names>,
+    /// What answers at the bare suffixes, if anything does.
+    pub(crate) front: OnceLock<Arc<dyn Front>>,
+    pub(crate) popularity: Popularity,
 }
 
 /// Who asks.
 #[derive(Debug)]
 pub(crate) struct Caller<'a> {
-    /// Its address, as the log names it.
+    /// Its address and port, as the log names them.
     pub(crate) name: &'a str,
+    /// Its address.
+    pub(crate) address: IpAddr,
     /// How much its address asks.
     pub(crate) rate: &'a Rate,
     /// What its connection is paced by.
     pub(crate) line: &'a Line,
+    /// Whether it asks over TLS.
+    pub(crate) is_secure: bool,
 }
 
 /// What became of a request, for log and metrics.
@@ -67,13 +80,19 @@ impl Service {
         let began = Instant::now();
         let metrics = &self.fetcher.metrics;
         let under_way = UnderWay::new(metrics.in_flight.clone());
+        // In HTTP/2 a body needs no field to announce it (RFC 9113 §8.1).
+        let has_body = !request.body().is_end_stream();
         let head = request.into_parts().0;
         // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it.
         let came_through = came_through_coral(&head.headers);
         let from_peer = came_through && CacheControl::of(&head.headers).only_if_cached;
         let from = if from_peer { "peer" } else { "client" };
         let is_loop = came_through && !from_peer;
-        let outcome = match self.outcome(&caller, &head, from_peer, is_loop, interim).await {
+        let outcome = match has_body {
+            true => Err(ProxyError::RequestBody),
+            false => self.outcome(&caller, &head, from_peer, is_loop, interim).await,
+        };
+        let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 caller.line.own();
@@ -87,7 +106,13 @@ impl Service {
         let status = outcome.response.status();
         let took = began.elapsed();
         metrics.seconds.observe(took.as_secs_f64());
-        metrics.answered(&RequestLabels { from, status: class(status), cache: outcome.word });
+        let number = metrics.answered(&RequestLabels { from, status: class(status), cache: outcome.word });
+        if !from_peer
+            && (status.is_success() || status == StatusCode::NOT_MODIFIED)
+            && let Some(weight) = self.popularity.weight(number)
+        {
+            self.count(&head, weight);
+        }
         // That a node has not what another one hoped for is no error.
         if let Some(error) = outcome.error.as_ref().filter(|error| CacheStatus::of_error(error) == CacheStatus::Own) {
             metrics.error(error.verdict());
@@ -131,7 +156,20 @@ impl Service {
             return Err(ProxyError::Url(UrlError::Scheme));
         }
         let authority = authority(head)?;
-        let url = CoralUrl::parse(authority, &target(&head.uri), &self.names)?;
+        let understood = {
+            let names = self.names.load();
+            let url = CoralUrl::parse(authority, &target(&head.uri), &names);
+            if url.as_ref().is_ok_and(|url| names.deny.covers(url)) {
+                // What other nodes serve is for their operators to say.
+                return Err(turned_away(from_peer, ProxyError::Denied));
+            }
+            url
+        };
+        let url = match understood {
+            Ok(url) => url,
+            // No way of most requests; boxed, as it would make the future of all large.
+            Err(error) => return Box::pin(self.page(caller, head, authority)).await.ok_or(error.into()),
+        };
         if is_loop {
             return Err(ProxyError::Loop);
         }
@@ -165,8 +203,34 @@ impl Service {
             return Ok(home);
         }
         let word = served.status.word();
-        let response = of_object(&head.method, &head.headers, &url, served, from_peer, now);
+        // Another node coralizes for its own client.
+        let location = if from_peer { Locations::AsTheyAre } else { Locations::Coralized { secure: caller.is_secure } };
+        let response = of_object(&head.method, &head.headers, &url, served, location, now);
         Ok(Outcome { response, word, error: None })
+    }
+
+    /// The page at a bare suffix; `None` if it is none, or there is no page.
+    async fn page(&self, caller: &Caller<'_>, head: &http::request::Parts, authority: &str) -> Option<Outcome> {
+        let (front, names) = (self.front.get()?, self.names.load_full());
+        let suffix = names.bare_suffix(authority)?;
+        let (method, uri, headers) = (&head.method, &head.uri, &head.headers);
+        let response = if *method == Method::OPTIONS {
+            of_options()
+        } else {
+            let visit = Visit { method, uri, headers, authority, suffix, client: caller.address };
+            front.answer(visit)?.await.map(ReplyBody::page)
+        };
+        caller.line.own();
+        Some(Outcome { response, word: "own", error: None })
+    }
+
+    /// Counts what was asked for among what is popular. A few requests come here, and what they ask for is read once more.
+    fn count(&self, head: &http::request::Parts, weight: u64) {
+        if let Ok(authority) = authority(head)
+            && let Ok(url) = CoralUrl::parse(authority, &target(&head.uri), &self.names.load())
+        {
+            self.popularity.count(url.canonical(), weight);
+        }
     }
 
     /// Turns a request away if the transfers of its domain wait too long as it is; from here on the connection sends for that one.
@@ -207,11 +271,18 @@ fn authority(head: &http::request::Parts) -> Result<&str, ProxyError> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => Some(host.to_str().map_err(|_| ProxyError::Host)?),
-        (None, None) if head.version < Version::HTTP_11 => None,
+        // HTTP/2 has `:authority` in its place.
+        (None, None) if head.version != Version::HTTP_11 => None,
         // RFC 9112 §3.2: 400 for none or several.
         _ => return Err(ProxyError::Host),
     };
-    head.uri.authority().map(http::uri::Authority::as_str).or(host).ok_or(ProxyError::Host)
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    // RFC 9113 §8.3.1: where both are there, they are to be the same.
+    let differ = authority.zip(host).is_some_and(|(one, other)| !one.eq_ignore_ascii_case(other));
+    if head.version == Version::HTTP_2 && differ {
+        return Err(ProxyError::Host);
+    }
+    authority.or(host).ok_or(ProxyError::Host)
 }
 
 /// Path and query. An absolute target may have none of the first (RFC 9112 §3.2.1).
@@ -278,7 +349,8 @@ mod tests {
             part: None,
         };
         fetcher.cache.insert(Arc::new(object), now);
-        Service { fetcher, names }
+        let names = ArcSwap::from_pointee(names);
+        Service { fetcher, names, front: OnceLock::new(), popularity: Popularity::default() }
     }
 
     /// The status, and the location if there is one, for a request with these header lines; `hot` if its domain waits long.
@@ -289,7 +361,8 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         let admitted = Limits::new(&config::Client::default());
         let admitted = admitted.admit(admitted.room().await, "192.0.2.1".parse().unwrap()).unwrap();
-        let caller = Caller { name: "192.0.2.1:1", rate: admitted.rate(), line: &line };
+        let address = "192.0.2.1".parse().unwrap();
+        let caller = Caller { name: "192.0.2.1:1", address, rate: admitted.rate(), line: &line, is_secure: false };
         let mut request = Request::new(()).into_parts().0;
         request.headers = of_lines(&[lines, &[&format!("host: {HOST}")]].concat());
         let from_peer = !lines.is_empty();

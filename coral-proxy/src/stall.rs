@@ -5,6 +5,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,16 +20,41 @@ pub(crate) struct StallTimeout<T> {
     limit: Duration,
     // Boxed, so that the whole stays `Unpin`; made when a write first waits, which for most connections is never.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// For who wants to know.
+    progress: Option<Progress>,
+}
+
+/// What has been written to a connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// Bytes so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl<T> StallTimeout<T> {
     pub(crate) fn new(inner: T, limit: Duration) -> Self {
-        Self { inner, limit, waiting: None }
+        Self { inner, limit, waiting: None, progress: None }
     }
 
     /// What it reads and writes through.
     pub(crate) fn inner(&self) -> &T {
         &self.inner
+    }
+
+    /// From now on, what is written.
+    pub(crate) fn progress(&mut self) -> Progress {
+        self.progress.get_or_insert_default().clone()
+    }
+
+    fn counted(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Some(progress), Poll::Ready(Ok(bytes))) = (&self.progress, &written) {
+            progress.0.fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
+        self.bounded(cx, written)
     }
 
     fn bounded<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
@@ -51,7 +78,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for StallTimeout<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for StallTimeout<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
-        self.bounded(cx, written)
+        self.counted(cx, written)
     }
 
     fn poll_write_vectored(
@@ -60,7 +87,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StallTimeout<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        self.bounded(cx, written)
+        self.counted(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

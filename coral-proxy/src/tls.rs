@@ -43,7 +43,7 @@ pub(crate) fn client_config(extra_ca: &[PathBuf]) -> Result<ClientConfig, ProxyE
 }
 
 /// The certificates of one PEM file: at least one. Whatever else it holds, such as a key, is passed over.
-fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
     match found {
         Ok(found) if found.is_empty() => Err("it holds no certificate in PEM form".to_owned()),

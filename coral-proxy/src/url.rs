@@ -11,8 +11,10 @@ use std::str::FromStr;
 use coral_dsht::{Id, Key};
 use url::{Host, Url};
 
+mod deny;
 mod names;
 
+pub use deny::{DenyList, DenyListError};
 pub use names::{Names, Passes, Site, Suffix};
 
 /// The longest URL in bytes that is read. Browsers stop far below it.
@@ -310,6 +312,15 @@ fn coral_host(origin: &Origin, suffix: &Suffix) -> String {
 ///
 /// An https URL gets the port label 443. The result is an http URL, as a node may have no certificate.
 pub fn coralize(url: &str, suffix: &Suffix) -> Result<String, UrlError> {
+    coralized(url, suffix, false)
+}
+
+/// The same for nodes with a certificate for all names of one label below `s`: an https URL stays one.
+pub fn coralize_secure(url: &str, suffix: &Suffix) -> Result<String, UrlError> {
+    coralized(url, suffix, true)
+}
+
+fn coralized(url: &str, suffix: &Suffix, is_secure: bool) -> Result<String, UrlError> {
     let url = parse_url(url)?;
     let scheme = Scheme::of(&url)?;
     let host = match url.host() {
@@ -325,16 +336,21 @@ pub fn coralize(url: &str, suffix: &Suffix) -> Result<String, UrlError> {
         return Err(UrlError::NoOrigin);
     }
     let port = url.port_or_known_default().ok_or(UrlError::BadPort)?;
-    let host = coral_host(&Origin { scheme, host, port }, suffix);
+    let stays_secure = is_secure && scheme == Scheme::Https;
+    let host = match (stays_secure, port) {
+        (true, 443) => format!("{}.s.{suffix}", dashed(&host)),
+        _ => coral_host(&Origin { scheme, host, port }, suffix),
+    };
     if host.len() > 253 || host.split('.').any(|label| label.len() > 63) {
         return Err(UrlError::BadHost);
     }
-    Ok(format!("http://{host}{}", &url[url::Position::BeforePath..]))
+    let scheme = if stays_secure { Scheme::Https } else { Scheme::Http };
+    Ok(format!("{}://{host}{}", scheme.as_str(), &url[url::Position::BeforePath..]))
 }
 
 /// The key under which the index holds references for `url`, which may be plain or coralized.
 pub fn index_key(url: &str, suffixes: &[Suffix], sites: &[Site]) -> Result<Key, UrlError> {
-    let names = Names { suffixes: suffixes.to_vec(), sites: sites.to_vec(), allow_addresses: true };
+    let names = Names { suffixes: suffixes.to_vec(), sites: sites.to_vec(), allow_addresses: true, ..Names::default() };
     CoralUrl::parse_absolute(url, &names).map(|url| url.key())
 }
 
@@ -343,7 +359,7 @@ pub fn index_key(url: &str, suffixes: &[Suffix], sites: &[Site]) -> Result<Key, 
 pub fn fuzz(host: &str, target: &str) {
     let suffix: Suffix = "nyud.net".parse().expect("a suffix by its own rules");
     let site = Site::new("cdn.x.org", "http://127.0.0.1").expect("a site by its own rules");
-    let names = Names { suffixes: vec![suffix.clone()], sites: vec![site], allow_addresses: true };
+    let names = Names { suffixes: vec![suffix.clone()], sites: vec![site], allow_addresses: true, ..Names::default() };
     if let Ok(coralized) = coralize(host, &suffix) {
         assert_eq!(coralize(&coralized, &suffix).as_ref(), Ok(&coralized));
     }

@@ -1,20 +1,23 @@
-//! What a node says about itself: the bodies of `/status`, `/health` and `/lookup`.
+//! What a node says about itself: the bodies of `/status`, `/health`, `/lookup` and `/explain`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use coral_dsht::{ClusterStatus, DshtHandle, Hop, Key, Level, Levels, Neighbour, Peer, Snapshot, Stats};
-use coral_proxy::Proxy;
+use coral_proxy::explain::Outlook;
+use coral_proxy::{Explanation, Proxy};
 use hyper::Uri;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::node::Addresses;
+use crate::page::Page;
 
 /// How long the index may take to tell of itself: its task answers between two datagrams.
 const SNAPSHOT: Duration = Duration::from_secs(2);
@@ -24,14 +27,18 @@ const SNAPSHOT: Duration = Duration::from_secs(2);
 pub struct Shared {
     /// When the node started.
     pub started: Instant,
-    /// As it was started.
-    pub config: Config,
+    /// What is in force.
+    pub config: Arc<RwLock<Config>>,
     /// Where it listens.
     pub addresses: Addresses,
     /// The index.
     pub dsht: DshtHandle,
     /// The cache, if this node runs one.
     pub proxy: Option<Proxy>,
+    /// The node's own page.
+    pub(crate) page: Arc<Page>,
+    /// Held by who has the node walk for a map.
+    pub(crate) walk: Semaphore,
     /// The counters of the crates.
     pub registry: Registry,
     /// Parts that have ended before they were told to, and why.
@@ -39,6 +46,10 @@ pub struct Shared {
 }
 
 impl Shared {
+    fn config(&self) -> RwLockReadGuard<'_, Config> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) async fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let snapshot = timeout(SNAPSHOT, self.dsht.snapshot()).await;
         Ok(snapshot.context("the index does not answer")??)
@@ -46,7 +57,7 @@ impl Shared {
 
     /// A node that knows nobody has joined only if it is the first of its network.
     fn has_joined(&self, snapshot: &Snapshot) -> bool {
-        self.config.dsht.node.seeds.is_empty() || !snapshot.neighbours.is_empty()
+        self.config().dsht.node.seeds.is_empty() || !snapshot.neighbours.is_empty()
     }
 }
 
@@ -86,7 +97,7 @@ pub(super) async fn status(shared: &Shared) -> anyhow::Result<Status> {
         uptime: Duration::from_secs(shared.started.elapsed().as_secs()),
         joined: shared.has_joined(&snapshot),
         node: snapshot.me,
-        suffixes: shared.config.suffixes.iter().map(ToString::to_string).collect(),
+        suffixes: shared.config().suffixes.iter().map(ToString::to_string).collect(),
         listens: shared.addresses,
         clusters: snapshot.clusters,
         neighbours: snapshot.neighbours,
@@ -133,12 +144,48 @@ pub(super) struct Lookup {
     other_values: usize,
 }
 
+/// The body of `/explain`.
+#[derive(Debug, Serialize)]
+pub(super) struct Explained {
+    #[serde(flatten)]
+    explanation: Explanation,
+    /// Whom the index names; `null` where nobody is asked, as what is here is good.
+    index: Option<Lookup>,
+}
+
+/// Why `url` is served as it is. The inner error is the asker's: no URL, or a node without a cache.
+pub(super) async fn explain(shared: &Shared, url: &str) -> anyhow::Result<Result<Explained, anyhow::Error>> {
+    let Some(proxy) = &shared.proxy else {
+        return Ok(Err(anyhow::anyhow!("this node runs no cache: ask one that does")));
+    };
+    let explanation = match proxy.explain(url).await {
+        Ok(explanation) => explanation,
+        Err(e) => return Ok(Err(e.into())),
+    };
+    let index = match explanation.verdict {
+        Outlook::Denied
+        | Outlook::Hit
+        | Outlook::Revalidating
+        | Outlook::StandIn
+        | Outlook::NotStored
+        | Outlook::Failed => None,
+        _ => match lookup(shared, url).await? {
+            Ok(lookup) => Some(lookup),
+            Err(e) => return Ok(Err(e)),
+        },
+    };
+    Ok(Ok(Explained { explanation, index }))
+}
+
 /// Looks `url` up as the cache would. The inner error is the asker's: no URL.
 pub(super) async fn lookup(shared: &Shared, url: &str) -> anyhow::Result<Result<Lookup, anyhow::Error>> {
-    let suffixes: Vec<_> = shared.config.suffixes.iter().map(|suffix| suffix.proxy.clone()).collect();
-    let key = match coral_proxy::url::index_key(url, &suffixes, &shared.config.proxy.part.sites) {
-        Ok(key) => key,
-        Err(e) => return Ok(Err(e.into())),
+    let key = {
+        let config = shared.config();
+        let suffixes: Vec<_> = config.suffixes.iter().map(|suffix| suffix.proxy.clone()).collect();
+        match coral_proxy::url::index_key(url, &suffixes, &config.proxy.part.sites) {
+            Ok(key) => key,
+            Err(e) => return Ok(Err(e.into())),
+        }
     };
     let found = shared.dsht.get(key, Levels::ALL).await?;
     let mut references: Vec<SocketAddr> = found.values.iter().filter_map(coral_proxy::decode_reference).collect();
@@ -157,6 +204,11 @@ pub(super) async fn lookup(shared: &Shared, url: &str) -> anyhow::Result<Result<
 /// where there are escapes (`coral lookup` makes them) they are undone.
 pub(super) fn queried_url(uri: &Uri) -> Option<String> {
     let escaped = uri.query()?.strip_prefix("url=")?;
+    String::from_utf8(unescaped(escaped)).ok().filter(|url| !url.is_empty())
+}
+
+/// The bytes of a text in which some are escaped by `%` and two digits (RFC 3986 §2.1).
+pub(crate) fn unescaped(escaped: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(escaped.len());
     let mut rest = escaped.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -172,7 +224,7 @@ pub(super) fn queried_url(uri: &Uri) -> Option<String> {
             }
         }
     }
-    String::from_utf8(bytes).ok().filter(|url| !url.is_empty())
+    bytes
 }
 
 /// A URL as the query of `/lookup` carries it.

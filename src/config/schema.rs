@@ -81,6 +81,21 @@ impl Schema {
     }
 }
 
+/// The keys under which two configurations differ, with their tables.
+pub(super) fn differences(one: &Config, other: &Config) -> Vec<String> {
+    let as_json = |config| serde_json::to_value(config).expect("a configuration of plain values");
+    let (one, other) = (as_json(one), as_json(other));
+    let mut paths = Vec::new();
+    collect(&one, "", &mut paths);
+    // A table that one has and the other has not (`dns.probe`) is a difference of its own.
+    collect(&other, "", &mut paths);
+    paths.sort();
+    paths.dedup();
+    let at = |config: &Json, path: &str| path.split('.').try_fold(config.clone(), |table, key| table.get(key).cloned());
+    paths.retain(|path| at(&one, path) != at(&other, path));
+    paths
+}
+
 fn join(above: &str, key: &str) -> String {
     if above.is_empty() { key.to_owned() } else { format!("{above}.{key}") }
 }

@@ -125,6 +125,7 @@ pub(super) fn names(name: &str, answers: &[(SocketAddr, anyhow::Result<Answer>)]
 pub(super) fn what_to_try(network: &Network) -> String {
     let ports = network.ports;
     let [public, local] = [0, 1].map(|index| format!("{HOST}.{}", suffixes()[index]));
+    let suffix = &suffixes()[1];
     let (http, dns, admin) = (ports.http, ports.dns, ports.admin);
     let last = network.nodes.len();
     // As it was called: a line that can be pasted.
@@ -135,6 +136,8 @@ The network stays up until Ctrl-C. To try it:
 
   in a browser, without any DNS (names under localhost are this machine):
     http://{local}:{http}/
+    http://{suffix}:{http}/ (a node's own page)
+    http://127.0.0.{last}:{admin}/ (the same with what its operator alone sees)
 
   the nodes' own DNS, asked of any of them:
     dig @127.0.0.1 -p {dns} {public}

@@ -9,7 +9,7 @@ use crate::config::{Contact, DshtNode};
 /// Whoever answers to these names now.
 ///
 /// One name that does not resolve is a warning; if none does, the node could never join, and that is an error.
-pub(super) async fn look_up(seeds: &[Contact]) -> anyhow::Result<Vec<SocketAddr>> {
+pub(crate) async fn look_up(seeds: &[Contact]) -> anyhow::Result<Vec<SocketAddr>> {
     let mut found = Vec::new();
     for seed in seeds {
         match tokio::net::lookup_host(seed.as_str()).await {
@@ -25,7 +25,7 @@ pub(super) async fn look_up(seeds: &[Contact]) -> anyhow::Result<Vec<SocketAddr>
 }
 
 /// The address to advertise: as configured, else the one listened at, else the one this machine would speak from.
-pub(super) fn advertised(config: &DshtNode, seeds: &[SocketAddr]) -> anyhow::Result<IpAddr> {
+pub(crate) fn advertised(config: &DshtNode, seeds: &[SocketAddr]) -> anyhow::Result<IpAddr> {
     if let Some(ip) = config.address {
         if ip.is_unspecified() || ip.is_multicast() {
             bail!("`dsht.address` is {ip}, at which nobody can be reached; give this node's own public address");
@@ -72,7 +72,7 @@ fn elsewhere(like: IpAddr) -> SocketAddr {
     }
 }
 
-fn is_private(ip: IpAddr) -> bool {
+pub(crate) fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),

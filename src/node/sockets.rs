@@ -22,7 +22,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 pub(super) struct Sockets {
     pub(super) dsht: UdpSocket,
     pub(super) dns: Option<coral_dns::Sockets>,
-    pub(super) proxy: Option<TcpListener>,
+    pub(super) proxy: Option<coral_proxy::Sockets>,
     pub(super) admin: Option<TcpListener>,
 }
 
@@ -37,7 +37,7 @@ impl Sockets {
         Ok(Self {
             dsht,
             dns,
-            proxy: listener("cache", config.proxy.node.listen, "proxy").await?,
+            proxy: cache(config).await?,
             admin: listener("admin address", config.admin.listen, "admin").await?,
         })
     }
@@ -49,10 +49,24 @@ impl Sockets {
         Ok(Addresses {
             dsht: self.dsht.local_addr()?,
             dns: dns.map(std::net::UdpSocket::local_addr).transpose()?,
-            proxy: tcp(&self.proxy)?,
+            proxy: self.proxy.as_ref().map(|sockets| sockets.http.local_addr()).transpose()?,
+            proxy_tls: self.proxy.as_ref().map_or(Ok(None), |sockets| tcp(&sockets.https))?,
             admin: tcp(&self.admin)?,
         })
     }
+}
+
+/// The cache's: the one for TLS is of use with certificates only.
+async fn cache(config: &Config) -> anyhow::Result<Option<coral_proxy::Sockets>> {
+    let addresses = &config.proxy.node;
+    let Some(http) = listener("cache", addresses.listen, "proxy").await? else {
+        return Ok(None);
+    };
+    let https = match addresses.tls_listen.filter(|_| !config.proxy.part.certificates.is_empty()) {
+        Some(addr) => Some(TcpListener::bind(addr).await.map_err(|e| tls_refused(addr, &e))?),
+        None => None,
+    };
+    Ok(Some(coral_proxy::Sockets { http, https }))
 }
 
 async fn listener(what: &str, addr: Option<SocketAddr>, section: &str) -> anyhow::Result<Option<TcpListener>> {
@@ -96,7 +110,18 @@ fn shared(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
 
 fn refused(what: &str, addr: SocketAddr, section: &str, e: &io::Error) -> anyhow::Error {
     let other = format!("--{section}-listen ADDR:PORT, or `{section}.listen` in the file");
-    let advice = match e.kind() {
+    let advice = advice(e, &other);
+    anyhow::anyhow!("cannot listen at {addr} for the {what} (`{section}.listen`): {e}; {advice}")
+}
+
+fn tls_refused(addr: SocketAddr, e: &io::Error) -> anyhow::Error {
+    let advice = advice(e, "`proxy.tls_listen`");
+    anyhow::anyhow!("cannot listen at {addr} for the cache over TLS (`proxy.tls_listen`): {e}; {advice}")
+}
+
+/// What to do about it; `other` is how to choose another address.
+pub(crate) fn advice(e: &io::Error, other: &str) -> String {
+    match e.kind() {
         io::ErrorKind::AddrInUse => format!("another program listens there; choose another address with {other}"),
         io::ErrorKind::PermissionDenied => format!(
             "ports below 1024 need CAP_NET_BIND_SERVICE, which deploy/coral.service gives; or choose another with {other}"
@@ -105,8 +130,7 @@ fn refused(what: &str, addr: SocketAddr, section: &str, e: &io::Error) -> anyhow
             format!("this machine has no such address; choose one of its own with {other}")
         }
         _ => format!("choose another address with {other}"),
-    };
-    anyhow::anyhow!("cannot listen at {addr} for the {what} (`{section}.listen`): {e}; {advice}")
+    }
 }
 
 #[cfg(test)]

@@ -86,6 +86,7 @@ pub(crate) fn config(number: u8) -> Config {
     config.dsht.part.diameters = vec![PATIENCE, PATIENCE / 2];
     config.dns.node.listen = Some(here);
     config.proxy.node.listen = Some(here);
+    config.proxy.node.tls_listen = Some(here);
     config.admin.listen = Some(here);
     config
 }
@@ -147,10 +148,14 @@ pub(crate) async fn fetch(addr: SocketAddr, host: &str, path: &str) -> Page {
 }
 
 fn client(host: &str, addr: SocketAddr) -> reqwest::Client {
+    builder(host, addr).build().expect("an HTTP client")
+}
+
+/// What makes an HTTP client to which `host` is at `addr`.
+pub(crate) fn builder(host: &str, addr: SocketAddr) -> reqwest::ClientBuilder {
     // reqwest asks for a TLS provider even where none is used; a second installation changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = reqwest::Client::builder().no_proxy().timeout(PATIENCE).resolve(host, addr);
-    builder.build().expect("an HTTP client")
+    reqwest::Client::builder().no_proxy().timeout(PATIENCE).resolve(host, addr)
 }
 
 /// Asks until `condition` holds; what it last saw is the message if it does not in time.

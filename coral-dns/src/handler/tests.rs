@@ -281,18 +281,24 @@ async fn who_may_refer_a_resolver_later_does_not_tell_it_that_the_cut_is_a_zone(
 
 /// Else it would never ask the near ones again, once those have failed and come back.
 #[tokio::test(start_paused = true)]
-async fn a_resolver_that_is_stuck_here_is_not_answered_for_a_while_if_the_near_ones_live() {
+async fn a_resolver_that_is_stuck_here_is_answered_later_and_later_and_then_not_if_the_near_ones_live() {
     let (handler, _task) = far_node();
     let mut scratch = handler.scratch([1; 32]);
-    let mut is_answered = || ask_udp(&handler, &mut scratch, "www.x.com.nyud.net", 1).0 != Outcome::Nothing;
-    assert!(is_answered(), "by a referral");
-    assert_eq!([(); 6].map(|()| is_answered()), [true, true, true, false, false, false]);
+    let mut asked = 0;
+    let mut ask = || {
+        asked += 1;
+        ask_udp(&handler, &mut scratch, &format!("www.x{asked}.com.nyud.net"), 1).0
+    };
+    let [slow, slower] = [110, 510].map(|millis| Outcome::SendAfter(Duration::from_millis(millis)));
+    let silent = Outcome::Nothing;
+    assert_eq!(ask(), Outcome::Send, "by a referral");
+    assert_eq!([(); 6].map(|()| ask()), [slow, slower, slower, silent, silent, silent]);
     tokio::time::advance(Duration::from_secs(6)).await;
-    assert!(is_answered());
-    // In the next window the near ones have not been heard from lately.
+    // They have not been heard from for so long.
+    assert_eq!(ask(), slow);
     tokio::time::advance(Duration::from_secs(9)).await;
     handler.candidates.set(Instant::now(), two_levels());
-    assert_eq!([(); 6].map(|()| is_answered()), [true; 6]);
+    assert_eq!([(); 6].map(|()| ask()), [slow; 6]);
 }
 
 /// When near ones die, they were heard from a moment before.
@@ -302,7 +308,8 @@ async fn that_the_near_ones_live_is_known_only_if_it_was_heard_after_the_resolve
     let mut scratch = handler.scratch([1; 32]);
     tokio::time::advance(Duration::from_secs(1)).await;
     handler.candidates.set(Instant::now(), two_levels());
-    assert!((0..9).all(|_| ask_udp(&handler, &mut scratch, "www.x.com.nyud.net", 1).0 != Outcome::Nothing));
+    let mut ask = |number| ask_udp(&handler, &mut scratch, &format!("www.x{number}.com.nyud.net"), 1).0;
+    assert!((0..9).all(|number| ask(number) != Outcome::Nothing));
 }
 
 /// RFC 1035 §4.1.1, RFC 7873 §5.2: a cookie frees from the limit, which has no exception for its answers else.

@@ -34,6 +34,22 @@ async fn a_bandwidth_is_kept_to_a_hundredth() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bandwidth_changes_for_those_who_wait_too() {
+    // The bucket of the second holds less than a piece of the first.
+    for (before, after) in [(1000 * KIB, 50 * KIB), (50 * KIB, 1000 * KIB)] {
+        let budget = budget(before);
+        let sending = tokio::spawn({
+            let budget = budget.clone();
+            async move { send(&budget, "a.com", 2 * before + 20 * after).await }
+        });
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        budget.set(after, Duration::from_millis(100));
+        let took = sending.await.unwrap().as_secs_f64();
+        assert!((21.0..=22.5).contains(&took), "from {before} to {after}: {took} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn domains_that_want_more_than_there_is_get_equal_parts_however_many_ask_for_them() {
     let budget = budget(1000 * KIB);
     let until = Instant::now() + Duration::from_secs(20);

@@ -211,7 +211,7 @@ impl Fetch {
             // What is said to one who wants a part says nothing to those who want the whole.
             let of_whole = matches!(self.what, What::Whole) || answer.status == StatusCode::OK;
             if of_whole && !reason.is_of_request() {
-                self.fetcher.cache.pass(self.wanted.url.key());
+                self.fetcher.cache.pass(self.wanted.url.key(), reason);
             }
         }
         let is_of_use = !is_unusable && (may_store.is_ok() || !is_for_all);

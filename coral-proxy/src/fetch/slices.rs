@@ -33,6 +33,7 @@ use crate::origin::Answer;
 use crate::peers::{Delivery, Inquiry, Missed, Named, Search};
 use crate::reference::encode_reference;
 use crate::slice::{Came, SLICE_BYTES, first_of, slice_at};
+use crate::url::CoralUrl;
 use crate::version::Version;
 
 /// Slices that one transfer has fetched before it comes to them, at most: so many are under way where the way is long. It
@@ -61,7 +62,7 @@ struct Holders {
 }
 
 impl Holders {
-    async fn of_whole(&self, fetcher: &Fetcher, url: Key) -> Option<Named> {
+    async fn of_whole(&self, fetcher: &Fetcher, url: &CoralUrl) -> Option<Named> {
         self.of_whole.get_or_init(|| fetcher.peers.who_has(url)).await.clone()
     }
 
@@ -106,7 +107,7 @@ impl SliceWanted {
         inquiry: &Inquiry<'_>,
         chain: &Chain,
     ) -> Result<Delivery, Missed> {
-        let (url, holders) = (inquiry.url.key(), &self.holders);
+        let (url, holders) = (inquiry.url, &self.holders);
         let ask = async |named: Named| fetcher.peers.fetch(inquiry, Search::Named(&named, chain)).await;
         let gave = holders.lock().clone();
         let of_whole = match gave {
@@ -229,8 +230,8 @@ impl Request {
         }
         if !self.holders.of_whole.initialized() {
             // Meanwhile the index is asked for the slice.
-            let (fetcher, holders) = (Arc::clone(fetcher), Arc::clone(&self.holders));
-            self.fetcher.runtime.spawn(async move { holders.of_whole(&fetcher, key).await.is_some() });
+            let (fetcher, holders, url) = (Arc::clone(fetcher), Arc::clone(&self.holders), wanted.url.clone());
+            self.fetcher.runtime.spawn(async move { holders.of_whole(&fetcher, &url).await.is_some() });
         }
         let watched = lead.watch();
         let fetch = Fetch {

@@ -17,7 +17,8 @@ const MOST_ADDRESSES: u64 = 16_384;
 /// The rates of all addresses. Clones are the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Rates {
-    interval: Duration,
+    /// Between two requests at an even pace, in nanoseconds.
+    interval: Arc<AtomicU64>,
     of_address: Moka<IpAddr, Rate>,
 }
 
@@ -27,7 +28,7 @@ pub(crate) struct Rate(Arc<Spent>);
 
 #[derive(Debug)]
 struct Spent {
-    interval: Duration,
+    interval: Arc<AtomicU64>,
     begun: Instant,
     /// When the last request taken would have come at an even pace, in nanoseconds since `begun`.
     even: AtomicU64,
@@ -37,31 +38,41 @@ impl Rates {
     pub(super) fn new(per_second: NonZeroU32) -> Self {
         // After this time without a connection, a spent burst is whole again.
         let of_address = Moka::builder().max_capacity(MOST_ADDRESSES).time_to_idle(BURST).build();
-        Self { interval: Duration::from_secs(1) / per_second.get(), of_address }
+        let rates = Self { interval: Arc::default(), of_address };
+        rates.set(per_second);
+        rates
+    }
+
+    /// From now on so many, for those who are known, too.
+    pub(super) fn set(&self, per_second: NonZeroU32) {
+        self.interval.store(nanos(Duration::from_secs(1) / per_second.get()), Ordering::Relaxed);
     }
 
     /// That of `address`, which its connections share.
     pub(super) fn of(&self, address: IpAddr) -> Rate {
-        self.of_address.get_with(address, || Rate::new(self.interval))
+        self.of_address.get_with(address, || Rate::new(Arc::clone(&self.interval)))
     }
 }
 
 impl Rate {
-    fn new(interval: Duration) -> Self {
+    fn new(interval: Arc<AtomicU64>) -> Self {
         Self(Arc::new(Spent { interval, begun: Instant::now(), even: AtomicU64::new(0) }))
     }
 
     /// Takes one more request; an error says how long not.
     pub(crate) fn take(&self) -> Result<(), Duration> {
         let Spent { interval, begun, even } = &*self.0;
-        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-        let (now, interval) = (nanos(begun.elapsed()), nanos(*interval));
+        let (now, interval) = (nanos(begun.elapsed()), interval.load(Ordering::Relaxed));
         let next = |even: u64| even.max(now) + interval;
         let latest = now + nanos(BURST);
         let taken = even
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |even| Some(next(even)).filter(|next| *next <= latest));
         taken.map(drop).map_err(|even| Duration::from_nanos(next(even) - latest))
     }
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -81,5 +92,8 @@ mod tests {
         assert!(rate.take().is_ok() && rate.take().is_err());
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!((0..1000).filter(|_| rate.take().is_ok()).count(), 100);
+        rates.set(NonZeroU32::new(10).unwrap());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!((0..1000).filter(|_| rate.take().is_ok()).count(), 10);
     }
 }

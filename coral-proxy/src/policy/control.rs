@@ -9,7 +9,7 @@ use sfv::{BareItem, Dictionary, ListEntry, Parser};
 pub(super) const MAX_DELTA_SECONDS: u64 = 1 << 31;
 
 /// The field that is for caches such as this one (RFC 9213 §3.1).
-const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+pub(crate) const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
 /// The directives of `Cache-Control` that matter here (RFC 9111 §5.2). Unknown ones are passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl CacheControl {
     }
 
     /// Whether stale copies are forbidden to this cache, by any of the directives that say so (RFC 9111 §4.2.4).
-    pub(super) fn forbids_stale(&self) -> bool {
+    pub(crate) fn forbids_stale(&self) -> bool {
         // §5.2.2.10: s-maxage implies proxy-revalidate.
         self.must_revalidate || self.proxy_revalidate || self.no_cache || self.s_maxage.is_some()
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, UrlError, canonical_host};
+use super::{DenyList, Origin, UrlError, canonical_host, without_port};
 
 /// The names that a node answers to.
 #[derive(Debug, Clone, Default)]
@@ -18,12 +18,21 @@ pub struct Names {
     pub sites: Vec<Site>,
     /// Whether four numeric labels may name an IPv4 address as origin.
     pub allow_addresses: bool,
+    /// What is not served.
+    pub deny: DenyList,
 }
 
 impl Names {
     /// The site of that name, if it is one.
     pub(super) fn site(&self, host: &str) -> Option<&Site> {
         self.sites.iter().find(|site| site.host == host)
+    }
+
+    /// The suffix that `authority` is itself, with nothing before it, unless that is the name of a site.
+    pub(crate) fn bare_suffix(&self, authority: &str) -> Option<&Suffix> {
+        let host = canonical_host(without_port(authority).ok()?).ok()?;
+        let suffix = self.suffixes.iter().find(|suffix| suffix.0 == host)?;
+        self.site(&host).is_none().then_some(suffix)
     }
 
     /// The longest suffix that `host` ends in: with both `net` and `nyud.net` configured, the latter is meant.
@@ -63,22 +72,16 @@ impl fmt::Display for Suffix {
     }
 }
 
-/// The part of a host name that its owner has registered, as far as can be told without a list of all registries: two labels,
-/// or three where the second is as short as in `co.uk` and `com.au`.
+/// The part of a host name that its owner has registered: a label below a public suffix (`co.uk`, `github.io`), by the list of
+/// them that was current when the library was published.
 ///
-/// Anybody can have any number of names below his own, so a host name is no owner. Where this is wrong, two owners count as one
-/// (below `github.io`), or a name of three letters in a country's domain as many.
+/// Anybody can have any number of names below his own, so a host name is no owner.
 pub(super) fn registrable(host: &str) -> &str {
+    // The list takes the last labels of an address for a domain.
     if host.parse::<std::net::Ipv4Addr>().is_ok() {
         return host;
     }
-    let mut dots = host.rmatch_indices('.').map(|(place, _)| place);
-    let (Some(top), Some(second)) = (dots.next(), dots.next()) else {
-        return host;
-    };
-    let is_registry = host.len() - top - 1 == 2 && top - second - 1 <= 3;
-    let before = if is_registry { dots.next() } else { Some(second) };
-    before.map_or(host, |dot| &host[dot + 1..])
+    psl::domain_str(host).unwrap_or(host)
 }
 
 impl Serialize for Suffix {

@@ -9,7 +9,7 @@ fn names() -> Names {
     Names {
         suffixes: vec!["nyud.net".parse().unwrap(), ".nyud.localhost".parse().unwrap()],
         sites: vec![Site::new("cdn.example.org", "http://127.0.0.1:8000").unwrap()],
-        allow_addresses: false,
+        ..Names::default()
     }
 }
 
@@ -20,6 +20,20 @@ fn check(host: &str, target: &str, expected: Expect) {
         Err(error) => format!("{error:?}"),
     };
     expected.assert_eq(&outcome);
+}
+
+#[test]
+fn a_bare_suffix_is_one_however_it_is_written_unless_a_site_has_its_name() {
+    let site = Site::new("cdn.x.org", "http://127.0.0.1").unwrap();
+    let suffixes = ["nyud.net", "cdn.x.org"].map(|suffix| suffix.parse().unwrap()).to_vec();
+    let names = Names { suffixes, sites: vec![site], ..Names::default() };
+    let bare = |authority: &str| names.bare_suffix(authority).map(Suffix::as_str);
+    for authority in ["nyud.net", "NYUD.net.", "nyud.net:8080"] {
+        assert_eq!(bare(authority), Some("nyud.net"), "{authority}");
+    }
+    for authority in ["x.nyud.net", "net", "xnyud.net", "nyud.net:0", "a@nyud.net", "cdn.x.org", ""] {
+        assert_eq!(bare(authority), None, "{authority}");
+    }
 }
 
 #[test]
@@ -170,6 +184,10 @@ fn names_of_one_owner_are_one_domain() {
     assert_eq!(domain("www.x.co.uk"), "x.co.uk");
     assert_eq!(domain("x.co.uk"), "x.co.uk");
     assert_eq!(domain("www.wikipedia.de"), "wikipedia.de");
+    assert_eq!(domain("www.ard.de"), "ard.de");
+    assert_eq!(domain("a.github.io"), "a.github.io");
+    assert_eq!(domain("github.io"), "github.io");
+    assert_eq!(domain("www.x.no-such-top"), "x.no-such-top");
     assert_eq!(domain("localhost"), "localhost");
     assert_eq!(domain("192.0.2.1"), "192.0.2.1");
 }

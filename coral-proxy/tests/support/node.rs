@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use coral_dsht::memory::MemoryNetwork;
 use coral_dsht::{DshtHandle, Peer, Services};
-use coral_proxy::{Config, Metrics, Proxy, ProxyError, Site};
+use coral_proxy::{Config, Metrics, Proxy, ProxyError, Site, Sockets};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -20,6 +20,8 @@ pub const HOST: &str = "www.example.org";
 /// A node.
 pub struct Node {
     pub addr: SocketAddr,
+    /// Where it speaks TLS, if it has certificates.
+    pub tls: Option<SocketAddr>,
     pub proxy: Proxy,
     pub dsht: DshtHandle,
     stop: Option<oneshot::Sender<()>>,
@@ -50,19 +52,25 @@ impl Node {
         let dsht = index(addr);
         let metrics = Metrics::register(&mut Registry::default());
         let suffixes = vec!["nyud.net".parse().unwrap()];
+        let https = match &config.certificates[..] {
+            [] => None,
+            _ => Some(TcpListener::bind("127.0.0.1:0").await.unwrap()),
+        };
+        let tls = https.as_ref().map(|listener| listener.local_addr().unwrap());
+        let sockets = Sockets { http: listener, https };
         let proxy = Proxy::new(Arc::new(config), suffixes, addr, dsht.clone(), metrics).unwrap();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn({
             let proxy = proxy.clone();
             async move {
                 proxy
-                    .run(listener, async {
+                    .run(sockets, async {
                         let _ = stopped.await;
                     })
                     .await
             }
         });
-        Self { addr, proxy, dsht, stop: Some(stop), running }
+        Self { addr, tls, proxy, dsht, stop: Some(stop), running }
     }
 
     /// How often it has told other nodes to ask again.

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tempfile::NamedTempFile;
 use tokio_rustls::TlsAcceptor;
 
@@ -41,6 +41,27 @@ impl Authority {
         let mut config = self.server(name);
         config.alpn_protocols = vec![protocol.into()];
         TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// A certificate for `names`, and its key, as files.
+    pub fn files_for(&self, names: &[&str]) -> (NamedTempFile, NamedTempFile) {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        (pem_file(&certificate.pem()), pem_file(&key.serialize_pem()))
+    }
+
+    /// Who trusts this authority alone, and speaks `protocol`.
+    pub fn client(&self, protocol: &str) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.into()];
+        Arc::new(config)
     }
 
     fn server(&self, name: &str) -> ServerConfig {

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo build --release
 //! cargo run --release --manifest-path coral-proxy/benches/peers/Cargo.toml -- [--rounds 5] [--seconds 3] [--check]
-//!     [--only coral,haproxy,nginx,trafficserver,varnish] [--json FILE] [--coral FILE]
+//!     [--over http|tls|http2] [--only coral,haproxy,nginx,trafficserver,varnish] [--json FILE] [--coral FILE]
 //! ```
 //!
 //! # What is compared with what
@@ -16,22 +16,24 @@
 //! | `trafficserver` | 2 network threads | RAM cache before a disk | a line a request |
 //! | `haproxy` | `cache`, 2 threads | memory | a line a request |
 //!
-//! All come from Debian (`nginx-light varnish trafficserver haproxy wrk`); those that are not installed are named and left out.
+//! All come from Debian (`nginx-light varnish trafficserver haproxy wrk nghttp2-client`); those that are not installed are named and left out.
 //!
 //! # How
 //!
 //! - The load is wrk's, from the same machine: one thread, 64 connections that are kept alive, one URL at a time, of 1 KiB, 100 KiB
 //!   and 10 MiB. On two cores it is in the servers' way, alike for all.
+//! - `--over tls` is the same within TLS, on connections that are kept, so that what is measured is bytes and not handshakes; `--over http2` is HTTP/2, 4 requests at
+//!   once on each of 16 connections, by h2load. Varnish speaks neither and is left out.
 //! - CPU time is that of all the server's processes, as the kernel counts it, for each request: the figure to trust most.
 //! - In each round every server has its turn, and ratios are taken within a round, so that a machine that is slower for a while is so
 //!   for all. The table has medians of the rounds, least and most.
 //! - The origin counts: a measurement in which it was asked, or in which a response was not 200, is an error.
 //! - `--check` fails where the bounds that the project has set itself are broken.
 
+mod load;
 mod origin;
 mod report;
 mod servers;
-mod wrk;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +41,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 
+use load::{Load, Over};
 use origin::Origin;
 use report::Sample;
 
@@ -51,6 +54,9 @@ struct Options {
     /// How long each measurement takes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,
+    /// What responses come by.
+    #[arg(long, value_enum, default_value_t = Over::Http)]
+    over: Over,
     /// Only these servers.
     #[arg(long, value_delimiter = ',', value_parser = servers::NAMES)]
     only: Vec<String>,
@@ -71,15 +77,15 @@ struct Options {
 /// Sizes of the objects, in bytes.
 const SIZES: [usize; 3] = [1 << 10, 100 << 10, 10 << 20];
 /// What a server does before it is measured, so that it is as warm as it gets.
-const WARM_UP: Duration = Duration::from_secs(1);
+const WARM_UP: Duration = Duration::from_secs(2);
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let sizes = if options.sizes.is_empty() { SIZES.to_vec() } else { options.sizes.clone() };
-    let load = wrk::Wrk::find()?;
+    let load = Load::find(options.over)?;
     let folder = tempfile::tempdir()?;
     let origin = Origin::start()?;
-    let servers = servers::start(&options.only, &options.coral, folder.path(), origin.address())?;
+    let servers = servers::start(&options.only, options.over, &options.coral, folder.path(), origin.address())?;
     ensure!(!servers.is_empty(), "nothing to measure");
     for server in &servers {
         server.warm(&sizes, &origin).with_context(|| server.last_words())?;
@@ -91,9 +97,9 @@ fn main() -> anyhow::Result<()> {
             eprintln!("round {round} of {}: {}", options.rounds, server.name);
             for &size in &sizes {
                 let asked = origin.asked();
-                load.run(server.address, size, WARM_UP)?;
+                load.run(server, size, WARM_UP)?;
                 let cpu = server.process.cpu()?;
-                let outcome = load.run(server.address, size, Duration::from_secs(options.seconds.into()))?;
+                let outcome = load.run(server, size, Duration::from_secs(options.seconds.into()))?;
                 let cpu = server.process.cpu()? - cpu;
                 ensure!(outcome.bad == 0, "{}: {} responses were errors", server.name, outcome.bad);
                 ensure!(origin.asked() == asked, "{} has asked the origin for what it had", server.name);

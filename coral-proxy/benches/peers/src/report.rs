@@ -6,8 +6,8 @@ use std::time::Duration;
 use coral_rig::spread::{cell, spread};
 use serde::Serialize;
 
+use crate::load::Outcome;
 use crate::servers::Server;
-use crate::wrk::Outcome;
 
 /// CPU time for a hit of 1 KiB, at most so many microseconds.
 const MOST_CPU_US: f64 = 9.0;

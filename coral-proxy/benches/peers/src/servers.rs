@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use coral_rig::process::Server as Process;
 
+use crate::load::Over;
 use crate::origin::{Origin, object};
 
 /// Those that can be compared. Ours is the first, and each round begins with it.
@@ -25,30 +26,40 @@ const STARTING: Duration = Duration::from_secs(20);
 pub(crate) struct Server {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
+    /// Where it speaks TLS.
+    pub(crate) secure: SocketAddr,
     pub(crate) process: Process,
     log: PathBuf,
 }
 
 /// Starts those of [`NAMES`] that are wanted and installed, with all their files in `folder`.
-pub(crate) fn start(only: &[String], coral: &Path, folder: &Path, origin: SocketAddr) -> anyhow::Result<Vec<Server>> {
+pub(crate) fn start(
+    only: &[String],
+    over: Over,
+    coral: &Path,
+    folder: &Path,
+    origin: SocketAddr,
+) -> anyhow::Result<Vec<Server>> {
     // Those that give up their privileges have to find their files, too.
     open_to_all(folder)?;
+    certificate(folder)?;
     let mut servers = Vec::new();
     for name in NAMES {
-        if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
+        if !only.is_empty() && !only.iter().any(|wanted| wanted == name) || over != Over::Http && name == "varnish" {
             continue;
         }
         let folder = folder.join(name);
         fs::create_dir(&folder)?;
         open_to_all(&folder)?;
-        let port = free_port()?;
-        let Some((program, arguments)) = prepare(name, coral, &folder, port, origin)? else {
+        let ports = [free_port()?, free_port()?];
+        let Some((program, arguments)) = prepare(name, coral, &folder, ports, origin)? else {
             eprintln!("{name} is not installed, and left out");
             continue;
         };
         let log = folder.join("log");
         let process = Process::start(&program, &arguments, &log).with_context(|| format!("cannot start {name}"))?;
-        servers.push(Server { name, address: (Ipv4Addr::LOCALHOST, port).into(), process, log });
+        let [address, secure] = ports.map(|port| (Ipv4Addr::LOCALHOST, port).into());
+        servers.push(Server { name, address, secure, process, log });
     }
     Ok(servers)
 }
@@ -109,12 +120,23 @@ fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Writes a server's files. Its program and arguments, unless it is not installed.
+/// One for all, of the kind that most sites have now: P-256.
+fn certificate(folder: &Path) -> anyhow::Result<()> {
+    let key = rcgen::KeyPair::generate()?;
+    let certificate = rcgen::CertificateParams::new([HOST.to_owned()])?.self_signed(&key)?;
+    let (chain, key) = (certificate.pem(), key.serialize_pem());
+    for (name, text) in [("chain.pem", &chain), ("key.pem", &key), ("both.pem", &format!("{chain}{key}"))] {
+        fs::write(folder.join(name), text)?;
+    }
+    Ok(())
+}
+
+/// Writes a server's files, which listens at one port for HTTP and at one for TLS. Its program and arguments, unless it is not installed.
 fn prepare(
     name: &str,
     coral: &Path,
     folder: &Path,
-    port: u16,
+    [port, secure]: [u16; 2],
     origin: SocketAddr,
 ) -> anyhow::Result<Option<(PathBuf, Vec<String>)>> {
     let dir = folder.to_str().context("a path that is no text")?;
@@ -124,15 +146,15 @@ fn prepare(
             let coral = coral.canonicalize().with_context(|| {
                 format!("there is no node at {}: `cargo build --release` makes one", coral.display())
             })?;
-            file("coral.toml", coral_toml(dir, port, origin))?;
+            file("coral.toml", coral_toml(dir, [port, secure], origin))?;
             return Ok(Some((coral, vec!["node".to_owned(), "--config".to_owned(), format!("{dir}/coral.toml")])));
         }
         "haproxy" => {
-            file("config", haproxy(port, origin))?;
+            file("config", haproxy(dir, [port, secure], origin))?;
             ("haproxy", vec!["-db".to_owned(), "-f".to_owned(), format!("{dir}/config")])
         }
         "nginx" => {
-            file("config", nginx(dir, port, origin))?;
+            file("config", nginx(dir, [port, secure], origin))?;
             ("nginx", vec!["-c".to_owned(), format!("{dir}/config")])
         }
         "trafficserver" => {
@@ -140,8 +162,10 @@ fn prepare(
                 fs::create_dir(folder.join(part))?;
                 open_to_all(&folder.join(part))?;
             }
-            file("records.config", records_config(dir, port))?;
+            file("records.config", records_config(dir, [port, secure]))?;
             file("remap.config", format!("map / http://{origin}/\n"))?;
+            let line = format!("dest_ip=* ssl_cert_name={dir}/../chain.pem ssl_key_name={dir}/../key.pem\n");
+            file("ssl_multicert.config", line)?;
             file("storage.config", format!("{dir}/cache 256M\n"))?;
             file("ip_allow.yaml", "ip_allow:\n- {apply: in, ip_addrs: 0/0, action: allow, methods: ALL}\n".to_owned())?;
             file("logging.yaml", traffic_log())?;
@@ -157,30 +181,31 @@ fn prepare(
     Ok(coral_rig::find(program).map(|program| (program, arguments)))
 }
 
-fn coral_toml(dir: &str, port: u16, origin: SocketAddr) -> String {
+fn coral_toml(dir: &str, [port, secure]: [u16; 2], origin: SocketAddr) -> String {
     format!(
         "[dsht]\nlisten = \"127.0.0.1:0\"\ntrace = false\n\
          [dns]\nlisten = \"off\"\n\
          [admin]\nlisten = \"off\"\n\
-         [proxy]\nlisten = \"127.0.0.1:{port}\"\nmemory = \"256 MiB\"\n\
+         [proxy]\nlisten = \"127.0.0.1:{port}\"\ntls_listen = \"127.0.0.1:{secure}\"\nmemory = \"256 MiB\"\n\
          sites = [{{ host = \"{HOST}\", origin = \"http://{origin}\" }}]\n\
+         certificates = [{{ chain = \"{dir}/../chain.pem\", key = \"{dir}/../key.pem\" }}]\n\
          [proxy.client]\nrequests_per_address = 4000000000\n\
          [proxy.disk]\npath = \"{dir}/cache\"\n"
     )
 }
 
-fn haproxy(port: u16, origin: SocketAddr) -> String {
+fn haproxy(dir: &str, [port, secure]: [u16; 2], origin: SocketAddr) -> String {
     format!(
         "global\n  nbthread 2\n  maxconn 1000\n  log stdout format raw local0\n\
          defaults\n  mode http\n  log global\n  option httplog\n  timeout client 30s\n  timeout server 30s\n  timeout connect 5s\n\
          cache objects\n  total-max-size 256\n  max-object-size 20000000\n  max-age 3600\n\
-         frontend clients\n  bind 127.0.0.1:{port}\n  default_backend origin\n\
+         frontend clients\n  bind 127.0.0.1:{port}\n  bind 127.0.0.1:{secure} ssl crt {dir}/../both.pem alpn h2,http/1.1\n  default_backend origin\n\
          backend origin\n  http-request cache-use objects\n  http-response cache-store objects\n  server origin {origin}\n"
     )
 }
 
 /// Without `tcp_nopush`, which makes responses of 100 KiB wait 40 ms.
-fn nginx(dir: &str, port: u16, origin: SocketAddr) -> String {
+fn nginx(dir: &str, [port, secure]: [u16; 2], origin: SocketAddr) -> String {
     format!(
         "worker_processes 2;\ndaemon off;\npid {dir}/pid;\nerror_log {dir}/error.log;\n\
          events {{ worker_connections 1024; }}\n\
@@ -190,15 +215,15 @@ fn nginx(dir: &str, port: u16, origin: SocketAddr) -> String {
            client_body_temp_path {dir}/t1;\n  proxy_temp_path {dir}/t2;\n  fastcgi_temp_path {dir}/t3;\n\
            uwsgi_temp_path {dir}/t4;\n  scgi_temp_path {dir}/t5;\n\
            proxy_cache_path {dir}/cache keys_zone=objects:10m max_size=1g;\n\
-           server {{\n    listen 127.0.0.1:{port};\n    location / {{\n      proxy_pass http://{origin};\n      proxy_cache objects;\n    }}\n  }}\n\
+           server {{\n    listen 127.0.0.1:{port};\n    listen 127.0.0.1:{secure} ssl http2;\n    ssl_certificate {dir}/../chain.pem;\n    ssl_certificate_key {dir}/../key.pem;\n    location / {{\n      proxy_pass http://{origin};\n      proxy_cache objects;\n    }}\n  }}\n\
          }}\n"
     )
 }
 
-fn records_config(dir: &str, port: u16) -> String {
+fn records_config(dir: &str, [port, secure]: [u16; 2]) -> String {
     format!(
         "CONFIG proxy.config.admin.user_id STRING trafficserver\n\
-         CONFIG proxy.config.http.server_ports STRING {port}:ip-in=127.0.0.1\n\
+         CONFIG proxy.config.http.server_ports STRING {port}:ip-in=127.0.0.1 {secure}:ip-in=127.0.0.1:ssl\n\
          CONFIG proxy.config.exec_thread.autoconfig INT 0\n\
          CONFIG proxy.config.exec_thread.limit INT 2\n\
          CONFIG proxy.config.cache.ram_cache.size INT 256M\n\
