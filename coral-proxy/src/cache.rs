@@ -27,6 +27,8 @@ use crate::metrics::Metrics;
 use crate::partial::{Part, part_key};
 use crate::policy::{NotStored, Validity, variant_key};
 use crate::reference::References;
+use crate::slice::slice_key;
+use crate::version::Version;
 
 /// Memory that an object takes besides its body and fields: the structures around them, roughly.
 const OVERHEAD_BYTES: u64 = 1024;
@@ -38,6 +40,19 @@ const ANNOUNCED_PER_SECOND: usize = 20;
 const REMEMBERED_URLS: u64 = 100_000;
 /// How long a URL whose response could not be stored is fetched for each request by itself.
 const PASSED_FOR: Duration = Duration::from_secs(60);
+
+/// Variants of which it is remembered how they are to be had in slices, and for how long.
+const REMEMBERED_SLICED: u64 = 10_000;
+const SLICED_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// How a variant is to be had in slices.
+#[derive(Debug, Clone)]
+pub(crate) enum Slicing {
+    /// Of this version, the latest that is known.
+    Of(Version),
+    /// Not at all: its origin tells no version, or gives other parts than it is asked for.
+    Never,
+}
 
 /// A response, whole or still arriving.
 #[derive(Debug)]
@@ -61,9 +76,15 @@ pub struct Object {
 }
 
 impl Object {
-    /// Whether other nodes have a use for it when it is no longer fresh: it can be asked about, or stand in.
+    /// Whether other nodes have a use for it when it is no longer fresh: it can be asked about, or stand in. Of a slice nobody has.
     fn is_of_use_stale(&self) -> bool {
-        has_validator(&self.headers) || self.validity.may_ever_be_stale()
+        self.part.is_none() && (has_validator(&self.headers) || self.validity.may_ever_be_stale())
+    }
+
+    /// Whether it is for those who ask this node: a part, but no slice. Others who are sent here want the whole or a slice, and so
+    /// does the disk.
+    pub(crate) fn is_kept_alone(&self) -> bool {
+        self.part.as_ref().is_some_and(|part| !part.is_slice)
     }
 
     /// Bytes of memory that it takes, or is taken to.
@@ -71,7 +92,7 @@ impl Object {
         let length = self.body.length().unwrap_or(0);
         match self.body.file() {
             // The disk's bound does not know of parts, so this one is theirs.
-            Some(_) if self.part.is_some() => length + self.head_bytes(),
+            Some(_) if self.is_kept_alone() => length + self.head_bytes(),
             // One checksum for each block; and it holds a file open, of which a process may have a thousand.
             Some(_) => (length.div_ceil(BLOCK_BYTES as u64) * 8 + self.head_bytes()).max(FILE_BYTES),
             None => length + self.head_bytes(),
@@ -103,6 +124,7 @@ pub struct Cache {
     /// What is being read from disk, so that a crowd reads it once.
     loads: Mutex<HashMap<Key, Arc<Load>>>,
     selecting: Moka<Key, Arc<[HeaderName]>>,
+    sliced: Moka<Key, Slicing>,
     passed: Moka<Key, NotStored>,
     failed: Moka<Key, ProxyError>,
     references: References,
@@ -171,6 +193,7 @@ impl Cache {
             disk,
             loads: Mutex::default(),
             selecting: Moka::new(REMEMBERED_URLS),
+            sliced: Moka::builder().max_capacity(REMEMBERED_SLICED).time_to_live(SLICED_FOR).build(),
             passed: remembered(PASSED_FOR).build(),
             failed: Moka::builder().max_capacity(REMEMBERED_URLS).time_to_live(config.origin.negative_ttl).build(),
             references,
@@ -184,8 +207,22 @@ impl Cache {
 
     /// What is here for the URL with this key and a request with these fields. Waits if that is on disk.
     pub async fn find(&self, key: Key, request: &HeaderMap) -> Found {
-        let on_disk = || self.disk.as_ref().and_then(|disk| disk.selecting(&key));
-        let selecting = self.selecting.get(&key).or_else(on_disk).unwrap_or_default();
+        self.find_by(key, self.selecting(&key).unwrap_or_default(), request).await
+    }
+
+    /// The same for a slice of the URL with the key `url`. It varies as that does, as far as is known.
+    pub(crate) async fn find_slice(&self, url: Key, number: u64, request: &HeaderMap) -> Found {
+        let key = slice_key(url, number);
+        let selecting = self.selecting(&key).or_else(|| self.selecting(&url));
+        self.find_by(key, selecting.unwrap_or_default(), request).await
+    }
+
+    fn selecting(&self, key: &Key) -> Option<Arc<[HeaderName]>> {
+        let on_disk = || self.disk.as_ref().and_then(|disk| disk.selecting(key));
+        self.selecting.get(key).or_else(on_disk)
+    }
+
+    async fn find_by(&self, key: Key, selecting: Arc<[HeaderName]>, request: &HeaderMap) -> Found {
         let variant = variant_key(key, &selecting, request);
         let object = match self.memory.get(&variant) {
             Some(object) if object.body.file().is_some_and(|file| file.is_damaged()) => {
@@ -246,8 +283,7 @@ impl Cache {
 
     /// Stores a complete object in place of what was there for its variant: in memory now, on disk before long.
     pub fn insert(&self, object: Arc<Object>, now: SystemTime) {
-        if object.part.is_some() {
-            // Others who are sent here want the whole, and so does the disk.
+        if object.is_kept_alone() {
             self.memory.insert(object.variant, object);
             return;
         }
@@ -272,6 +308,24 @@ impl Cache {
             }
         })
         .await;
+    }
+
+    /// How this variant is to be had in slices, as far as is known.
+    pub(crate) fn slicing(&self, variant: &Key) -> Option<Slicing> {
+        self.sliced.get(variant)
+    }
+
+    /// The latest version that is known of this variant.
+    pub(crate) fn version(&self, variant: &Key) -> Option<Version> {
+        match self.sliced.get(variant)? {
+            Slicing::Of(version) => Some(version),
+            Slicing::Never => None,
+        }
+    }
+
+    /// Remembers how it is to be had in slices.
+    pub(crate) fn set_slicing(&self, variant: Key, slicing: Slicing) {
+        self.sliced.insert(variant, slicing);
     }
 
     /// Remembers that a response for this URL could not be stored, so that requests for it do not wait for each other.

@@ -48,28 +48,26 @@ pub enum Part {
 
 /// The part of an object of `length` bytes, with the head `response`, that `request` is for.
 pub fn part(request: &HeaderMap, response: &HeaderMap, length: u64) -> Part {
-    let mut values = request.get_all(RANGE).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return Part::Whole;
-    };
-    if !if_range_holds(request, response) {
-        return Part::Whole;
-    }
-    let Some(range) = value.to_str().ok().and_then(parse_range) else {
-        // RFC 9110 §14.2: what is not understood is ignored.
+    // RFC 9110 §14.2: what is not understood is ignored.
+    let Some(range) = sought_range(request).filter(|_| if_range_holds(request, response)) else {
         return Part::Whole;
     };
     let bytes = range.of(length);
     if bytes.is_empty() { Part::Unsatisfiable } else { Part::Bytes(bytes) }
 }
 
-/// The one range that `request` is for, whatever the version; `None` for the whole, several, or those of one version.
-pub fn wanted_range(request: &HeaderMap) -> Option<Wants> {
+/// The one range that `request` is for, if [`if_range_holds`]; `None` for the whole, or several.
+pub fn sought_range(request: &HeaderMap) -> Option<Wants> {
     let mut values = request.get_all(RANGE).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
         return None;
     };
-    value.to_str().ok().and_then(parse_range).filter(|_| !request.contains_key(IF_RANGE))
+    value.to_str().ok().and_then(parse_range)
+}
+
+/// The one range that `request` is for, whatever the version; `None` for the whole, several, or those of one version.
+pub fn wanted_range(request: &HeaderMap) -> Option<Wants> {
+    sought_range(request).filter(|_| !request.contains_key(IF_RANGE))
 }
 
 /// A range that is asked for (RFC 9110 §14.1.2).
@@ -87,6 +85,14 @@ impl Wants {
         match self {
             Self::From(first, last) => first..last.map_or(length, |last| last.saturating_add(1).min(length)),
             Self::Last(count) => length.saturating_sub(count)..length,
+        }
+    }
+
+    /// The first of these bytes, of a whole of `length` bytes if that is known; `None` if it must be known and is not.
+    pub fn first(self, length: Option<u64>) -> Option<u64> {
+        match self {
+            Self::From(first, _) => Some(first),
+            Self::Last(count) => Some(length?.saturating_sub(count)),
         }
     }
 
@@ -117,7 +123,7 @@ fn parse_range(value: &str) -> Option<Wants> {
 }
 
 /// Whether the range is wanted of this very version (RFC 9110 §13.1.5): by a strong tag or the exact date.
-fn if_range_holds(request: &HeaderMap, response: &HeaderMap) -> bool {
+pub fn if_range_holds(request: &HeaderMap, response: &HeaderMap) -> bool {
     let Some(wanted) = request.get(IF_RANGE) else {
         return true;
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use coral_dsht::{DshtHandle, Key};
 use http::Method;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, IF_RANGE};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, IF_RANGE, RANGE};
 use moka::sync::Cache as Moka;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ use crate::cache_status::{CacheStatus, Source};
 use crate::chain::{Chain, Waiting};
 use crate::client::Client;
 use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead};
-use crate::conditional::{Part, Wants, part, wanted_range};
+use crate::conditional::{Part, Wants, if_range_holds, part, sought_range};
 use crate::config::Config;
 use crate::error::ProxyError;
 use crate::explain::{self, Explanation, Outlook, Rule};
@@ -36,7 +36,8 @@ use crate::reference::References;
 use crate::resolver::Resolver;
 use crate::tls;
 use crate::url::CoralUrl;
-use one::{Fetch, pump};
+use one::{Fetch, What, pump};
+pub(crate) use slices::Slices;
 use sources::Sources;
 
 /// URLs that are remembered as distrusted.
@@ -45,6 +46,7 @@ const REMEMBERED_URLS: u64 = 10_000;
 mod lent;
 mod one;
 mod part;
+mod slices;
 mod sources;
 mod verify;
 
@@ -89,6 +91,8 @@ pub(crate) struct Served {
     /// Begun at the first byte, so that a window does not move on; `None` where the body is whole in memory.
     pub(crate) reader: Option<Reader>,
     pub(crate) status: CacheStatus,
+    /// What follows, where the object is the first slice of a range that is longer.
+    pub(crate) slices: Option<Slices>,
 }
 
 impl Served {
@@ -98,7 +102,7 @@ impl Served {
             Some(_) => None,
             None => Some(object.body.reader(0, None)?),
         };
-        Some(Self { object, reader, status })
+        Some(Self { object, reader, status, slices: None })
     }
 }
 
@@ -210,11 +214,11 @@ impl Fetcher {
         }
         // A whole copy is better asked about as such, even if it is stale.
         let range = match (&stale, wanted.method == Method::GET) {
-            (None, true) => wanted_range(&wanted.headers),
+            (None, true) => sought_range(&wanted.headers),
             _ => None,
         };
         if let Some(range) = range
-            && let Some(served) = self.part_here(&wanted, range, found.variant, now)
+            && let Some(served) = self.part_here(&wanted, range, found.variant, now).await
         {
             return Ok(served);
         }
@@ -243,7 +247,13 @@ impl Fetcher {
         if let Some(sought) = range.filter(|range| range.seeks())
             && self.is_far_from(sought, found.variant).await
         {
-            return self.lead_part(wanted, found.selecting, found.variant).await;
+            if let Some(served) = self.by_slices(&wanted, sought, &found.selecting, found.variant).await? {
+                return Ok(served);
+            }
+            // A part of one version alone is cut from the whole, or else that is what is wanted.
+            if !wanted.headers.contains_key(IF_RANGE) {
+                return self.lead_part(wanted, found.selecting, found.variant).await;
+            }
         }
         if !self.cache.is_passed(&key) && may_share(&wanted) {
             match self.coalesce.join(found.variant) {
@@ -279,7 +289,8 @@ impl Fetcher {
             wanted.method = Method::GET;
             let upstream = to_upstream(&wanted.headers, &selecting, &wanted.url.passes);
             self.runtime.spawn(
-                Fetch { fetcher: Arc::clone(self), upstream, wanted, stale: Some(stale), range: None, lead }.run(),
+                Fetch { fetcher: Arc::clone(self), upstream, wanted, stale: Some(stale), what: What::Whole, lead }
+                    .run(),
             );
         }
     }
@@ -287,21 +298,44 @@ impl Fetcher {
     /// Serves another node, or a client who wants only what is here: from a fetch under way, or not at all.
     async fn join_only(&self, wanted: &Wanted, variant: Key) -> Result<Served, ProxyError> {
         let key = wanted.url.key();
-        let Some(fetch) = self.coalesce.under_way(&variant) else {
+        let sought = sought_range(&wanted.headers);
+        let slice = match sought.and_then(|range| self.slice_with(range, &variant)) {
+            Some(number) => Some(self.cache.find_slice(key, number, &wanted.headers).await.variant),
+            None => None,
+        };
+        // Who fetches a slice, too, has found that it will be here sooner.
+        let of_slice = slice.and_then(|slice| self.coalesce.under_way(&slice));
+        let Some(fetch) = of_slice.or_else(|| self.coalesce.under_way(&variant)) else {
+            let now = SystemTime::now();
             // Between the look into the cache and this one, the fetch may have ended.
+            if let Some(range) = sought
+                && let Some(served) = self.part_here(wanted, range, variant, now).await
+            {
+                return Ok(served);
+            }
             return match self.cache.find(key, &wanted.headers).await.object {
-                Some(object) if object.validity.is_fresh(SystemTime::now()) => served(object, CacheStatus::Hit),
+                Some(object) if object.validity.is_fresh(now) => served(object, CacheStatus::Hit),
                 // Others would wait here, one after another, for what none of them may have.
                 _ if wanted.waiting.is_some() && self.is_origins_alone(&key) => Err(ProxyError::AskOrigin),
                 _ => Err(ProxyError::NotCached),
             };
         };
-        let share = |fetched: &Fetched| match wanted_range(&wanted.headers) {
-            // Whoever asks gets it sooner elsewhere.
-            Some(sought) if fetched.is_far_from(sought, Instant::now()) => None,
-            // It would pass on as new what is old.
-            _ if matches!(fetched.how, How::Behind) || wanted.takes_stale && fetched.how.is_stale() => None,
-            _ => joined(fetched, wanted),
+        let share = |fetched: &Fetched| {
+            let object = &fetched.object;
+            match sought {
+                Some(range) if object.part.is_some() && !has_range(object, &wanted.headers, range) => None,
+                // Whoever asks gets it sooner elsewhere.
+                Some(range)
+                    if object.part.is_none()
+                        && !wanted.headers.contains_key(IF_RANGE)
+                        && fetched.is_far_from(range, Instant::now()) =>
+                {
+                    None
+                }
+                // It would pass on as new what is old.
+                _ if matches!(fetched.how, How::Behind) || wanted.takes_stale && fetched.how.is_stale() => None,
+                _ => joined(fetched, wanted),
+            }
         };
         let longest = self.config.peer.first_byte_timeout / 2;
         let Some(waiting) = &wanted.waiting else {
@@ -352,7 +386,7 @@ impl Fetcher {
             upstream: to_upstream(&wanted.headers, &selecting, &wanted.url.passes),
             wanted,
             stale,
-            range: None,
+            what: What::Whole,
             lead,
         };
         self.runtime.spawn(fetch.run());
@@ -420,7 +454,7 @@ impl Fetcher {
             selecting: Arc::clone(&stale.selecting),
             variant: stale.variant,
             status: stale.status,
-            part: None,
+            part: stale.part.clone(),
             validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config),
             headers,
             body: stale.body.clone(),
@@ -462,9 +496,21 @@ fn may_share(wanted: &Wanted) -> bool {
     !shows_who_asks && !CacheControl::of(&wanted.headers).no_store
 }
 
+/// Whether `object`, a part, has all of the `range` that a request with these fields is for.
+fn has_range(object: &Object, request: &HeaderMap, range: Wants) -> bool {
+    let (Some(part), Some(length)) = (&object.part, object.body.length()) else {
+        return false;
+    };
+    let is_inside = request.get(RANGE) == Some(&part.asked) || part.cut(range, length).is_some();
+    is_inside && if_range_holds(request, &object.headers)
+}
+
 /// How many bytes a node has that asks for the rest of `object`, which broke off for it; `None` if it asks for something else.
 fn missing_after(wanted: &Wanted, object: &Object) -> Option<u64> {
     let length = object.body.length().filter(|_| wanted.headers.contains_key(IF_RANGE))?;
+    if let Some(part) = &object.part {
+        return Some(part.cut(sought_range(&wanted.headers)?, length)?.start);
+    }
     match part(&wanted.headers, &object.headers, length) {
         Part::Bytes(range) => Some(range.start),
         Part::Whole | Part::Unsatisfiable => None,

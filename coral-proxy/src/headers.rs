@@ -15,6 +15,7 @@ use http::header::{
 use crate::digest::CONTENT_DIGEST;
 use crate::partial::Part;
 use crate::policy::list_members;
+use crate::slice::{Came, SLICE_BYTES};
 use crate::url::Passes;
 use crate::version::Version;
 
@@ -268,6 +269,9 @@ pub fn fuzz(bytes: &[u8]) {
         && let Some(cut) = part.cut(wants, 9)
     {
         assert!(cut.start < cut.end && cut.end <= 9);
+    }
+    if let Came::Slice(part, length) = Came::of(1, http::StatusCode::PARTIAL_CONTENT, &headers, Some(9)) {
+        assert!((9..=SLICE_BYTES).contains(&length) && part.first == SLICE_BYTES && part.first + length <= part.total);
     }
     if let Some(version) = Version::of(http::StatusCode::OK, &headers, Some(9), None) {
         let mut request = HeaderMap::new();

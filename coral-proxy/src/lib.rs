@@ -6,7 +6,7 @@
 //! 2. `service` refuses what is no request for a cache: other methods, bodies, a missing host, a loop.
 //! 3. [`url`] turns host and target into the origin, the canonical URL and its key [C04 §3.2].
 //! 4. `fetch` looks into the [`cache`]; [`policy`] says whether what is there is fresh (RFC 9111), [`partial`] whether a
-//!    part that is there is the one that is wanted.
+//!    part that is there is the one that is wanted. A range further on in a large object is fetched in pieces, each as below ([`slice`]).
 //! 5. If not, `coalesce` joins the fetch that is under way, or begins one: [`mod@reference`] claims the key in the index;
 //!    `peers` asks the nodes that were there before, nearest level first, and `chain` keeps them from waiting in a circle;
 //!    the first of all has nobody to ask, and `origin` asks the origin.
@@ -53,14 +53,13 @@
 //!
 //! # How it is built
 //!
-//! [`url`], [`policy`], [`conditional`], [`partial`], [`version`], [`headers`], [`address`] and [`cache_status`] are values in, values out: most
+//! [`url`], [`policy`], [`conditional`], [`partial`], [`slice`], [`version`], [`headers`], [`address`] and [`cache_status`] are values in, values out: most
 //! tests and both fuzz targets live there. `fetch` holds the order of sources, and each source has a file. The index is
 //! a [`coral_dsht::DshtHandle`], whatever is behind it.
 //!
 //! # What it is not, yet
 //!
-//! Of a range that begins at the first byte the whole is fetched, and parts are not joined to a whole, nor kept over a
-//! restart.
+//! Of a range that begins at the first byte the whole is fetched, and slices are not joined to a whole.
 //! Which parts of HTTP caching are kept, and which are not, with the public suite's figures: RESULTS.md.
 
 pub mod address;
@@ -99,6 +98,7 @@ mod resolver;
 mod searches;
 mod server;
 mod service;
+pub mod slice;
 mod stall;
 mod tls;
 pub mod url;

@@ -17,6 +17,8 @@ pub struct Part {
     pub total: u64,
     /// The `Range` that it answers. The same one again gets the same answer.
     pub asked: HeaderValue,
+    /// Whether it is a slice ([`crate::slice`]), which other nodes may have, too. Any other part is kept here for those who ask here.
+    pub is_slice: bool,
 }
 
 impl Part {
@@ -30,7 +32,13 @@ impl Part {
         }
         let (place, total) = content_range(headers)?;
         let fits = length.is_some_and(|length| length <= place.end - place.start);
-        fits.then(|| Self { first: place.start, total, asked: asked.clone() })
+        fits.then(|| Self { first: place.start, total, asked: asked.clone(), is_slice: false })
+    }
+
+    /// The `Content-Range` of its first `length` bytes, which are all of it or some.
+    pub(crate) fn place(&self, length: u64) -> HeaderValue {
+        let last = (self.first + length).saturating_sub(1);
+        HeaderValue::from_str(&format!("bytes {}-{last}/{}", self.first, self.total)).expect("numbers are ASCII")
     }
 
     /// Where the bytes are that `wants` names, within a body of `length` bytes; `None` unless all of them are here.

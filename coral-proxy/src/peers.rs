@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use coral_dsht::{DshtHandle, Id, Level, Levels, Value};
+use coral_dsht::{DshtHandle, Hop, Id, Level, Levels, Value};
 use http::header::{HOST, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use moka::sync::Cache as Moka;
@@ -78,6 +78,8 @@ pub(crate) enum Search<'a> {
     Get,
     /// By a get of those who may have it stale. They give what they have, and wait for nobody.
     Stale,
+    /// Not at all: these may have it, whoever else has claimed it.
+    Named(&'a Named, &'a Chain),
 }
 
 impl Search<'_> {
@@ -85,6 +87,9 @@ impl Search<'_> {
         matches!(self, Self::Stale)
     }
 }
+
+/// References in the order in which to try them, and the level at which the index had them.
+pub(crate) type Named = (Vec<Value>, Level);
 
 /// Why the origin is to be asked.
 #[derive(Debug)]
@@ -155,7 +160,7 @@ impl Peers {
         headers.insert(HOST, host);
         let until = Instant::now() + self.limits.patience;
         let sought = self.ask_those_named(&Inquiry { headers: &headers, ..*inquiry }, &mut search, until).await;
-        if let Search::Claim(_, chain) = search {
+        if let Search::Claim(_, chain) | Search::Named(_, chain) = search {
             chain.found(sought.as_ref().ok().map(|delivery| delivery.peer));
         }
         sought
@@ -213,39 +218,46 @@ impl Peers {
     }
 
     /// References in the order in which to try them, and their level.
-    async fn named(
-        &self,
-        url: &CoralUrl,
-        search: &mut Search<'_>,
-        refused: &[Value],
-    ) -> Result<(Vec<Value>, Level), Missed> {
-        let (limit, began) = (self.limits.index_timeout, Instant::now());
-        let seen = |level, found, hops| {
-            let (url, at, took) = (url.canonical(), SystemTime::now(), began.elapsed());
-            self.searches.add(searches::Search { url, at, took, level, found, hops });
-        };
+    async fn named(&self, url: &CoralUrl, search: &mut Search<'_>, refused: &[Value]) -> Result<Named, Missed> {
+        let began = Instant::now();
         let (values, level) = match search {
             // The index has an order of its own, by which the crowd becomes a tree.
             Search::Claim(fetching, _) => {
-                let claimed = fetching.claim(refused, limit).await.ok_or(Missed::Unknown)?;
-                seen(claimed.level, claimed.values.len(), claimed.hops);
+                let claimed = fetching.claim(refused, self.limits.index_timeout).await.ok_or(Missed::Unknown)?;
+                self.seen(url, began, claimed.level, claimed.values.len(), claimed.hops);
                 (claimed.values, claimed.level)
             }
-            Search::Get | Search::Stale if !refused.is_empty() => return Err(Missed::Nowhere),
-            Search::Get | Search::Stale => {
-                let key = if search.is_for_stale() { stale_key(url.key()) } else { url.key() };
-                let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await;
-                let found = found.ok().and_then(Result::ok).ok_or(Missed::Unknown)?;
-                seen(found.level, found.values.len(), found.hops);
-                let mut values = found.values;
-                // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
-                // a random source, and a replay asks the same.
-                values
-                    .sort_by_key(|value| Id::hash(&[key.as_bytes(), self.me.to_string().as_bytes(), value.as_bytes()]));
-                (values, found.level)
-            }
+            _ if !refused.is_empty() => return Err(Missed::Nowhere),
+            Search::Get => self.find(url, url.key()).await?,
+            Search::Stale => self.find(url, stale_key(url.key())).await?,
+            Search::Named(named, _) => return Ok((*named).clone()),
         };
         level.filter(|_| !values.is_empty()).map(|level| (values, level)).ok_or(Missed::Nowhere)
+    }
+
+    /// Those who have the whole of `url`, as the index says now.
+    pub(crate) async fn who_has(&self, url: &CoralUrl) -> Option<Named> {
+        let (values, level) = self.find(url, url.key()).await.ok()?;
+        Some((values, level?))
+    }
+
+    /// What the index has under one of the keys of `url`, in this node's order.
+    async fn find(&self, url: &CoralUrl, key: Id) -> Result<(Vec<Value>, Option<Level>), Missed> {
+        let (limit, began) = (self.limits.index_timeout, Instant::now());
+        let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await;
+        let found = found.ok().and_then(Result::ok).ok_or(Missed::Unknown)?;
+        self.seen(url, began, found.level, found.values.len(), found.hops);
+        let mut values = found.values;
+        // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
+        // a random source, and a replay asks the same.
+        values.sort_by_key(|value| Id::hash(&[key.as_bytes(), self.me.to_string().as_bytes(), value.as_bytes()]));
+        Ok((values, found.level))
+    }
+
+    /// Keeps a search for the node's operator.
+    fn seen(&self, url: &CoralUrl, began: Instant, level: Option<Level>, found: usize, hops: Vec<Hop>) {
+        let (url, at, took) = (url.canonical(), SystemTime::now(), began.elapsed());
+        self.searches.add(searches::Search { url, at, took, level, found, hops });
     }
 
     /// The node that a reference names, if it may be asked. Other kinds of values are nobody's.
@@ -296,7 +308,7 @@ impl Peers {
         behind: impl FnOnce(&Chain) -> Option<Vec<SocketAddr>>,
     ) -> Option<Vec<SocketAddr>> {
         let mut nodes = vec![self.me];
-        if let Search::Claim(_, chain) = search {
+        if let Search::Claim(_, chain) | Search::Named(_, chain) = search {
             nodes.extend(behind(chain)?);
         }
         Some(nodes)

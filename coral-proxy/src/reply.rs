@@ -20,7 +20,7 @@ use url::Url;
 use crate::cache::Object;
 use crate::cache::body::{BodyError, Reader};
 use crate::cache_status::CacheStatus;
-use crate::conditional::{Part, not_modified, part, wanted_range};
+use crate::conditional::{Part, not_modified, part, sought_range};
 use crate::digest::{CONTENT_DIGEST, REPR_DIGEST};
 use crate::error::ProxyError;
 use crate::fetch::Served;
@@ -175,7 +175,7 @@ pub(crate) fn of_object(
     locations: Locations,
     now: SystemTime,
 ) -> Response<ReplyBody> {
-    let Served { object, reader, status } = served;
+    let Served { object, reader, status, slices } = served;
     let mut headers = object.headers.clone();
     add_via(&mut headers);
     headers.append(CACHE_STATUS, status.field());
@@ -211,16 +211,20 @@ pub(crate) fn of_object(
         }
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
-    if let (Some(part), Some(length)) = (&object.part, object.body.length())
-        && let Some(wants) = wanted_range(request)
-        && request.get(RANGE) != Some(&part.asked)
-        && let Some(range) = part.cut(wants, length)
-    {
-        let (first, last) = (part.first + range.start, part.first + range.end - 1);
-        headers.remove(CONTENT_RANGE);
-        let text = format!("bytes {first}-{last}/{}", part.total);
-        if let Some(content) = cut(&object, &range) {
-            return partial(headers, &text, range.end - range.start, content);
+    if let (Some(part), Some(length), Some(wants)) = (&object.part, object.body.length(), sought_range(request)) {
+        let wanted = wants.of(part.total);
+        if part.is_slice && wanted.is_empty() {
+            return unsatisfiable(headers, part.total);
+        }
+        let size = wanted.end.saturating_sub(wanted.start);
+        let content = match (slices, part.cut(wants, length)) {
+            (Some(slices), _) => Some(Content::Stream(Box::pin(slices.read(wanted.clone())), Some(size))),
+            (None, Some(range)) if request.get(RANGE) != Some(&part.asked) => cut(&object, &range),
+            (None, _) => None,
+        };
+        if let Some(content) = content {
+            let text = format!("bytes {}-{}/{}", wanted.start, wanted.end - 1, part.total);
+            return partial(headers, &text, size, content);
         }
     }
     if method == Method::HEAD {
@@ -245,8 +249,10 @@ fn cut(object: &Object, range: &Range<u64>) -> Option<Content> {
 }
 
 fn partial(mut headers: HeaderMap, range: &str, size: u64, content: Content) -> Response<ReplyBody> {
-    // RFC 9530 §2: it is of the content of another message.
-    headers.remove(CONTENT_DIGEST);
+    // RFC 9530 §2: the digest is of the content of another message.
+    for name in [CONTENT_RANGE, CONTENT_DIGEST] {
+        headers.remove(name);
+    }
     append(&mut headers, CONTENT_RANGE, range);
     headers.insert(CONTENT_LENGTH, size.into());
     respond(StatusCode::PARTIAL_CONTENT, headers, ReplyBody::of(content))
@@ -279,9 +285,16 @@ fn not_modified_reply(headers: &HeaderMap) -> Response<ReplyBody> {
 }
 
 fn unsatisfiable(mut headers: HeaderMap, length: u64) -> Response<ReplyBody> {
-    for name in
-        [CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED, http::header::CONTENT_ENCODING, CONTENT_DIGEST, REPR_DIGEST]
-    {
+    for name in [
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        ETAG,
+        LAST_MODIFIED,
+        http::header::CONTENT_ENCODING,
+        CONTENT_DIGEST,
+        REPR_DIGEST,
+    ] {
         headers.remove(name);
     }
     append(&mut headers, CONTENT_RANGE, &format!("bytes */{length}"));

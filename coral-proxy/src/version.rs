@@ -43,6 +43,16 @@ impl Version {
         Some(Self { validator: strong_validator(headers)?, coding: coding(headers), body, total })
     }
 
+    /// Whether both are of one version of the same whole, whichever bytes they have.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.validator == other.validator && self.coding == other.coding && self.total == other.total
+    }
+
+    /// Bytes of the whole.
+    pub const fn total(&self) -> u64 {
+        self.total
+    }
+
     /// Makes `request` one for what is missing after `so_far` bytes of the body.
     pub fn ask_for_rest(&self, request: &mut HeaderMap, so_far: u64) {
         let range = format!("bytes={}-{}", self.body.start + so_far, self.body.end.saturating_sub(1));

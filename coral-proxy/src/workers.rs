@@ -96,8 +96,9 @@ mod tests {
             let told = told.clone();
             workers.spawn(&mut tasks, listener.accept().await.unwrap().0, |mut stream| async move {
                 let byte = stream.read_u8().await.unwrap();
-                stream.write_u8(byte).await.unwrap();
+                // Before the answer, after which the next one may be served by another thread.
                 told.send(thread::current().id()).unwrap();
+                stream.write_u8(byte).await.unwrap();
             });
             client.write_u8(7).await.unwrap();
             assert_eq!(client.read_u8().await.unwrap(), 7);

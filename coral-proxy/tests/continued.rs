@@ -165,7 +165,8 @@ async fn a_part_goes_on_as_the_whole_does() {
     first.splice(1.., [Step::Pattern(100_000, 1000), Step::Close]);
     origin.on("/large", first).on("/large", rest(TAG, 101_000));
     let node = alone(&origin).await;
-    let reply = get_with(node.addr, HOST, "/large", "range: bytes=100000-").await;
+    // Of what is not known how long it is, which slice that would be is not, either.
+    let reply = get_with(node.addr, HOST, "/large", "range: bytes=-500000").await;
     assert!(reply.status == 206 && reply.whole && reply.body == pattern(100_000, LENGTH - 100_000));
     assert_eq!(origin.requests("/large")[1].fields["range"], "bytes=101000-599999");
 }

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use coral_dsht::Key;
+use http::StatusCode;
 use http::header::HeaderName;
 use moka::sync::Cache as Moka;
 
@@ -37,6 +38,7 @@ use super::Object;
 use super::body::Body;
 use crate::config;
 use crate::metrics::{DiskLabels, Metrics, TierLabels};
+use crate::slice;
 
 /// Bytes of objects that wait to be written, at most. What comes faster than the disk stays in memory only.
 const QUEUE_BYTES: usize = 16 << 20;
@@ -392,6 +394,14 @@ impl Shared {
             }
         };
         let head = record.head;
+        // Of parts, slices alone are on disk.
+        let part = match head.status {
+            StatusCode::PARTIAL_CONTENT => {
+                let length = body.length().unwrap_or_default();
+                Some(slice::stored(&head.headers, length).ok_or_else(|| invalid("a part that is no slice"))?)
+            }
+            _ => None,
+        };
         Ok(Some(Object {
             key: record.url,
             selecting: head.selecting,
@@ -399,7 +409,7 @@ impl Shared {
             status: head.status,
             headers: head.headers,
             body,
-            part: None,
+            part,
             validity: head.validity,
         }))
     }

@@ -73,7 +73,7 @@ impl Tier {
                 return;
             };
             counted.objects.get_or_create(&on_labels).dec();
-            if object.part.is_none() {
+            if !object.is_kept_alone() {
                 references.dropped(object.key);
             }
             tracing::trace!(key = ?object.key, ?cause, "an object left the cache");

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderValue, RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
+use super::slices::{SliceWanted, version_of};
 use super::sources::{Rest, Sources};
 use super::verify::Doubt;
 use super::{Fetcher, Wanted};
-use crate::cache::Object;
 use crate::cache::body::{Body, BodyError, Writer};
+use crate::cache::{Object, Slicing};
 use crate::cache_status::Source;
 use crate::coalesce::{Fetched, How, Lead, Stage};
 use crate::digest::Check;
@@ -22,8 +23,9 @@ use crate::headers::{add_condition, clean_response, has_validator, selecting};
 use crate::origin::Answer;
 use crate::partial::{Part, part_key};
 use crate::peers::{Delivery, Inquiry, Missed, Search};
-use crate::policy::may_store;
+use crate::policy::{NotStored, may_store, variant_key};
 use crate::reference::Fetching;
+use crate::slice::{Came, range_of, slice_key};
 use crate::version::Version;
 
 /// One fetch.
@@ -33,9 +35,29 @@ pub(super) struct Fetch {
     /// The fields with which others are asked.
     pub(super) upstream: HeaderMap,
     pub(super) stale: Option<Arc<Object>>,
-    /// The part that is asked for, if it is not the whole.
-    pub(super) range: Option<HeaderValue>,
+    pub(super) what: What,
     pub(super) lead: Lead,
+}
+
+/// What of an object a fetch is for.
+#[derive(Debug)]
+pub(super) enum What {
+    Whole,
+    /// The part that a client asks for with this `Range`. It is for this node alone.
+    Part(HeaderValue),
+    /// A slice, as all nodes ask for it.
+    Slice(SliceWanted),
+}
+
+impl What {
+    /// The `Range` by which it is asked for.
+    fn range(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Whole => None,
+            Self::Part(range) => Some(range.clone()),
+            Self::Slice(slice) => Some(range_of(slice.number)),
+        }
+    }
 }
 
 /// What was asked for, with its head.
@@ -67,11 +89,23 @@ impl Asked {
     }
 }
 
+/// What an answer is worth.
+struct Judged {
+    part: Option<Part>,
+    /// Bytes of the object: of a slice, more may be wanted than come.
+    length: Option<u64>,
+    may_store: Result<(), NotStored>,
+    /// What it tells of how the URL is to be had in slices.
+    slicing: Option<Slicing>,
+    /// `false` for a part that was asked for as a slice, and is none for all who wait.
+    is_of_use: bool,
+}
+
 impl Fetch {
     pub(super) async fn run(self) {
         let mut conditional = self.upstream.clone();
-        if let Some(range) = &self.range {
-            conditional.insert(RANGE, range.clone());
+        if let Some(range) = self.what.range() {
+            conditional.insert(RANGE, range);
         }
         let asks_if_changed = self.stale.as_ref().is_some_and(|stale| has_validator(&stale.headers));
         if let Some(stale) = &self.stale {
@@ -107,8 +141,12 @@ impl Fetch {
             return from_origin(headers, None).await;
         }
         // Others are sent here only for what they can share.
-        let shareable = self.lead.can_be_joined() && self.range.is_none();
-        let mut claim = shareable.then(|| fetcher.references.fetching(url.key()));
+        let key = match &self.what {
+            What::Part(_) => None,
+            What::Whole => Some(url.key()),
+            What::Slice(slice) => Some(slice_key(url.key(), slice.number)),
+        };
+        let mut claim = key.filter(|_| self.lead.can_be_joined()).map(|key| fetcher.references.fetching(key));
         if fetcher.distrusted.contains_key(&url.key()) {
             return from_origin(headers, claim).await;
         }
@@ -116,22 +154,35 @@ impl Fetch {
             Some(claim) => Search::Claim(claim, self.lead.chain()),
             None => Search::Get,
         };
-        let inquiry = Inquiry { method: &Method::GET, url, headers: &headers, fits: &|_| true };
-        match fetcher.peers.fetch(&inquiry, search).await {
-            Ok(delivery) => Ok(Asked::of(delivery, claim)),
-            Err(Missed::Unknown) => from_origin(headers, claim).await,
-            Err(Missed::Nowhere) => match shareable && self.stale.is_none() {
-                true => match fetcher.peers.stale(&inquiry).await {
-                    Some(delivery) => {
-                        if !delivery.stale {
-                            self.lead.chain().found(Some(delivery.peer));
-                        }
-                        Ok(Asked::of(delivery, claim))
+        let fits = |answer: &Answer| match &self.what {
+            What::Slice(slice) => slice.fits(answer),
+            What::Whole | What::Part(_) => true,
+        };
+        let is_claimed = key.is_some() && self.lead.can_be_joined();
+        let inquiry = Inquiry { method: &Method::GET, url, headers: &headers, fits: &fits };
+        let mut sought = fetcher.peers.fetch(&inquiry, search).await;
+        match &self.what {
+            What::Slice(slice) if matches!(sought, Err(Missed::Nowhere)) => {
+                sought = slice.at_holders(fetcher, &inquiry, self.lead.chain()).await;
+            }
+            What::Whole if matches!(sought, Err(Missed::Nowhere)) && is_claimed && self.stale.is_none() => {
+                if let Some(delivery) = fetcher.peers.stale(&inquiry).await {
+                    if !delivery.stale {
+                        self.lead.chain().found(Some(delivery.peer));
                     }
-                    None => from_origin(headers, claim).await,
-                },
-                false => from_origin(headers, claim).await,
-            },
+                    sought = Ok(delivery);
+                }
+            }
+            _ => {}
+        }
+        match sought {
+            Ok(delivery) => {
+                if let What::Slice(slice) = &self.what {
+                    slice.came_from(delivery.peer, delivery.level);
+                }
+                Ok(Asked::of(delivery, claim))
+            }
+            Err(Missed::Nowhere | Missed::Unknown) => from_origin(headers, claim).await,
             Err(Missed::AskOrigin) => {
                 // Told on at once: the crowd shall not go to the origin one behind the other.
                 self.lead.tell(Stage::Alone);
@@ -169,31 +220,95 @@ impl Fetch {
         self.tell(object, How::Revalidated(source), true, true);
     }
 
+    /// What an answer is, to this fetch. Its head is made that of the slice or whole that it is, or of which it is the beginning.
+    fn judge(&self, answer: &mut Answer) -> Judged {
+        let came = match &self.what {
+            What::Slice(slice) => Came::of(slice.number, answer.status, &answer.headers, answer.length),
+            What::Whole | What::Part(_) => Came::Other,
+        };
+        // Those who wait for a slice want different parts of it. If they cannot share it, each gets its own.
+        let (is_for_all, is_unusable) = (matches!(came, Came::Slice(..) | Came::Whole(_)), came == Came::Unusable);
+        let (part, length) = match (came, &self.what) {
+            (Came::Slice(part, length), _) => {
+                answer.headers.insert(CONTENT_RANGE, part.place(length));
+                answer.headers.insert(CONTENT_LENGTH, length.into());
+                (Some(part), Some(length))
+            }
+            (Came::Whole(length), _) => {
+                answer.status = StatusCode::OK;
+                answer.headers.remove(CONTENT_RANGE);
+                answer.headers.insert(CONTENT_LENGTH, length.into());
+                (None, Some(length))
+            }
+            (_, What::Part(range)) => (Part::of(answer.status, &answer.headers, answer.length, range), answer.length),
+            _ => (None, answer.length),
+        };
+        // A part is stored as what it is a part of would be (RFC 9111 §3.3).
+        let status = if part.is_some() { StatusCode::OK } else { answer.status };
+        let may_store = match may_store(&self.wanted.headers, &self.upstream, status, &answer.headers) {
+            // Others ask for other parts.
+            Ok(()) if status == StatusCode::RANGE_NOT_SATISFIABLE => Err(NotStored::Status),
+            may_store => may_store,
+        };
+        if let Err(reason) = may_store {
+            tracing::debug!(url = %self.wanted.url.canonical(), ?reason, "not stored");
+            // What is said to one who wants a part says nothing to those who want the whole.
+            let of_whole = matches!(self.what, What::Whole) || answer.status == StatusCode::OK;
+            if of_whole && !reason.is_of_request() {
+                self.fetcher.cache.pass(self.wanted.url.key(), reason);
+            }
+        }
+        let is_of_use = !is_unusable && (may_store.is_ok() || !is_for_all);
+        let slicing = match &part {
+            _ if !is_of_use => Some(Slicing::Never),
+            Some(_) => Version::of(answer.status, &answer.headers, length, part.as_ref()).map(Slicing::Of),
+            None => None,
+        };
+        Judged { part, length, may_store, slicing, is_of_use }
+    }
+
+    /// Whether an answer from here tells how the URL is to be had in slices, where `known` is known of that.
+    fn may_tell(&self, known: Option<&Slicing>, source: Source) -> bool {
+        let is_tried = matches!(self.what, What::Slice(_)) || !matches!(known, Some(Slicing::Never));
+        // What another node has may be older.
+        known.is_none() || source == Source::Origin && is_tried
+    }
+
     /// A response with a body: shows it to all who wait, and stores it once it is whole.
     pub(super) async fn received(self, asked: Asked) {
         let Asked { mut answer, source, peer, stale: _, reference } = asked;
         let fetcher = Arc::clone(&self.fetcher);
         let key = self.wanted.url.key();
         clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
-        // A part is stored as what it is a part of would be (RFC 9111 §3.3).
-        let part = self.range.as_ref().and_then(|range| Part::of(answer.status, &answer.headers, answer.length, range));
-        let status = if part.is_some() { StatusCode::OK } else { answer.status };
-        let may_store = may_store(&self.wanted.headers, &self.upstream, status, &answer.headers);
-        if let Err(reason) = may_store {
-            tracing::debug!(url = %self.wanted.url.canonical(), ?reason, "not stored");
-            // What is said to one who wants a part says nothing to those who want the whole.
-            let of_whole = self.range.is_none() || answer.status == StatusCode::OK;
-            if of_whole && !reason.is_of_request() {
-                fetcher.cache.pass(key, reason);
+        let Judged { part, length, may_store, slicing, is_of_use } = self.judge(&mut answer);
+        let selecting = selecting(&answer.headers);
+        let (body, writer) = Body::new(length, may_store.is_ok(), fetcher.limits.clone());
+        let mut object = fetcher.object(&self.wanted, &self.upstream, &answer, selecting, body);
+        if let Some(slicing) = slicing {
+            fetcher.cache.varies(key, &object.selecting);
+            if self.may_tell(fetcher.cache.slicing(&object.variant).as_ref(), source) {
+                fetcher.cache.set_slicing(object.variant, slicing);
             }
         }
-        let selecting = selecting(&answer.headers);
-        let (body, writer) = Body::new(answer.length, may_store.is_ok(), fetcher.limits.clone());
-        let mut object = fetcher.object(&self.wanted, &self.upstream, &answer, selecting, body);
-        if part.is_some() {
-            object.variant = part_key(object.variant);
-            object.part = part;
+        if !is_of_use {
+            // A part without a place: whoever waits knows by it that there are no slices.
+            (object.status, object.body) = (StatusCode::PARTIAL_CONTENT, Body::whole_of(Bytes::new()));
+            return self.tell(Arc::new(object), How::New(source), false, false);
         }
+        let is_slice = part.as_ref().is_some_and(|part| part.is_slice);
+        if let (What::Slice(slice), true) = (&self.what, is_slice) {
+            object.key = slice_key(key, slice.number);
+            object.variant = variant_key(object.key, &object.selecting, &self.upstream);
+        } else if part.is_some() {
+            object.variant = part_key(object.variant);
+        }
+        object.part = part;
+        // Who asked for a slice and gets the whole has that to offer, too.
+        let is_more = matches!(self.what, What::Slice(_)) && !is_slice && may_store.is_ok() && !object.body.is_window();
+        let (reference, _of_slice) = match reference {
+            Some(of_slice) if is_more => (Some(fetcher.references.fetching(key)), Some(of_slice)),
+            reference => (reference, None),
+        };
         let how = if self.stale.is_some() { How::Replaced(source) } else { How::New(source) };
         self.deliver(Arc::new(object), how, may_store.is_ok(), Arriving { answer, peer, writer }, reference).await;
     }
@@ -212,7 +327,7 @@ impl Fetch {
         let mut lead = self.lead;
         if shared {
             // In this order, so that at no moment a request finds neither.
-            if object.part.is_none() {
+            if !object.is_kept_alone() {
                 lead.is_also(object.variant);
             }
             fetcher.cache.varies(object.key, &object.selecting);
@@ -222,11 +337,11 @@ impl Fetch {
         lead.tell(Stage::Head(Ok(Arc::new(fetched))));
         // What cannot be joined later is no longer offered, neither here nor in the index.
         let (lead, mut reference) = if stored { (Some(lead), reference) } else { (None, None) };
-        let version = Version::of(object.status, &object.headers, answer.length, object.part.as_ref());
         let claim = reference.as_mut().zip(lead.as_ref());
         let asked_with = (&self.wanted, &self.upstream);
-        let rest = version.map(|version| Rest::of(version, asked_with, shared, claim));
-        let sources = Sources::new(&fetcher, answer.body, peer, answer.length, rest);
+        let rest = version_of(&object).map(|version| Rest::of(version, asked_with, shared, claim));
+        let length = object.body.length();
+        let sources = Sources::new(&fetcher, answer.body, peer, length, rest);
         let mut is_stored = false;
         let store = || {
             if shared && !object.body.is_window() {
@@ -238,12 +353,12 @@ impl Fetch {
         let is_whole = object.status == StatusCode::OK && object.part.is_none();
         let check = Check::of(&object.headers).filter(|_| peer.is_some() && is_whole);
         let delivered = matches!(how, How::New(Source::Peer(_)) | How::Replaced(Source::Peer(_)));
-        let mut doubt = match peer.filter(|_| delivered && shared) {
+        let mut doubt = match peer.filter(|_| delivered && shared && object.part.is_none()) {
             Some(peer) => fetcher.doubt(&object, peer, asked_with),
             None => Doubt::none(),
         };
         let pumped = tokio::select! {
-            pumped = pump(sources, writer, answer.length, check, store) => pumped,
+            pumped = pump(sources, writer, length, check, store) => pumped,
             // Its readers see that it has no end.
             () = doubt.confirmed() => Err(ProxyError::BrokenOff),
         };

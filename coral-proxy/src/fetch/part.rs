@@ -1,8 +1,9 @@
-//! Parts: a range of what is not here is fetched as such, kept, and cut from again (RFC 9111 §3.3).
+//! Parts: a range of what is not here is fetched as such, kept, and cut from again (RFC 9111 §3.3), where it cannot be had in
+//! slices (`slices`): of what has no strong validator, say.
 //!
 //! Only a range that does not begin at the first byte is: whoever seeks in a film or goes on with a download shall not wait
 //! for what is before. All others fetch the whole, which serves every range that follows. One part is kept for each
-//! variant, the last. Parts are not joined to a whole: RFC 9111 §3.4 wants the same strong validator for that.
+//! variant, the last, and for those who ask this node.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,22 +11,41 @@ use std::time::SystemTime;
 use coral_dsht::{Id, Key};
 use http::header::{HeaderName, RANGE};
 
-use super::one::Fetch;
-use super::{Fetcher, Served, Wanted, joined, may_share, served, status};
+use super::one::{Fetch, What};
+use super::slices::version_of;
+use super::{Fetcher, Served, Wanted, has_range, joined, may_share, served, status};
 use crate::cache_status::CacheStatus;
 use crate::coalesce::{Joined, Lead};
-use crate::conditional::Wants;
+use crate::conditional::{Wants, sought_range};
 use crate::error::ProxyError;
 use crate::headers::to_upstream;
+use crate::slice::slice_at;
 
 impl Fetcher {
-    /// The part that is wanted, if it is here and fresh.
-    pub(super) fn part_here(&self, wanted: &Wanted, range: Wants, variant: Key, now: SystemTime) -> Option<Served> {
-        let object = self.cache.part(&variant).filter(|object| object.validity.is_fresh(now))?;
-        let part = object.part.as_ref()?;
-        let length = object.body.length()?;
-        let fits = wanted.headers.get(RANGE) == Some(&part.asked) || part.cut(range, length).is_some();
-        if fits { Served::new(object, CacheStatus::Hit) } else { None }
+    /// The part that is wanted, if it is here and fresh: a slice, or what one client here has asked for before.
+    pub(super) async fn part_here(
+        &self,
+        wanted: &Wanted,
+        range: Wants,
+        variant: Key,
+        now: SystemTime,
+    ) -> Option<Served> {
+        if let Some(object) = self.cache.part(&variant).filter(|object| object.validity.is_fresh(now))
+            && has_range(&object, &wanted.headers, range)
+        {
+            return Served::new(object, CacheStatus::Hit);
+        }
+        let number = self.slice_with(range, &variant)?;
+        let object = self.cache.find_slice(wanted.url.key(), number, &wanted.headers).await.object?;
+        let latest = self.cache.version(&variant);
+        let is_latest = latest.is_none_or(|latest| version_of(&object).is_some_and(|of| of.is_same(&latest)));
+        let serves = is_latest && object.validity.is_fresh(now) && has_range(&object, &wanted.headers, range);
+        if serves { Served::new(object, CacheStatus::Hit) } else { None }
+    }
+
+    /// The slice in which `range` begins, as far as can be told.
+    pub(super) fn slice_with(&self, range: Wants, variant: &Key) -> Option<u64> {
+        range.first(self.cache.version(variant).map(|version| version.total())).map(slice_at)
     }
 
     /// Fetches a part, or joins one who fetches the same.
@@ -55,9 +75,15 @@ impl Fetcher {
                 }
             }
         }
+        // Between the look into the cache and the lead, another fetch may have ended.
+        if let Some(asked) = sought_range(&wanted.headers)
+            && let Some(served) = self.part_here(&wanted, asked, variant, SystemTime::now()).await
+        {
+            return Ok(served);
+        }
         let watched = lead.watch();
         let upstream = to_upstream(&wanted.headers, &selecting, &wanted.url.passes);
-        let fetch = Fetch { fetcher: Arc::clone(self), upstream, wanted, stale: None, range: Some(range), lead };
+        let fetch = Fetch { fetcher: Arc::clone(self), upstream, wanted, stale: None, what: What::Part(range), lead };
         self.runtime.spawn(fetch.run());
         let fetched = watched.head().await?;
         served(Arc::clone(&fetched.object), status(&fetched, false))

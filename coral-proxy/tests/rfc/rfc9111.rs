@@ -2,6 +2,7 @@
 
 mod section_3;
 mod section_3_3;
+mod section_3_4;
 mod section_3_5;
 mod section_4_1;
 mod section_4_2;

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub mod client;
+pub mod film;
 pub mod node;
 pub mod origin;
 pub mod script;

@@ -1,12 +1,27 @@
 //! Storing incomplete responses: parts.
 
+use bytesize::ByteSize;
+use coral_dsht::memory::MemoryNetwork;
+use coral_proxy::Config;
+
 use crate::support::client::{Reply, Transfer, get, get_with};
+use crate::support::film::{HIT, TOTAL, check, slice};
 use crate::support::node::{HOST, Node};
-use crate::support::origin::{Gate, Origin, Step, pattern};
+use crate::support::origin::{File, Gate, Origin, Step, pattern};
 use crate::support::until;
 use crate::{two_nodes, world};
 
-const PART: &str = "HTTP/1.1 206 Partial Content\ncontent-range: bytes 4-9/20\ncache-control: max-age=60\netag: \"a\"";
+/// What has no strong validator is not to be had in slices.
+const WEAK: &str = "etag: W/\"a\"";
+
+/// A node that has room for a whole film of this kind in memory.
+async fn cinema(file: &File) -> (Origin, Node) {
+    let origin = Origin::start().await;
+    origin.file("/", file);
+    let change = |config: &mut Config| config.memory_object_limit = ByteSize::mib(8);
+    let node = Node::start_with(&MemoryNetwork::new(), &origin, change).await;
+    (origin, node)
+}
 
 async fn range(node: &Node, path: &str, range: &str) -> Reply {
     get_with(node.addr, HOST, path, &format!("range: {range}")).await
@@ -14,38 +29,33 @@ async fn range(node: &Node, path: &str, range: &str) -> Reply {
 
 #[tokio::test]
 async fn what_is_sought_is_fetched_alone_and_cut_from_again() {
-    let (origin, node) = world().await;
-    origin.text("/", PART, "456789");
-    let reply = range(&node, "/", "bytes=4-9").await;
-    assert_eq!((reply.status, reply.text().as_str(), reply.field("content-range")), (206, "456789", "bytes 4-9/20"));
-    assert_eq!(origin.requests("/")[0].fields["range"], "bytes=4-9");
+    let film = File::of(TOTAL, WEAK);
+    let (origin, node) = cinema(&film).await;
+    check(&range(&node, "/", "bytes=4-9").await, &film, 4..10);
+    assert_eq!(origin.ranges("/"), [&slice(0), "4-9"]);
 
-    for (wanted, text, place) in [
-        ("bytes=4-9", "456789", "bytes 4-9/20"),
-        ("bytes=6-8", "678", "bytes 6-8/20"),
-        ("bytes=9-9", "9", "bytes 9-9/20"),
-    ] {
+    for (wanted, bytes) in [("bytes=4-9", 4..10), ("bytes=6-8", 6..9), ("bytes=9-9", 9..10)] {
         let reply = range(&node, "/", wanted).await;
-        assert_eq!((reply.status, reply.text().as_str(), reply.cache()), (206, text, "coral; hit"), "{wanted}");
-        assert_eq!((reply.field("content-range"), reply.field("content-length")), (place, &*text.len().to_string()));
+        check(&reply, &film, bytes.clone());
+        let length = (bytes.end - bytes.start).to_string();
+        assert_eq!((reply.cache(), reply.field("content-length")), (HIT, &*length), "{wanted}");
     }
     let reply = get_with(node.addr, HOST, "/", "range: bytes=6-8\nif-none-match: \"a\"").await;
     assert_eq!((reply.status, reply.body.len()), (304, 0));
-    assert_eq!(origin.count("/"), 1);
+    assert_eq!(origin.count("/"), 2);
 }
 
 #[tokio::test]
 async fn what_is_not_wholly_inside_is_fetched_and_a_part_never_passes_for_the_whole() {
-    let (origin, node) = world().await;
-    let wider = "HTTP/1.1 206 Partial Content\ncontent-range: bytes 5-11/20\ncache-control: max-age=60";
-    origin.text("/", PART, "456789").text("/", wider, "5678901").text("/", "HTTP/1.1 200 OK", "01234567890123456789");
-    range(&node, "/", "bytes=4-9").await;
-    assert_eq!(range(&node, "/", "bytes=5-11").await.text(), "5678901");
+    let film = File::of(TOTAL, WEAK);
+    let (origin, node) = cinema(&film).await;
+    check(&range(&node, "/", "bytes=4-9").await, &film, 4..10);
+    check(&range(&node, "/", "bytes=5-11").await, &film, 5..12);
     let whole = get(node.addr, HOST, "/").await;
-    assert_eq!((whole.status, whole.text().as_str()), (200, "01234567890123456789"));
-    assert!(!origin.requests("/")[2].fields.contains_key("range"), "parts are not joined without a strong validator");
-    assert_eq!(range(&node, "/", "bytes=18-").await.text(), "89");
-    assert_eq!(origin.count("/"), 3);
+    assert!(whole.status == 200 && whole.body == film.bytes(0..TOTAL));
+    assert_eq!(origin.ranges("/"), [&slice(0), "4-9", "5-11", "all"]);
+    check(&range(&node, "/", "bytes=18-").await, &film, 18..TOTAL);
+    assert_eq!(origin.count("/"), 4);
 }
 
 #[tokio::test]
@@ -78,7 +88,7 @@ async fn what_does_not_say_which_part_it_is_is_passed_on_and_not_stored() {
         );
         for asked in 1..=2 {
             assert_eq!(range(&node, path, "bytes=4-9").await.text(), "456789", "{path}");
-            assert_eq!(origin.count(path), asked, "{path}");
+            assert_eq!(origin.count(path), asked + 1, "{path}: first as a slice");
         }
     }
     assert_eq!(node.proxy.status().objects, 0);
@@ -86,25 +96,18 @@ async fn what_does_not_say_which_part_it_is_is_passed_on_and_not_stored() {
 
 #[tokio::test]
 async fn a_crowd_that_seeks_the_same_asks_once() {
-    let (origin, node) = world().await;
     let gate = Gate::closed();
-    let head = format!("{PART}\ncontent-length: 6\n\n").replace('\n', "\r\n").into_bytes();
-    origin.on("/", vec![Step::Wait(gate.clone()), Step::Send(head), Step::Send(b"456789".to_vec())]);
+    let film = File::of(TOTAL, WEAK);
+    let (origin, node) = cinema(&film.clone().after(vec![Step::Wait(gate.clone())])).await;
     let addr = node.addr;
     let crowd: Vec<_> =
         (0..5).map(|_| tokio::spawn(async move { get_with(addr, HOST, "/", "range: bytes=4-9").await })).collect();
-    wait_until(&origin, &node).await;
+    until(async || origin.count("/") > 0 && node.proxy.status().coalesced >= 4).await;
     gate.open();
     for one in crowd {
-        let reply = one.await.unwrap();
-        assert_eq!((reply.status, reply.text().as_str()), (206, "456789"));
+        check(&one.await.unwrap(), &film, 4..10);
     }
-    assert_eq!(origin.count("/"), 1);
-}
-
-/// Until the origin has been asked, and four others wait for the one who did.
-async fn wait_until(origin: &Origin, node: &Node) {
-    until(async || origin.count("/") > 0 && node.proxy.status().coalesced >= 4).await;
+    assert_eq!(origin.ranges("/"), [&slice(0), "4-9"]);
 }
 
 #[tokio::test]
@@ -120,12 +123,14 @@ async fn a_part_comes_from_another_node_that_has_the_whole() {
 
 #[tokio::test]
 async fn a_part_is_not_told_to_others_as_if_it_were_the_whole() {
+    let film = File::of(TOTAL, WEAK);
     let (origin, one, other) = two_nodes().await;
-    origin.text("/", PART, "456789").text("/", "HTTP/1.1 200 OK\ncache-control: max-age=60", "whole");
+    origin.file("/", &film);
     range(&one, "/", "bytes=4-9").await;
-    assert_eq!(one.proxy.status().references, 0);
+    until(async || one.proxy.status().references == 0).await;
     let reply = get(other.addr, HOST, "/").await;
-    assert_eq!((reply.text().as_str(), reply.cache()), ("whole", "coral; fwd=uri-miss; detail=origin; stored"));
+    assert!(reply.body == film.bytes(0..TOTAL));
+    assert_eq!(reply.cache(), "coral; fwd=uri-miss; detail=origin");
 }
 
 /// A film of 600,000 bytes of which the first thousand come, and the rest when the gate opens.
@@ -135,34 +140,29 @@ fn film(fields: &str, gate: &Gate) -> Vec<Step> {
     vec![Step::Send(head), Step::Pattern(0, 1000), Step::Wait(gate.clone()), Step::Pattern(1000, 599_000)]
 }
 
-/// A hundred bytes of it.
-fn scene(place: u64) -> Vec<Step> {
-    let range = format!("content-range: bytes {place}-{}/600000", place + 99);
-    let head = format!("HTTP/1.1 206 Partial Content\ncache-control: max-age=60\n{range}\ncontent-length: 100\n\n");
-    vec![Step::Send(head.replace('\n', "\r\n").into_bytes()), Step::Pattern(place, 100)]
-}
-
 #[tokio::test]
 async fn who_seeks_far_ahead_of_what_arrives_does_not_wait_for_it() {
-    let (origin, one, other) = two_nodes().await;
-    let gate = Gate::closed();
-    origin.on("/film", film("accept-ranges: bytes\n", &gate));
-    origin.on("/film", scene(500_000)).on("/film", scene(400_000));
+    let (network, origin, gate) = (MemoryNetwork::new(), Origin::start().await, Gate::closed());
+    let film = File::of(TOTAL, "etag: \"a\"\naccept-ranges: bytes");
+    origin.file("/film", &film.clone().interrupted(1000, vec![Step::Wait(gate.clone())]));
+    let change = |config: &mut Config| config.memory_object_limit = ByteSize::mib(8);
+    let one = Node::start_with(&network, &origin, change).await;
+    let other = Node::start(&network, &origin).await;
     let mut whole = Transfer::begin(one.addr, &format!("GET /film HTTP/1.1\nhost: {HOST}\n\n")).await;
     whole.read(1000).await;
+    origin.file("/film", &film);
 
-    for (node, place, asked) in [(&one, 500_000, 2), (&other, 400_000, 3)] {
+    for (node, place, asked) in [(&one, 3_500_000, 2), (&other, 2_500_000, 3)] {
         let scene = range(node, "/film", &format!("bytes={place}-{}", place + 99)).await;
-        assert_eq!((scene.status, origin.count("/film")), (206, asked));
-        assert!(scene.body == pattern(place, 100));
+        check(&scene, &film, place..place + 100);
+        assert_eq!(origin.count("/film"), asked);
     }
     let addr = one.addr;
     let next = tokio::spawn(async move { get_with(addr, HOST, "/film", "range: bytes=1500-1599").await });
     until(async || one.proxy.status().coalesced > 0).await;
     gate.open();
-    let next = next.await.unwrap();
-    assert!(next.status == 206 && next.body == pattern(1500, 100));
-    assert!(whole.finish().await.body == pattern(1000, 599_000));
+    check(&next.await.unwrap(), &film, 1500..1600);
+    assert!(whole.finish().await.body == film.bytes(1000..TOTAL));
     assert_eq!(origin.count("/film"), 3, "what comes next is waited for");
 }
 
