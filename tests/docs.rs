@@ -246,7 +246,7 @@ fn the_ids_and_values_in_the_protocol_are_those_of_the_code() {
         Id::of_node(node),
         url,
         coral_proxy::reference::stale_key(url),
-        Id::hash(&[b"slice", url.as_bytes(), &3_u64.to_be_bytes()]),
+        coral_proxy::slice::slice_key(url, 3),
         hint::network(node.ip()),
         hint::router(node.ip()),
     ];
