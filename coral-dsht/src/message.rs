@@ -128,7 +128,7 @@ pub enum Request {
         level: Level,
         /// What to be near to.
         key: Key,
-        /// A quarter of the distance that the lookup has reached [C04 §4.1].
+        /// The fraction of the distance reached at which the asker wants peers, by what it looks for (`lookup.rs`) [C04 §4.1].
         aim: Distance,
     },
     /// Values under `key`, or else peers as for `Find`. Answered by [`Response::Values`] or [`Response::Peers`].

@@ -25,8 +25,8 @@ use crate::peer::{Peer, Services};
 /// The longest datagram in bytes: what passes an IPv6 link of 1,280 bytes with room for tunnels.
 pub const MAX_DATAGRAM_BYTES: usize = 1200;
 
-/// The least length of a request in bytes: that of an answer with a token, two clusters and four IPv6 peers, or with as
-/// many IPv4 peers as any answer has.
+/// The least length of a request in bytes: that of an answer with a token, two clusters and four IPv6 peers, or ten IPv4 ones. A longer
+/// answer goes to proven addresses only.
 pub const LEAST_REQUEST_BYTES: usize = 176;
 
 /// The first byte of each datagram. Another one is a protocol that this node does not speak.

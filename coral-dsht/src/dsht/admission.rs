@@ -1,6 +1,6 @@
 //! Who has proven to be where it says, and what that admits it to (design.md §2.8).
 //!
-//! An address is *proven* while it is in the tables, or has lately shown a token that was sent to it. An answer to
+//! An address is *proven* while it is in the tables and was heard from within a minute, or has lately shown a token that was sent to it. An answer to
 //! another one is no longer than its request, so that nobody's bandwidth can be aimed at a third party; and what changes
 //! the store is carried out once for each token and request id, so that a recorded datagram changes nothing when it
 //! is sent again. The caller asks, and acts on what it is told.
