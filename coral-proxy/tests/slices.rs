@@ -197,6 +197,20 @@ async fn nobody_waits_for_those_who_read_the_slice_from_it() {
 }
 
 #[tokio::test]
+async fn a_slice_that_another_node_has_made_up_leaves_the_store_when_the_origin_is_asked() {
+    let (origin, liar, script) = (Origin::start().await, Origin::start().await, Script::default());
+    let film = film();
+    origin.file("/film", &film);
+    liar.file("/film", &File::of(TOTAL, &format!("etag: \"b\"\ncache-status: {HIT}")).version(100));
+    let change = |config: &mut Config| config.peer.verify = 1;
+    let node = Node::start_on(|addr| script.index(addr), &origin, change).await;
+    script.names(node.addr, &[liar.addr]);
+    range(&node, "bytes=1500000-1500009").await;
+    until(async || range(&node, "bytes=1500000-1500009").await.body == film.bytes(1_500_000..1_500_010)).await;
+    assert_eq!((node.proxy.status().errors["peer"], liar.count("/film")), (1, 1));
+}
+
+#[tokio::test]
 async fn a_transfer_is_a_few_slices_ahead_of_its_client_and_no_more() {
     const LENGTH: u64 = 48 * MIB;
     let file = File::of(LENGTH, TAG);

@@ -147,7 +147,7 @@ impl Fetch {
             What::Slice(slice) => Some(slice_key(url.key(), slice.number)),
         };
         let mut claim = key.filter(|_| self.lead.can_be_joined()).map(|key| fetcher.references.fetching(key));
-        if fetcher.distrusted.contains_key(&url.key()) {
+        if fetcher.distrusted.contains_key(&key.unwrap_or(url.key())) {
             return from_origin(headers, claim).await;
         }
         let search = match &mut claim {
@@ -353,7 +353,7 @@ impl Fetch {
         let is_whole = object.status == StatusCode::OK && object.part.is_none();
         let check = Check::of(&object.headers).filter(|_| peer.is_some() && is_whole);
         let delivered = matches!(how, How::New(Source::Peer(_)) | How::Replaced(Source::Peer(_)));
-        let mut doubt = match peer.filter(|_| delivered && shared && object.part.is_none()) {
+        let mut doubt = match peer.filter(|_| delivered && shared) {
             Some(peer) => fetcher.doubt(&object, peer, asked_with),
             None => Doubt::none(),
         };

@@ -80,7 +80,12 @@ impl Fetcher {
 /// Whether an origin that answers a HEAD so has something else than `object`: no such thing, or another version. What it does not say
 /// is no contradiction, nor that it knows no HEAD.
 fn contradicts(status: StatusCode, news: &HeaderMap, object: &Object) -> bool {
-    if status != object.status {
+    // The origin speaks of the whole.
+    let (of_whole, length) = match &object.part {
+        Some(part) => (StatusCode::OK, Some(part.total)),
+        None => (object.status, object.body.length()),
+    };
+    if status != of_whole {
         return matches!(status.as_u16(), 200..=399 | 404 | 410);
     }
     let differs = |name| match (news.get(name), object.headers.get(name)) {
@@ -90,7 +95,7 @@ fn contradicts(status: StatusCode, news: &HeaderMap, object: &Object) -> bool {
     let another_length = news
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse().ok())
-        .zip(object.body.length())
+        .zip(length)
         .is_some_and(|(new, old): (u64, u64)| new != old);
     another_length || differs(&ETAG) || differs(&LAST_MODIFIED) || differs(&REPR_DIGEST)
 }
@@ -105,6 +110,7 @@ mod tests {
     use crate::cache::body::Body;
     use crate::config::Freshness;
     use crate::headers::of_lines;
+    use crate::partial::Part;
     use crate::policy::Validity;
 
     #[test]
@@ -123,6 +129,11 @@ mod tests {
         for line in ["etag: \"b\"", "content-length: 6"] {
             assert!(says(200, &[line]), "{line}");
         }
+        let part = Part { first: 0, total: 6, asked: "bytes=0-4".parse().unwrap(), is_slice: false };
+        let object = Object { status: StatusCode::PARTIAL_CONTENT, part: Some(part), ..object };
+        let says =
+            |status, lines: &[&str]| contradicts(StatusCode::from_u16(status).unwrap(), &of_lines(lines), &object);
+        assert!(!says(200, &["content-length: 6"]) && says(200, &["content-length: 5"]), "of which this is a part");
         for (status, contradiction) in
             [(404, true), (410, true), (301, true), (204, true), (405, false), (501, false), (401, false)]
         {
