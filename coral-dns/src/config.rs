@@ -55,7 +55,7 @@ pub struct Config {
     /// query's departure to the answer's arrival; 0s answers at once, and always.
     ///
     /// Resolvers prefer nameservers by their speed. A node that is slow to those who have nearer ones is asked less. To
-    /// one that comes back often while the nearer ones live it is three times as slow, and to one that comes all the time silent for some
+    /// one that comes back for a second name at once while the nearer ones live it is three times as slow, and to one that comes all the time silent for some
     /// seconds, over UDP.
     #[serde(with = "humantime_serde")]
     pub last_resort: Duration,

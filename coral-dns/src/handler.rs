@@ -490,7 +490,7 @@ impl Asker for Asking<'_> {
                         prober.check(&client);
                     }
                     self.is_stuck = how == Return::Stuck && is_fresh;
-                    let slow = if how >= Return::Often && is_fresh { referral::SLOWER * slow } else { slow };
+                    let slow = if how >= Return::Again && is_fresh { referral::SLOWER * slow } else { slow };
                     self.hold = Some(referral::hold(slow, known.rtt));
                 }
                 Course::Answer

@@ -55,7 +55,7 @@ pub fn decide(resolver: &View, is_bound: bool, was_referred: bool) -> Decision {
     }
 }
 
-/// To a resolver that comes back often, although those near it live, the last resort is so many times as slow. With 600 ms Unbound, which
+/// To a resolver that comes back [again](Return::Again), although those near it live, the last resort is so many times as slow. With 600 ms Unbound, which
 /// adds four times the deviation, puts it behind servers of which it has one answer after a pause (0.3 s) and 400 ms more.
 pub const SLOWER: u32 = 3;
 
@@ -71,6 +71,8 @@ pub enum Return {
     Seldom,
     /// More often than that: whether the nodes near it live is to be known now.
     Often,
+    /// More than once for one name, of which a resolver that minimises its questions asks two: if those nodes live, it is answered late.
+    Again,
     /// So often that it does not seem to ask those nodes any more: if they live, it is not answered.
     Stuck,
 }
@@ -92,9 +94,11 @@ pub struct Returned {
 const WINDOW: Duration = Duration::from_secs(15);
 /// From this one on they are not seldom.
 const OFTEN: u32 = 2;
+/// From this one on they are more than one visit's.
+const AGAIN: u32 = 3;
 /// From this one on the resolver is stuck, for [`SILENCE`].
 const STUCK: u32 = 4;
-/// For so long after it was stuck, one fewer is often and half as many are stuck: its estimates draw near each other, and as long as they
+/// For so long after it was stuck, the first one is one too many and half as many are stuck: its estimates draw near each other, and as long as they
 /// are alike it goes on to ask this server about as often as the others.
 const RELAPSE: Duration = Duration::from_secs(60);
 /// Unbound sends twice before it doubles its time-out, which is 1.6 s for servers that have died beside one 0.25 s away: it
@@ -154,7 +158,7 @@ impl Referred {
         if now.saturating_duration_since(entry.window) >= WINDOW {
             (entry.returns, entry.window, entry.often) = (0, now, None);
         }
-        let (often, stuck) = if now < entry.relapse { (OFTEN - 1, STUCK / 2) } else { (OFTEN, STUCK) };
+        let (often, again, stuck) = if now < entry.relapse { (1, 1, STUCK / 2) } else { (OFTEN, AGAIN, STUCK) };
         if entry.question != question {
             entry.question = question;
             entry.returns = entry.returns.saturating_add(1);
@@ -169,6 +173,8 @@ impl Referred {
         }
         let how = if now < entry.stuck {
             Return::Stuck
+        } else if entry.returns >= again {
+            Return::Again
         } else if entry.returns >= often {
             Return::Often
         } else {
@@ -258,21 +264,18 @@ mod tests {
         let asks = |after: u32, what: u32| referred.returns(now + after * second, resolver, b"com", what).unwrap();
         let returned = |after| asks(after, after);
         let returns = |after| returned(after).how;
-        let expected = [Return::Seldom, Return::Often, Return::Often, Return::Stuck, Return::Stuck, Return::Often];
+        let (often, again, stuck) = (Return::Often, Return::Again, Return::Stuck);
+        let expected = [Return::Seldom, often, again, stuck, stuck, again];
         assert_eq!([11, 12, 13, 14, 19, 20].map(returns), expected);
         assert_eq!(returned(21).often_since, now + 12 * second);
         // For nine seconds after it there is no other one, and then it takes fewer; each time that it does puts the end of that off.
-        assert_eq!(
-            [22, 25, 28, 29, 30].map(returns),
-            [Return::Often, Return::Often, Return::Often, Return::Often, Return::Stuck]
-        );
-        assert_eq!([88, 89].map(returns), [Return::Often, Return::Stuck]);
+        assert_eq!([22, 25, 28, 29, 30].map(returns), [again, again, again, again, stuck]);
+        assert_eq!([88, 89].map(returns), [again, stuck]);
         assert_eq!([150, 151, 152, 153].map(returns), expected[..4]);
         // What is sent again counts once, and prolongs nothing.
-        let again = [(230, 230), (231, 231), (232, 231), (233, 231), (234, 234), (235, 235), (240, 235), (241, 235)];
-        let often = Return::Often;
-        let expected = [Return::Seldom, often, often, often, often, Return::Stuck, Return::Stuck, often];
-        assert_eq!(again.map(|(after, what)| asks(after, what).how), expected);
+        let sent = [(230, 230), (231, 231), (232, 231), (233, 231), (234, 234), (235, 235), (240, 235), (241, 235)];
+        let expected = [Return::Seldom, often, often, often, again, stuck, stuck, again];
+        assert_eq!(sent.map(|(after, what)| asks(after, what).how), expected);
         // Now and then is what resolvers do to see whether it has become faster.
         assert!((32..39).all(|tens| returns(tens * 10) < Return::Stuck));
     }

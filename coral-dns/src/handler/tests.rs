@@ -292,7 +292,7 @@ async fn a_resolver_that_is_stuck_here_is_answered_later_and_later_and_then_not_
     let [slow, slower] = [110, 510].map(|millis| Outcome::SendAfter(Duration::from_millis(millis)));
     let silent = Outcome::Nothing;
     assert_eq!(ask(), Outcome::Send, "by a referral");
-    assert_eq!([(); 6].map(|()| ask()), [slow, slower, slower, silent, silent, silent]);
+    assert_eq!([(); 6].map(|()| ask()), [slow, slow, slower, silent, silent, silent]);
     tokio::time::advance(Duration::from_secs(6)).await;
     // They have not been heard from for so long.
     assert_eq!(ask(), slow);
