@@ -26,7 +26,7 @@ fn check(host: &str, target: &str, expected: Expect) {
 fn a_bare_suffix_is_one_however_it_is_written_unless_a_site_has_its_name() {
     let site = Site::new("cdn.x.org", "http://127.0.0.1").unwrap();
     let suffixes = ["nyud.net", "cdn.x.org"].map(|suffix| suffix.parse().unwrap()).to_vec();
-    let names = Names { suffixes, sites: vec![site], allow_addresses: false };
+    let names = Names { suffixes, sites: vec![site], ..Names::default() };
     let bare = |authority: &str| names.bare_suffix(authority).map(Suffix::as_str);
     for authority in ["nyud.net", "NYUD.net.", "nyud.net:8080"] {
         assert_eq!(bare(authority), Some("nyud.net"), "{authority}");
