@@ -281,6 +281,53 @@ fn a_hangup_has_the_configuration_read_again_and_a_connection_lives_on() {
 }
 
 #[test]
+fn a_hangup_has_the_access_log_opened_again_where_it_was_moved_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let [file, log, moved] = ["coral.toml", "access.log", "access.log.1"].map(|name| directory.path().join(name));
+    let text = |more: &str| {
+        format!(
+            "[dns]\nlisten = \"off\"\n[admin]\nlisten = \"off\"\n[log.access]\nformat = \"combined\"\npath = {log:?}\n{more}"
+        )
+    };
+    std::fs::write(&file, text("")).unwrap();
+    let mut node = Running::start(&["--config", file.to_str().unwrap()]);
+    let started = node.line_with("started: ");
+    let proxy = started.split("HTTP ").nth(1).unwrap().split(',').next().unwrap();
+    let ask = |path: &str| {
+        let mut visitor = std::net::TcpStream::connect(proxy).unwrap();
+        let request = format!("HEAD {path} HTTP/1.1\r\nHost: x\r\nUser-Agent: a \"b\"\r\nConnection: close\r\n\r\n");
+        visitor.write_all(request.as_bytes()).unwrap();
+        visitor.read_to_end(&mut Vec::new()).unwrap();
+    };
+    let lines = |path: &std::path::Path, count: usize| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let text = std::fs::read_to_string(path).unwrap();
+            if text.lines().count() == count {
+                return text;
+            }
+            assert!(std::time::Instant::now() < deadline, "{text}");
+            std::thread::yield_now();
+        }
+    };
+    ask("/one");
+    let line = lines(&log, 1);
+    assert!(line.starts_with("127.0.0.1 - - ["), "{line}");
+    assert!(line.ends_with("+0000] \"HEAD /one HTTP/1.1\" 421 - \"-\" \"a \\x22b\\x22\"\n"), "{line}");
+
+    // Also where the configuration cannot be read.
+    std::fs::rename(&log, &moved).unwrap();
+    std::fs::write(&file, text("no = 1")).unwrap();
+    node.signal("-HUP");
+    node.line_with("the configuration stays as it was");
+    ask("/two");
+    // What is logged just before the end is written, too.
+    node.signal("-TERM");
+    assert_eq!(node.end(), Some(0));
+    assert!(lines(&log, 1).contains(" /two ") && lines(&moved, 1).contains(" /one "));
+}
+
+#[test]
 fn the_demonstration_ends_well() {
     let output = run(&["demo", "--once", "--nodes", "3", "--requests", "200"]);
     let said = String::from_utf8(output.stdout.clone()).unwrap();

@@ -164,7 +164,15 @@ mod tests {
 
     #[test]
     fn nothing_but_an_id_is_taken_for_one() {
-        for bad in ["", "1", "0123456789abcdef0", "0123456789ABCDEF", "+123456789abcdef", "0123456789abcde\u{e9}", "0123456789abcde\""] {
+        for bad in [
+            "",
+            "1",
+            "0123456789abcdef0",
+            "0123456789ABCDEF",
+            "+123456789abcdef",
+            "0123456789abcde\u{e9}",
+            "0123456789abcde\"",
+        ] {
             let headers = HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_bytes(bad.as_bytes()).unwrap())]);
             assert_eq!(RequestId::of(&headers), None, "{bad}");
         }

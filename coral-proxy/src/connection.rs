@@ -218,12 +218,7 @@ impl Connection {
     }
 
     fn caller(&self) -> Caller<'_> {
-        Caller {
-            client: self.client,
-            rate: self.admitted.rate(),
-            line: &self.line,
-            is_secure: self.tls.is_some(),
-        }
+        Caller { client: self.client, rate: self.admitted.rate(), line: &self.line, is_secure: self.tls.is_some() }
     }
 
     fn max_header(&self) -> usize {

@@ -172,7 +172,8 @@ impl Proxy {
         };
         let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), receive.clone(), metrics.clone())?);
         let clients = Clients::start(dsht, hints, metrics.clone());
-        let service = Service { fetcher, names, front: OnceLock::new(), log: OnceLock::new(), popularity: Popularity::default() };
+        let service =
+            Service { fetcher, names, front: OnceLock::new(), log: OnceLock::new(), popularity: Popularity::default() };
         Ok(Self { service: Arc::new(service), limits, clients, certificates, send, receive, metrics })
     }
 

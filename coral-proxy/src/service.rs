@@ -379,8 +379,9 @@ mod tests {
         let mut request = Request::new(()).into_parts().0;
         request.headers = of_lines(&[lines, &[&format!("host: {HOST}")]].concat());
         let from_peer = !lines.is_empty();
-        let outcome =
-            service.outcome(&caller, &request, 1.into(), from_peer, false, Outbox::default().ticket(Version::HTTP_11)).await;
+        let outcome = service
+            .outcome(&caller, &request, 1.into(), from_peer, false, Outbox::default().ticket(Version::HTTP_11))
+            .await;
         drop(waiting);
         match outcome {
             Ok(Outcome { response, .. }) => {
