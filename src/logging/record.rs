@@ -263,11 +263,11 @@ mod tests {
     #[test]
     fn nobody_writes_into_the_log_what_is_none_of_a_field() {
         let agent = b"\" 200 1 \"\\x22\t\x80\xff\xc3\xa9".as_slice();
-        let request = Request::get("/%22?\"=1").header("user-agent", http::HeaderValue::from_bytes(agent).unwrap());
+        let request = Request::get("/%22\"?a=1").header("user-agent", http::HeaderValue::from_bytes(agent).unwrap());
         let (line, json) = lines(&access(request.header("referer", "\"")), false);
         assert!(
             line.ends_with(
-                "\"GET /%22?\\x22=1 HTTP/1.1\" 200 5 \"\\x22\" \"\\x22 200 1 \\x22\\x5cx22\\x09\\x80\\xff\\xc3\\xa9\"\n"
+                "\"GET /%22\\x22?a=1 HTTP/1.1\" 200 5 \"\\x22\" \"\\x22 200 1 \\x22\\x5cx22\\x09\\x80\\xff\\xc3\\xa9\"\n"
             ),
             "{line}"
         );
