@@ -149,7 +149,7 @@ pub struct Log {
 pub struct AccessLog {
     /// How it is written. Default: `human`.
     pub format: AccessFormat,
-    /// A file for the lines in `combined` or `json`, opened again at SIGHUP. Default: none, and they go to standard error.
+    /// A file for the lines, opened again at SIGHUP. Default: none, and they go to standard error.
     ///
     /// It is made if it is missing; its owner and group can read it.
     pub path: Option<PathBuf>,
@@ -161,7 +161,7 @@ pub struct AccessLog {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccessFormat {
-    /// As lines of the log, in its format, at level `info` under `coral_proxy::access`.
+    /// For people. Without a file, as lines of the log, in its format, at level `info` under `coral_proxy::access`.
     #[default]
     Human,
     /// The Combined Log Format of Apache, for the tools that read it.

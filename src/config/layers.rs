@@ -13,7 +13,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, Deserializer};
 
 use super::schema::Schema;
-use super::{AccessFormat, Config, DnsNode, Section};
+use super::{Config, DnsNode, Section};
 
 /// One value from outside the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,10 +124,6 @@ impl Config {
             bail!("`suffixes` is empty: a node serves at least one, such as nyud.net");
         }
         crate::logging::parse_filter(&self.log.filter).context("`log.filter`")?;
-        let access = &self.log.access;
-        if access.path.is_some() && !matches!(access.format, AccessFormat::Combined | AccessFormat::Json) {
-            bail!("`log.access.path` is for `log.access.format` \"combined\" or \"json\"");
-        }
         Ok(())
     }
 }

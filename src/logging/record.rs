@@ -46,6 +46,22 @@ impl fmt::Display for Client {
     }
 }
 
+/// Writes `access`, which ended `now`, as a line for people: much as the log has it.
+pub(super) fn human(to: &mut Vec<u8>, access: &Access, client: Client, now: SystemTime) -> io::Result<()> {
+    let request = &access.request;
+    write!(to, "{} client={client} method={}", humantime::format_rfc3339_micros(now), request.method)?;
+    if let Some(host) = request.headers.get(HOST) {
+        write!(to, " host={host:?}")?;
+    }
+    let (status, cache, from) = (access.status.as_u16(), access.cache, from(access));
+    write!(to, " uri={} status={status} cache={cache} from={from}", request.uri)?;
+    if let Some(error) = &access.error {
+        write!(to, " error={:?}", error.to_string())?;
+    }
+    let (bytes, whole, ms, id) = (access.bytes, access.is_whole, access.took.as_millis(), access.id);
+    writeln!(to, " bytes={bytes} whole={whole} ms={ms} id={id}")
+}
+
 /// Writes `access`, which ended `now`, as a line of the Combined Log Format.
 pub(super) fn combined(to: &mut Vec<u8>, access: &Access, client: Client, now: SystemTime) -> io::Result<()> {
     let request = &access.request;
@@ -257,6 +273,13 @@ mod tests {
         let (line, json) = lines(&access, false);
         assert!(line.ends_with("\"HEAD http://x.com/a HTTP/1.1\" 200 - \"-\" \"-\"\n"), "{line}");
         assert_eq!(json["error"], ProxyError::Host.to_string());
+        let (mut text, client) = (Vec::new(), Client::of(access.client, true));
+        human(&mut text, &access, client, SystemTime::UNIX_EPOCH + TIME).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "2024-02-29T00:30:00.000000Z client=192.0.2.0 method=HEAD uri=http://x.com/a status=200 cache=hit from=client \
+             error=\"a request needs exactly one Host\" bytes=0 whole=true ms=1500 id=00000000000000ab\n"
+        );
         assert!(json.get("referer").is_none(), "{json}");
     }
 

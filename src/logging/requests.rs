@@ -17,7 +17,7 @@ use coral_proxy::access::{Access, AccessLog};
 
 use super::access::TARGET;
 use super::lines::{self, Lines, Writing};
-use super::record::{Client, combined, json};
+use super::record::{Client, combined, human, json};
 use crate::config::{AccessFormat, AccessLog as Config};
 
 /// The access log of a node.
@@ -30,7 +30,8 @@ pub(crate) struct Requests {
 #[derive(Debug)]
 enum Form {
     /// Lines of the log.
-    Human,
+    Event,
+    Human(Place),
     Combined(Place),
     Json(Place),
 }
@@ -49,7 +50,8 @@ impl Requests {
     pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Arc<Self>>> {
         let form = match config.format {
             AccessFormat::Off => return Ok(None),
-            AccessFormat::Human => Form::Human,
+            AccessFormat::Human if config.path.is_none() => Form::Event,
+            AccessFormat::Human => Form::Human(Place::open(config.path.as_deref())?),
             AccessFormat::Combined => Form::Combined(Place::open(config.path.as_deref())?),
             AccessFormat::Json => Form::Json(Place::open(config.path.as_deref())?),
         };
@@ -58,8 +60,8 @@ impl Requests {
 
     fn place(&self) -> Option<&Place> {
         match &self.form {
-            Form::Human => None,
-            Form::Combined(place) | Form::Json(place) => Some(place),
+            Form::Event => None,
+            Form::Human(place) | Form::Combined(place) | Form::Json(place) => Some(place),
         }
     }
 
@@ -80,7 +82,8 @@ impl AccessLog for Requests {
     fn log(&self, access: &Access) {
         let client = Client::of(access.client, self.anonymize);
         match &self.form {
-            Form::Human => event(access, client),
+            Form::Event => event(access, client),
+            Form::Human(place) => place.add(|line| human(line, access, client, SystemTime::now())),
             Form::Combined(place) => place.add(|line| combined(line, access, client, SystemTime::now())),
             Form::Json(place) => place.add(|line| json(line, access, client, SystemTime::now())),
         }
