@@ -122,7 +122,7 @@ impl Place {
         };
         // No line of the access log itself: whoever reads it expects its form.
         let lost = |_: &mut _, lost| {
-            tracing::warn!("{lost} lines of the access log were lost, as they are written too slowly")
+            tracing::warn!("{lost} lines of the access log were lost, as they are written too slowly");
         };
         let (lines, writing) = lines::start(to, lost).context("the access log has no thread to be written by")?;
         Ok(Self { lines, file, writing: Mutex::new(Some(writing)) })
