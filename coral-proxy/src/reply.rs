@@ -383,8 +383,21 @@ pub(crate) fn of_options() -> Response<ReplyBody> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
     use crate::url::Names;
+
+    /// A client who takes nothing is not to be logged as if he had all.
+    #[tokio::test]
+    async fn of_a_large_body_in_memory_the_connection_is_given_a_piece_at_a_time() {
+        let mut body = ReplyBody::whole(vec![0; 2 * PIECE + 1]);
+        let mut pieces = Vec::new();
+        while let Some(frame) = body.frame().await {
+            pieces.push(frame.unwrap().into_data().unwrap().len());
+        }
+        assert_eq!(pieces, [PIECE, PIECE, 1]);
+    }
 
     #[test]
     fn a_location_is_coralized_where_it_leads_to_a_web_server() {

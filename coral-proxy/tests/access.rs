@@ -94,9 +94,8 @@ async fn of_a_transfer_that_breaks_off_it_is_told_how_far_it_came() {
     assert_eq!(told.next().await[0], "GET /cut 200 origin client 40000 broken off");
 }
 
-/// A client who takes nothing is not told of as if it had all: of what is in memory the connection is given a piece at a time.
 #[tokio::test]
-async fn a_body_in_memory_counts_as_it_is_taken() {
+async fn a_large_body_in_memory_is_counted_piece_by_piece() {
     let origin = Origin::start().await;
     let length = 1_000_000_u64;
     let head = format!("HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\ncontent-length: {length}\r\n\r\n");
