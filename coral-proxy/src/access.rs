@@ -94,9 +94,10 @@ pub struct Access {
     pub error: Option<ProxyError>,
     /// From the head of the request to that of the response.
     pub head_took: Duration,
-    /// From the head of the request to the end of the response.
+    /// From the head of the request to when the connection had taken the end of the response.
     pub took: Duration,
-    /// Bytes of the body that were given to the connection. What was still on its way when a client went is among them.
+    /// Bytes of the body that were given to the connection, which takes a body that is whole in memory at once. What was still on its way
+    /// when a client went is among them.
     pub bytes: u64,
     /// Whether that is all of the body.
     pub is_whole: bool,

