@@ -151,7 +151,7 @@ pub struct AccessLog {
     pub format: AccessFormat,
     /// A file for the lines, opened again at SIGHUP. Default: none, and they go to standard error.
     ///
-    /// It is made if it is missing; its owner and group can read it.
+    /// It is made if it is missing; none but its owner and group can read it.
     pub path: Option<PathBuf>,
     /// Whether clients are named without their ports and the last 8 bits of an IPv4 address, or the last 80 of an IPv6 one. Default: false.
     pub anonymize: bool,

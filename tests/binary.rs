@@ -328,6 +328,38 @@ fn a_hangup_has_the_access_log_opened_again_where_it_was_moved_from() {
 }
 
 #[test]
+fn an_access_log_in_json_is_an_object_a_line_whatever_a_client_writes() {
+    let mut node = Running::start(&[
+        "--dns-listen",
+        "off",
+        "--admin-listen",
+        "off",
+        "--set",
+        "log.access.format=json",
+        "--set",
+        "log.access.anonymize=true",
+    ]);
+    let started = node.line_with("started: ");
+    let proxy = started.split("HTTP ").nth(1).unwrap().split(',').next().unwrap();
+    let mut visitor = std::net::TcpStream::connect(proxy).unwrap();
+    let agent = b"\"}\\\t\xff{\"id\":\"";
+    let request =
+        [b"GET /\xc3\xa9\" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nUser-Agent: ", &agent[..], b"\r\n\r\n"];
+    visitor.write_all(&request.concat()).unwrap();
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).unwrap();
+    let line = node.line_with("user_agent");
+    let json: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
+    assert_eq!(json["user_agent"], "\"}\\\t\u{fffd}{\"id\":\"", "{line}");
+    assert_eq!((&json["client"], &json["uri"]), (&"127.0.0.0".into(), &"/é\"".into()), "{line}");
+    let id = json["id"].as_str().unwrap();
+    assert!(answer.contains(&format!("coral-request-id: {id}\r\n")) && answer.ends_with(&format!("Request {id}\n")));
+    assert_eq!(json["bytes"], answer.split_once("\r\n\r\n").unwrap().1.len());
+    node.signal("-TERM");
+    assert_eq!(node.end(), Some(0));
+}
+
+#[test]
 fn the_demonstration_ends_well() {
     let output = run(&["demo", "--once", "--nodes", "3", "--requests", "200"]);
     let said = String::from_utf8(output.stdout.clone()).unwrap();
