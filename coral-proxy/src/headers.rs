@@ -92,7 +92,7 @@ fn is_provoking(client: &HeaderMap, name: &HeaderName) -> bool {
 }
 
 /// The fields of a request to an origin or node, made from a client's: what is passed on, what is `selecting`, and what
-/// the site `passes`. The id of the request is among them, which [`without_id`] takes out for an origin.
+/// the site `passes`. The id of the request is among them, which `without_id` takes out for an origin.
 pub fn to_upstream(client: &HeaderMap, selecting: &[HeaderName], passes: &Passes) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let selecting = selecting.iter().filter(|name| !held_back(name));
