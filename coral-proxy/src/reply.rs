@@ -124,7 +124,6 @@ impl Body for ReplyBody {
         }
         let chunk = match &mut self.content {
             Content::Whole(bytes) if bytes.is_empty() => None,
-            // In one piece: in several it would take a fifth more time.
             Content::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
             Content::Stream(chunks, _) => ready!(chunks.as_mut().poll_next(cx)),
             Content::Page(page) => match ready!(Pin::new(page).poll_frame(cx)) {

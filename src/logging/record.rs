@@ -58,8 +58,8 @@ pub(super) fn human(to: &mut Vec<u8>, access: &Access, client: Client, now: Syst
     if let Some(error) = &access.error {
         write!(to, " error={:?}", error.to_string())?;
     }
-    let (bytes, whole, ms, id) = (access.bytes, access.is_whole, access.took.as_millis(), access.id);
-    writeln!(to, " bytes={bytes} whole={whole} ms={ms} id={id}")
+    let (bytes, whole) = (access.bytes, if access.is_whole { "" } else { " whole=false" });
+    writeln!(to, " bytes={bytes}{whole} ms={} id={}", access.took.as_millis(), access.id)
 }
 
 /// Writes `access`, which ended `now`, as a line of the Combined Log Format.
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_a_hyphen() {
         let mut access = access(Request::head("http://x.com/a"));
-        (access.bytes, access.error) = (0, Some(ProxyError::Host));
+        (access.bytes, access.is_whole, access.error) = (0, false, Some(ProxyError::Host));
         let (line, json) = lines(&access, false);
         assert!(line.ends_with("\"HEAD http://x.com/a HTTP/1.1\" 200 - \"-\" \"-\"\n"), "{line}");
         assert_eq!(json["error"], ProxyError::Host.to_string());
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "2024-02-29T00:30:00.000000Z client=192.0.2.0 method=HEAD uri=http://x.com/a status=200 cache=hit from=client \
-             error=\"a request needs exactly one Host\" bytes=0 whole=true ms=1500 id=00000000000000ab\n"
+             error=\"a request needs exactly one Host\" bytes=0 whole=false ms=1500 id=00000000000000ab\n"
         );
         assert!(json.get("referer").is_none(), "{json}");
     }

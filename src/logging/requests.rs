@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use coral_proxy::access::{Access, AccessLog};
+use hyper::header::HOST;
 
 use super::access::TARGET;
 use super::lines::{self, Lines, Writing};
@@ -95,14 +96,14 @@ fn event(access: &Access, client: Client) {
         target: TARGET,
         client = %client,
         method = %access.request.method,
-        host = access.request.headers.get("host").map(tracing::field::debug),
+        host = access.request.headers.get(HOST).map(tracing::field::debug),
         uri = %access.request.uri,
         status = access.status.as_u16(),
         cache = access.cache,
         from = from(access),
         error = access.error.as_ref().map(tracing::field::display),
         bytes = access.bytes,
-        whole = access.is_whole,
+        whole = (!access.is_whole).then_some(false),
         ms = access.took.as_millis() as u64,
         id = %access.id,
     );
