@@ -50,8 +50,12 @@ pub fn node(args: &NodeArgs) -> anyhow::Result<bool> {
     })
 }
 
-/// Reads the configuration again; one that cannot be used changes nothing.
+/// Opens the access log again and reads the configuration again; what cannot be used changes nothing.
 fn reload(node: &Node, args: &NodeArgs) {
+    // Whatever is wrong with the configuration, a file that was moved is not to be written to for ever.
+    if let Err(error) = node.reopen_log() {
+        tracing::error!("{HANGUP}: {error:#}");
+    }
     match load_for_node(args).and_then(|config| node.reload(&config)) {
         Ok(waiting) if waiting.is_empty() => tracing::info!("{HANGUP}: the configuration has been read again"),
         Ok(waiting) => tracing::warn!(

@@ -139,6 +139,37 @@ pub struct Log {
     pub format: LogFormat,
     /// A level, or a level for each module: `info,coral_proxy::access=off`. Default: `info`.
     pub filter: String,
+    /// What is logged of requests.
+    pub access: AccessLog,
+}
+
+/// `[log.access]`: a line for each request that the cache has answered, when all is sent or the client has gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccessLog {
+    /// How it is written. Default: `human`.
+    pub format: AccessFormat,
+    /// A file for the lines, opened again at SIGHUP. Default: none, and they go to standard error.
+    ///
+    /// It is made if it is missing; none but its owner and group can read it.
+    pub path: Option<PathBuf>,
+    /// Whether clients are named without their ports and the last 8 bits of an IPv4 address, or the last 80 of an IPv6 one. Default: false.
+    pub anonymize: bool,
+}
+
+/// How a line of the access log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    /// For people. Without a file, as lines of the log, in its format, at level `info` under `coral_proxy::access`.
+    #[default]
+    Human,
+    /// The Combined Log Format of Apache, for the tools that read it.
+    Combined,
+    /// One JSON object a line.
+    Json,
+    /// Not at all.
+    Off,
 }
 
 /// How a line of the log is written.
@@ -199,7 +230,7 @@ impl Default for Admin {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Human, filter: "info".to_owned() }
+        Self { format: LogFormat::Human, filter: "info".to_owned(), access: AccessLog::default() }
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod access;
 mod lines;
+mod record;
+mod requests;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -12,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 pub use self::lines::Writing;
+pub(crate) use self::requests::Requests;
 use crate::config::{Log, LogFormat};
 
 /// What a filter such as `info,coral_proxy::access=off` means.
@@ -30,7 +33,11 @@ pub fn parse_filter(text: &str) -> anyhow::Result<Targets> {
 /// Sends the log of this process to standard error from now on, until what this gives is dropped. Called once, by `main`.
 pub fn start(config: &Log) -> anyhow::Result<Writing> {
     let filter = parse_filter(&config.filter)?;
-    let (lines, writing) = lines::start(std::io::stderr()).context("the log has no thread to be written by")?;
+    let lost = |to: &mut std::io::Stderr, lost| {
+        // If whoever reads has gone, there is nobody to tell.
+        let _ = writeln!(to, "coral: {lost} lines of the log were lost, as they are read too slowly");
+    };
+    let (lines, writing) = lines::start(std::io::stderr(), lost).context("the log has no thread to be written by")?;
     let layer = match config.format {
         LogFormat::Human => {
             let layer = fmt::layer().with_writer(lines).with_ansi(std::io::stderr().is_terminal());

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::config::Config;
 use crate::join::Outwards;
+use crate::logging::Requests;
 use crate::page::Page;
 
 pub(crate) mod address;
@@ -48,6 +49,8 @@ pub struct Node {
     addresses: Addresses,
     dsht: DshtHandle,
     proxy: Option<Proxy>,
+    /// Where requests are logged.
+    requests: Option<Arc<Requests>>,
     /// What is in force, which [`Node::reload`] changes.
     config: Arc<RwLock<Config>>,
     /// The cache asks it as long as it runs.
@@ -118,6 +121,7 @@ impl Node {
         // A refusal from here on leaves nothing behind: a part that is dropped ends.
         let (observe, observations) = mpsc::channel(OBSERVATIONS);
         let mut proxy = None;
+        let mut requests = None;
         let mut parts = Vec::new();
         if let Some(sockets) = sockets.proxy {
             let port = sockets.http.local_addr()?.port();
@@ -129,6 +133,10 @@ impl Node {
                 .context("cannot start the cache ([proxy])")?;
             // What it sees of clients, for the nameserver.
             cache.watch_clients(observe);
+            requests = Requests::open(&config.log.access)?;
+            if let Some(requests) = &requests {
+                cache.log_requests(Arc::<Requests>::clone(requests));
+            }
             proxy = Some(cache.clone());
             parts.push(Part::start("cache", patience, &failed, |stop| async move {
                 cache.run(sockets, stop).await.map_err(|e| describe(&e))
@@ -189,7 +197,7 @@ impl Node {
                 Ok(())
             }));
         }
-        let node = Self { me, addresses, dsht, proxy, config, _page: page, parts, failures };
+        let node = Self { me, addresses, dsht, proxy, requests, config, _page: page, parts, failures };
         tracing::info!(id = %me.id, address = %me.addr, "started: {}", node.addresses);
         Ok(node)
     }
@@ -227,6 +235,11 @@ impl Node {
         Ok(config.differences(new))
     }
 
+    /// Opens the file of the access log again, which somebody may have moved. An error changes nothing.
+    pub fn reopen_log(&self) -> anyhow::Result<()> {
+        self.requests.as_ref().map_or(Ok(()), |requests| requests.reopen())
+    }
+
     /// Waits until a part ends that nobody has told to, and returns what is wrong; forever if all is well.
     pub async fn failed(&self) -> String {
         let mut failures = self.failures.clone();
@@ -241,6 +254,9 @@ impl Node {
         let mut ending = Ending::default();
         for part in self.parts {
             ending.parts.push(part.stop().await);
+        }
+        if let Some(requests) = &self.requests {
+            requests.close();
         }
         ending
     }

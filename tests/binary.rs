@@ -281,6 +281,85 @@ fn a_hangup_has_the_configuration_read_again_and_a_connection_lives_on() {
 }
 
 #[test]
+fn a_hangup_has_the_access_log_opened_again_where_it_was_moved_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let [file, log, moved] = ["coral.toml", "access.log", "access.log.1"].map(|name| directory.path().join(name));
+    let text = |more: &str| {
+        format!(
+            "[dns]\nlisten = \"off\"\n[admin]\nlisten = \"off\"\n[log.access]\nformat = \"combined\"\npath = {log:?}\n{more}"
+        )
+    };
+    std::fs::write(&file, text("")).unwrap();
+    let mut node = Running::start(&["--config", file.to_str().unwrap()]);
+    let started = node.line_with("started: ");
+    let proxy = started.split("HTTP ").nth(1).unwrap().split(',').next().unwrap();
+    let ask = |path: &str| {
+        let mut visitor = std::net::TcpStream::connect(proxy).unwrap();
+        let request = format!("HEAD {path} HTTP/1.1\r\nHost: x\r\nUser-Agent: a \"b\"\r\nConnection: close\r\n\r\n");
+        visitor.write_all(request.as_bytes()).unwrap();
+        visitor.read_to_end(&mut Vec::new()).unwrap();
+    };
+    let lines = |path: &std::path::Path, count: usize| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let text = std::fs::read_to_string(path).unwrap();
+            if text.lines().count() == count {
+                return text;
+            }
+            assert!(std::time::Instant::now() < deadline, "{text}");
+            std::thread::yield_now();
+        }
+    };
+    ask("/one");
+    let line = lines(&log, 1);
+    assert!(line.starts_with("127.0.0.1 - - ["), "{line}");
+    assert!(line.ends_with("+0000] \"HEAD /one HTTP/1.1\" 421 - \"-\" \"a \\x22b\\x22\"\n"), "{line}");
+
+    // Also where the configuration cannot be read.
+    std::fs::rename(&log, &moved).unwrap();
+    std::fs::write(&file, text("no = 1")).unwrap();
+    node.signal("-HUP");
+    node.line_with("the configuration stays as it was");
+    ask("/two");
+    // What is logged just before the end is written, too.
+    node.signal("-TERM");
+    assert_eq!(node.end(), Some(0));
+    assert!(lines(&log, 1).contains(" /two ") && lines(&moved, 1).contains(" /one "));
+}
+
+#[test]
+fn an_access_log_in_json_is_an_object_a_line_whatever_a_client_writes() {
+    let mut node = Running::start(&[
+        "--dns-listen",
+        "off",
+        "--admin-listen",
+        "off",
+        "--set",
+        "log.access.format=json",
+        "--set",
+        "log.access.anonymize=true",
+    ]);
+    let started = node.line_with("started: ");
+    let proxy = started.split("HTTP ").nth(1).unwrap().split(',').next().unwrap();
+    let mut visitor = std::net::TcpStream::connect(proxy).unwrap();
+    let agent = b"\"}\\\t\xff{\"id\":\"";
+    let request =
+        [b"GET /\xc3\xa9\" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nUser-Agent: ", &agent[..], b"\r\n\r\n"];
+    visitor.write_all(&request.concat()).unwrap();
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).unwrap();
+    let line = node.line_with("user_agent");
+    let json: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
+    assert_eq!(json["user_agent"], "\"}\\\t\u{fffd}{\"id\":\"", "{line}");
+    assert_eq!((&json["client"], &json["uri"]), (&"127.0.0.0".into(), &"/é\"".into()), "{line}");
+    let id = json["id"].as_str().unwrap();
+    assert!(answer.contains(&format!("coral-request-id: {id}\r\n")) && answer.ends_with(&format!("Request {id}\n")));
+    assert_eq!(json["bytes"], answer.split_once("\r\n\r\n").unwrap().1.len());
+    node.signal("-TERM");
+    assert_eq!(node.end(), Some(0));
+}
+
+#[test]
 fn the_demonstration_ends_well() {
     let output = run(&["demo", "--once", "--nodes", "3", "--requests", "200"]);
     let said = String::from_utf8(output.stdout.clone()).unwrap();

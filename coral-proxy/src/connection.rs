@@ -52,8 +52,6 @@ pub(crate) struct Connection {
     pub(crate) service: Arc<Service>,
     pub(crate) clients: Clients,
     pub(crate) client: SocketAddr,
-    /// The client, as the log names it.
-    pub(crate) name: String,
     pub(crate) admitted: Admitted,
     pub(crate) in_hand: InHand,
     pub(crate) line: Line,
@@ -220,13 +218,7 @@ impl Connection {
     }
 
     fn caller(&self) -> Caller<'_> {
-        Caller {
-            name: &self.name,
-            address: self.client.ip(),
-            rate: self.admitted.rate(),
-            line: &self.line,
-            is_secure: self.tls.is_some(),
-        }
+        Caller { client: self.client, rate: self.admitted.rate(), line: &self.line, is_secure: self.tls.is_some() }
     }
 
     fn max_header(&self) -> usize {

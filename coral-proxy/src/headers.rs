@@ -28,6 +28,8 @@ const LOOP_MEMBER: HeaderValue = HeaderValue::from_static("coral");
 
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+/// The id of a request ([`crate::access`]): from node to node, and to the client.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("coral-request-id");
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -74,7 +76,7 @@ fn held_back(name: &HeaderName) -> bool {
 
 /// Whether a site's configuration may name a request field to be passed on.
 pub(crate) fn may_pass(name: &HeaderName) -> bool {
-    !held_back(name) || *name == AUTHORIZATION
+    !held_back(name) || [AUTHORIZATION, REQUEST_ID].contains(name)
 }
 
 /// The request fields that a response was selected by, of those that are ever sent on. `Vary: *` gives none: such a
@@ -92,7 +94,7 @@ fn is_provoking(client: &HeaderMap, name: &HeaderName) -> bool {
 }
 
 /// The fields of a request to an origin or node, made from a client's: what is passed on, what is `selecting`, and what
-/// the site `passes`.
+/// the site `passes`. The id of the request is among them, which `without_id` takes out for an origin.
 pub fn to_upstream(client: &HeaderMap, selecting: &[HeaderName], passes: &Passes) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let selecting = selecting.iter().filter(|name| !held_back(name));
@@ -107,7 +109,17 @@ pub fn to_upstream(client: &HeaderMap, selecting: &[HeaderName], passes: &Passes
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     headers.insert(VIA, VIA_MEMBER);
     headers.insert(CDN_LOOP, LOOP_MEMBER);
+    if let Some(id) = client.get(REQUEST_ID) {
+        headers.insert(REQUEST_ID, id.clone());
+    }
     headers
+}
+
+/// Takes the id out of a request to an origin, unless its site `passes` it: see [`crate::access`].
+pub(crate) fn without_id(request: &mut HeaderMap, passes: &Passes) {
+    if !passes.fields.contains(&REQUEST_ID) {
+        request.remove(REQUEST_ID);
+    }
 }
 
 /// Makes a request ask only whether the stored response with the head `stored` is still good (RFC 9111 §4.3.1).
@@ -170,6 +182,8 @@ pub fn clean_response(headers: &mut HeaderMap, passes: &Passes, now: SystemTime)
         TRAILER,
         TRANSFER_ENCODING,
         UPGRADE,
+        // Of the request with which another node was asked.
+        REQUEST_ID,
         HeaderName::from_static("proxy-authenticate"),
         HeaderName::from_static("proxy-authentication-info"),
     ]) {
@@ -335,6 +349,7 @@ mod tests {
             "set-cookie: a=b",
             "content-length: 5",
             "cache-status: Other; hit, coral; hit",
+            "coral-request-id: 0123456789abcdef",
             "keep-alive: 5",
         ]);
         clean_response(&mut response, &Passes::default(), SystemTime::UNIX_EPOCH);

@@ -15,6 +15,7 @@
 //! 7. `reply` adds what a cache adds, cuts out the part that was asked for ([`conditional`]), or makes of an
 //!    [`error`] a status and a `Proxy-Status`. [`cache_status`] is the one word for header, log and metric.
 //! 8. What the kernel has measured of the way to the client, `hints` tells the index, for other clients of that network.
+//! 9. When the body is sent, or given up, the caller's log is told all of it ([`access`]).
 //!
 //! A bare suffix, `http://nyud.net/`, is no origin's: there the caller's own page answers, if it has one ([`front`]).
 //!
@@ -62,6 +63,7 @@
 //! Of a range that begins at the first byte the whole is fetched, and slices are not joined to a whole.
 //! Which parts of HTTP caching are kept, and which are not, with the public suite's figures: RESULTS.md.
 
+pub mod access;
 pub mod address;
 mod budget;
 pub mod cache;

@@ -24,7 +24,7 @@ use crate::budget::Budget;
 use crate::client::{Client, OnInterim, SendError};
 use crate::config::{Config, OriginLimits};
 use crate::error::{Fault, ProxyError};
-use crate::headers::clean_interim;
+use crate::headers::{clean_interim, without_id};
 use crate::interim::Ticket;
 use crate::metrics::Metrics;
 use crate::resolver::Resolver;
@@ -256,9 +256,10 @@ impl Origins {
         &self,
         method: &Method,
         url: &CoralUrl,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         interim: &Ticket,
     ) -> Result<Answer, ProxyError> {
+        without_id(&mut headers, &url.passes);
         let answer = self.ask(method, url, headers, interim).await;
         let failed = match &answer {
             Ok(answer) => answer.status.is_server_error(),

@@ -17,6 +17,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use url::Url;
 
+use crate::access::{Logged, RequestId};
 use crate::cache::Object;
 use crate::cache::body::{BodyError, Reader};
 use crate::cache_status::CacheStatus;
@@ -40,6 +41,8 @@ pub(crate) struct ReplyBody {
     /// The error that comes next.
     broken: Option<BodyError>,
     sent: Option<Counter>,
+    /// Logs the request when the body is dropped.
+    logged: Option<Logged>,
     /// Counts the request as under way until its body is dropped.
     under_way: Option<UnderWay>,
     /// Keeps the connection from being taken for an idle one.
@@ -80,7 +83,7 @@ impl ReplyBody {
     }
 
     fn of(content: Content) -> Self {
-        Self { content, broken: None, sent: None, under_way: None, handled: None }
+        Self { content, broken: None, sent: None, logged: None, under_way: None, handled: None }
     }
 
     /// Keeps its connection busy until it is sent.
@@ -94,6 +97,21 @@ impl ReplyBody {
         self.sent = Some(sent);
         self.under_way = Some(under_way);
         self
+    }
+
+    /// Logs the request when it is sent.
+    pub(crate) fn logged(mut self, logged: Option<Logged>) -> Self {
+        self.logged = logged;
+        self
+    }
+
+    fn count(&mut self, bytes: u64) {
+        if let Some(sent) = &self.sent {
+            sent.inc_by(bytes);
+        }
+        if let Some(logged) = &mut self.logged {
+            logged.sent(bytes);
+        }
     }
 }
 
@@ -122,8 +140,10 @@ impl Body for ReplyBody {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if let (Some(Ok(bytes)), Some(sent)) = (&chunk, &self.sent) {
-            sent.inc_by(bytes.len() as u64);
+        match (&chunk, &mut self.logged) {
+            (Some(Ok(bytes)), _) => self.count(bytes.len() as u64),
+            (None, Some(logged)) => logged.ended(),
+            _ => {}
         }
         Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
     }
@@ -327,8 +347,8 @@ fn append(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     headers.append(name, HeaderValue::from_str(text).expect("what this node writes is printable ASCII"));
 }
 
-/// The response for an error: a line that a person can read, and whose fault it was.
-pub(crate) fn of_error(error: &ProxyError, method: &Method) -> Response<ReplyBody> {
+/// The response for an error: a line that a person can read, whose fault it was, and the request to ask about.
+pub(crate) fn of_error(error: &ProxyError, method: &Method, id: RequestId) -> Response<ReplyBody> {
     let verdict = error.verdict();
     let mut headers = HeaderMap::new();
     add_via(&mut headers);
@@ -352,7 +372,7 @@ pub(crate) fn of_error(error: &ProxyError, method: &Method) -> Response<ReplyBod
         ProxyError::Url(UrlError::UnknownHost) => "\nAppend a suffix that this node serves to the host of a URL.",
         _ => "",
     };
-    let text = format!("{} {error}.{hint}\n", verdict.status.as_u16());
+    let text = format!("{} {error}.{hint}\nRequest {id}\n", verdict.status.as_u16());
     let body = if method == Method::HEAD { String::new() } else { text };
     respond(verdict.status, headers, ReplyBody::whole(body))
 }
@@ -413,12 +433,12 @@ mod tests {
 
     #[test]
     fn an_error_can_be_read_and_says_whose_fault_it_was() {
-        let reply = of_error(&ProxyError::OriginTls("bad \"certificate\"\n".into()), &Method::GET);
+        let reply = of_error(&ProxyError::OriginTls("bad \"certificate\"\n".into()), &Method::GET, 1.into());
         assert_eq!(reply.status(), 502);
         assert_eq!(
             reply.headers()[PROXY_STATUS],
             "coral; error=tls_protocol_error; details=\"no secure connection to the origin: bad certificate\""
         );
-        assert!(!of_error(&ProxyError::Host, &Method::GET).headers().contains_key(PROXY_STATUS));
+        assert!(!of_error(&ProxyError::Host, &Method::GET, 1.into()).headers().contains_key(PROXY_STATUS));
     }
 }

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::access::AccessLog;
 use crate::budget::Budget;
 use crate::certificates::Certificates;
 use crate::config::{Bandwidth, Config};
@@ -171,7 +172,8 @@ impl Proxy {
         };
         let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), receive.clone(), metrics.clone())?);
         let clients = Clients::start(dsht, hints, metrics.clone());
-        let service = Service { fetcher, names, front: OnceLock::new(), popularity: Popularity::default() };
+        let service =
+            Service { fetcher, names, front: OnceLock::new(), log: OnceLock::new(), popularity: Popularity::default() };
         Ok(Self { service: Arc::new(service), limits, clients, certificates, send, receive, metrics })
     }
 
@@ -206,6 +208,11 @@ impl Proxy {
     pub fn serve_suffixes(&self, front: Arc<dyn Front>) {
         // Whoever wires a node does so once.
         let _ = self.service.front.set(front);
+    }
+
+    /// From now on `log` is told of each request when its response has been sent; one that was set before stays.
+    pub fn log_requests(&self, log: Arc<dyn AccessLog>) {
+        let _ = self.service.log.set(log);
     }
 
     /// The `most` URLs that clients ask for most, as far as a few requests of many tell.
@@ -287,7 +294,6 @@ impl Proxy {
                             service: Arc::clone(&self.service),
                             clients: self.clients.clone(),
                             client,
-                            name: client.to_string(),
                             admitted,
                             in_hand: in_hand.clone(),
                             line: Line::new(self.send.as_ref()),

@@ -1,7 +1,7 @@
 //! One request from the top: checked, understood, served, answered, counted, logged.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -12,12 +12,13 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::access::{Access, AccessLog, Logged, RequestId};
 use crate::cache_status::CacheStatus;
 use crate::chain::Waiting;
 use crate::error::ProxyError;
 use crate::fetch::{Fetcher, Wanted};
 use crate::front::{Front, Visit};
-use crate::headers::came_through_coral;
+use crate::headers::{REQUEST_ID, came_through_coral};
 use crate::home::{self, Control, control};
 use crate::interim::Ticket;
 use crate::limits::Rate;
@@ -36,16 +37,16 @@ pub(crate) struct Service {
     pub(crate) names: ArcSwap<Names>,
     /// What answers at the bare suffixes, if anything does.
     pub(crate) front: OnceLock<Arc<dyn Front>>,
+    /// Who is told of each request, if anybody is.
+    pub(crate) log: OnceLock<Arc<dyn AccessLog>>,
     pub(crate) popularity: Popularity,
 }
 
 /// Who asks.
 #[derive(Debug)]
 pub(crate) struct Caller<'a> {
-    /// Its address and port, as the log names them.
-    pub(crate) name: &'a str,
-    /// Its address.
-    pub(crate) address: IpAddr,
+    /// Its address and port.
+    pub(crate) client: SocketAddr,
     /// How much its address asks.
     pub(crate) rate: &'a Rate,
     /// What its connection is paced by.
@@ -88,21 +89,23 @@ impl Service {
         let from_peer = came_through && CacheControl::of(&head.headers).only_if_cached;
         let from = if from_peer { "peer" } else { "client" };
         let is_loop = came_through && !from_peer;
+        let id = if from_peer { RequestId::of(&head.headers) } else { None }.unwrap_or_else(RequestId::new);
         let outcome = match has_body {
             true => Err(ProxyError::RequestBody),
-            false => self.outcome(&caller, &head, from_peer, is_loop, interim).await,
+            false => self.outcome(&caller, &head, id, from_peer, is_loop, interim).await,
         };
-        let outcome = match outcome {
+        let mut outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 caller.line.own();
                 Outcome {
-                    response: of_error(&error, &head.method),
+                    response: of_error(&error, &head.method, id),
                     word: CacheStatus::of_error(&error).word(),
                     error: Some(error),
                 }
             }
         };
+        outcome.response.headers_mut().insert(REQUEST_ID, id.value());
         let status = outcome.response.status();
         let took = began.elapsed();
         metrics.seconds.observe(took.as_secs_f64());
@@ -117,26 +120,34 @@ impl Service {
         if let Some(error) = outcome.error.as_ref().filter(|error| CacheStatus::of_error(error) == CacheStatus::Own) {
             metrics.error(error.verdict());
         }
-        tracing::info!(
-            target: "coral_proxy::access",
-            client = caller.name,
-            method = %head.method,
-            host = head.headers.get(HOST).map(tracing::field::debug),
-            uri = %head.uri,
-            status = status.as_u16(),
-            cache = outcome.word,
-            from,
-            error = outcome.error.as_ref().map(tracing::field::display),
-            ms = took.as_millis() as u64,
-        );
         let sent = metrics.moved("sent", from);
-        outcome.response.map(|body| body.counted(sent, under_way))
+        let Outcome { response, word, error } = outcome;
+        let logged = self.log.get().map(|log| {
+            // Nothing is sent of what HEAD asks for.
+            let length = if head.method == Method::HEAD { Some(0) } else { response.body().size_hint().exact() };
+            let access = Access {
+                id,
+                client: caller.client,
+                request: head,
+                from_peer,
+                status,
+                cache: word,
+                error,
+                head_took: took,
+                took,
+                bytes: 0,
+                is_whole: false,
+            };
+            Logged::new(access, Arc::clone(log), began, length)
+        });
+        response.map(|body| body.counted(sent, under_way).logged(logged))
     }
 
     async fn outcome(
         &self,
         caller: &Caller<'_>,
         head: &http::request::Parts,
+        id: RequestId,
         from_peer: bool,
         is_loop: bool,
         interim: Ticket,
@@ -184,10 +195,12 @@ impl Service {
             None => {
                 // A fetch goes on without its client, and so has all of it for itself.
                 let control = CacheControl::of(&head.headers);
+                let mut headers = head.headers.clone();
+                headers.insert(REQUEST_ID, id.value());
                 let wanted = Wanted {
                     url: url.clone(),
                     method: head.method.clone(),
-                    headers: head.headers.clone(),
+                    headers,
                     only_if_cached: control.only_if_cached,
                     takes_stale: from_peer && control.max_stale,
                     waiting: from_peer.then(|| Waiting::of(&head.headers)),
@@ -219,7 +232,7 @@ impl Service {
         let response = if *method == Method::OPTIONS {
             of_options()
         } else {
-            let visit = Visit { method, uri, headers, authority, suffix, client: caller.address };
+            let visit = Visit { method, uri, headers, authority, suffix, client: caller.client.ip() };
             front.answer(visit)?.await.map(ReplyBody::page)
         };
         caller.line.own();
@@ -352,7 +365,7 @@ mod tests {
         };
         fetcher.cache.insert(Arc::new(object), now);
         let names = ArcSwap::from_pointee(names);
-        Service { fetcher, names, front: OnceLock::new(), popularity: Popularity::default() }
+        Service { fetcher, names, front: OnceLock::new(), log: OnceLock::new(), popularity: Popularity::default() }
     }
 
     /// The status, and the location if there is one, for a request with these header lines; `hot` if its domain waits long.
@@ -363,13 +376,14 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         let admitted = Limits::new(&config::Client::default());
         let admitted = admitted.admit(admitted.room().await, "192.0.2.1".parse().unwrap()).unwrap();
-        let address = "192.0.2.1".parse().unwrap();
-        let caller = Caller { name: "192.0.2.1:1", address, rate: admitted.rate(), line: &line, is_secure: false };
+        let client = "192.0.2.1:1".parse().unwrap();
+        let caller = Caller { client, rate: admitted.rate(), line: &line, is_secure: false };
         let mut request = Request::new(()).into_parts().0;
         request.headers = of_lines(&[lines, &[&format!("host: {HOST}")]].concat());
         let from_peer = !lines.is_empty();
-        let outcome =
-            service.outcome(&caller, &request, from_peer, false, Outbox::default().ticket(Version::HTTP_11)).await;
+        let outcome = service
+            .outcome(&caller, &request, 1.into(), from_peer, false, Outbox::default().ticket(Version::HTTP_11))
+            .await;
         drop(waiting);
         match outcome {
             Ok(Outcome { response, .. }) => {

@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Where the lines come from.
-const TARGET: &str = "coral_proxy::access";
+pub(super) const TARGET: &str = "coral_proxy::access";
 
 /// Writes lines of the access log itself, and leaves all others, and colours, to the usual format.
 #[derive(Debug, Default)]

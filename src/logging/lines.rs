@@ -1,4 +1,4 @@
-//! Lines on their way to standard error, many in one write.
+//! Lines on their way to standard error or a file, many in one write.
 //!
 //! A busy node logs tens of thousands of lines a second, and a system call for each is a tenth of what a request costs. So
 //! lines are gathered, and a thread writes what there is: at once when there is much or something is wrong, else after
@@ -100,8 +100,11 @@ impl Drop for Writing {
     }
 }
 
-/// Begins to write lines to `to`.
-pub(super) fn start(mut to: impl Write + Send + 'static) -> io::Result<(Lines, Writing)> {
+/// Begins to write lines to `to`; `tell_lost` is told how many were lost.
+pub(super) fn start<W: Write + Send + 'static>(
+    mut to: W,
+    tell_lost: impl Fn(&mut W, u64) + Send + 'static,
+) -> io::Result<(Lines, Writing)> {
     let shared = Arc::new(Shared::default());
     let thread = thread::Builder::new().name("log".to_owned()).spawn({
         let shared = Arc::clone(&shared);
@@ -111,13 +114,20 @@ pub(super) fn start(mut to: impl Write + Send + 'static) -> io::Result<(Lines, W
                 // Whoever reads has gone: there is nobody to tell.
                 let _ = to.write_all(&buffer);
                 if lost > 0 {
-                    let _ = writeln!(to, "coral: {lost} lines of the log were lost, as they are read too slowly");
+                    tell_lost(&mut to, lost);
                 }
                 let _ = to.flush();
             }
         }
     })?;
     Ok((Lines { shared: Arc::clone(&shared) }, Writing { shared, thread: Some(thread) }))
+}
+
+impl Lines {
+    /// Adds a whole line that is in no hurry.
+    pub(super) fn add(&self, line: &[u8]) {
+        self.shared.add(line, false);
+    }
 }
 
 /// One line in the making.
@@ -171,10 +181,14 @@ mod tests {
         }
     }
 
+    fn tell_lost(to: &mut Told, lost: u64) {
+        writeln!(to, "coral: {lost} lines").unwrap();
+    }
+
     #[test]
     fn all_lines_are_written_in_order_in_fewer_writes_and_before_the_end() {
         let (tell, told) = mpsc::sync_channel(1_000_000);
-        let (lines, writing) = start(Told(tell)).unwrap();
+        let (lines, writing) = start(Told(tell), tell_lost).unwrap();
         let expected: String = (0..1_000).map(|number| format!("line {number}\n")).collect();
         for line in expected.split_inclusive('\n') {
             assert_eq!(lines.make_writer().write(line.as_bytes()).unwrap(), line.len());
@@ -188,7 +202,7 @@ mod tests {
     #[test]
     fn whoever_reads_too_slowly_is_told_what_is_lost_and_holds_nobody_up() {
         let (tell, told) = mpsc::sync_channel(0);
-        let (lines, writing) = start(Told(tell)).unwrap();
+        let (lines, writing) = start(Told(tell), tell_lost).unwrap();
         let line = [b'x'; 1 << 10];
         // The writer hangs at the first of them.
         let count = 3 * MOST / line.len();

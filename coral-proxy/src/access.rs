@@ -1,0 +1,182 @@
+//! What is told of a request once its response is sent or given up; and its id, by which it is found again at other nodes.
+//!
+//! An id is told on to the nodes that are asked for the object, and shown to the client, who can quote it. A request of a client never
+//! brings one: it would choose what stands in the log. Another node's does; whoever poses as a node can choose 16 digits and no
+//! more. An origin is not told it, unless the site says so (`pass`): an id that others see with it would tell it more of a visitor
+//! than it knows from us otherwise. So the field has a name of our own, and `X-Request-Id` stays the origin's and its clients'.
+
+use std::cell::Cell;
+use std::fmt::{self, Debug};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderValue};
+use http::{StatusCode, request};
+use tokio::time::Instant;
+
+use crate::error::ProxyError;
+use crate::headers::REQUEST_ID;
+
+/// Digits of an id.
+const DIGITS: usize = 16;
+
+/// What a request is called in the logs of all nodes that have to do with it: 64 bits, written as 16 hexadecimal digits.
+///
+/// It is no secret: whoever knows one can tell the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestId(u64);
+
+impl From<u64> for RequestId {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(str::from_utf8(&self.digits()).unwrap_or_default())
+    }
+}
+
+impl RequestId {
+    /// A new one. Each thread counts from a place of its own, drawn by chance, and mixes (splitmix64), so that two of a thread are never
+    /// the same, and two of a network hardly ever.
+    pub(crate) fn new() -> Self {
+        thread_local!(static NEXT: Cell<u64> = Cell::new(RandomState::new().build_hasher().finish()));
+        let place = NEXT.with(|next| next.replace(next.get().wrapping_add(0x9e37_79b9_7f4a_7c15)));
+        let mixed = (place ^ (place >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self(mixed ^ (mixed >> 31))
+    }
+
+    /// The one that `headers` have, if it is written as this node writes it.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        let digits = headers.get(REQUEST_ID)?.as_bytes();
+        let is_one = digits.len() == DIGITS && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let text = str::from_utf8(digits).ok().filter(|_| is_one)?;
+        u64::from_str_radix(text, 16).ok().map(Self)
+    }
+
+    /// The value of the field.
+    pub(crate) fn value(self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.digits()).expect("digits are ASCII")
+    }
+
+    fn digits(self) -> [u8; DIGITS] {
+        let mut digits = *b"0123456789abcdef";
+        for (place, byte) in self.0.to_be_bytes().into_iter().enumerate() {
+            for (place, half) in [(2 * place, byte >> 4), (2 * place + 1, byte & 15)] {
+                digits[place] = b"0123456789abcdef"[usize::from(half)];
+            }
+        }
+        digits
+    }
+}
+
+/// A request and what became of it.
+#[derive(Debug)]
+pub struct Access {
+    /// Its id.
+    pub id: RequestId,
+    /// Who asked.
+    pub client: SocketAddr,
+    /// The head of the request.
+    pub request: request::Parts,
+    /// Whether another node asked.
+    pub from_peer: bool,
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// What the cache did, in a word ([`crate::Status::requests`]).
+    pub cache: &'static str,
+    /// What was wrong.
+    pub error: Option<ProxyError>,
+    /// From the head of the request to that of the response.
+    pub head_took: Duration,
+    /// From the head of the request to when the connection had taken the end of the response.
+    pub took: Duration,
+    /// Bytes of the body that were given to the connection, which takes a body that is whole in memory at once. What was still on its way
+    /// when a client went is among them.
+    pub bytes: u64,
+    /// Whether that is all of the body.
+    pub is_whole: bool,
+}
+
+/// Whoever keeps a log of requests: see [`Proxy::log_requests`](crate::Proxy::log_requests).
+pub trait AccessLog: Debug + Send + Sync {
+    /// Takes note of a request. It is called on the thread that answers it, and so is not to wait for anything.
+    fn log(&self, access: &Access);
+}
+
+/// A request whose response is being sent: it is logged when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Logged {
+    access: Box<Access>,
+    log: Arc<dyn AccessLog>,
+    began: Instant,
+    /// Bytes that the body has, if that is known.
+    length: Option<u64>,
+}
+
+impl Logged {
+    /// Of `access` all is known but how it ends. The body has `length` bytes.
+    pub(crate) fn new(access: Access, log: Arc<dyn AccessLog>, began: Instant, length: Option<u64>) -> Self {
+        Self { access: Box::new(access), log, began, length }
+    }
+
+    /// So many bytes more were sent.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.access.bytes += bytes;
+    }
+
+    /// The body has come to its end.
+    pub(crate) fn ended(&mut self) {
+        self.length = Some(self.access.bytes);
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        self.access.took = self.began.elapsed();
+        self.access.is_whole = self.length == Some(self.access.bytes);
+        self.log.log(&self.access);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::headers::of_lines;
+
+    #[test]
+    fn ids_differ_also_between_threads_and_are_read_as_they_are_written() {
+        let some = || (0..1_000).map(|_| RequestId::new().to_string()).collect::<Vec<_>>();
+        let other = std::thread::spawn(some).join().unwrap();
+        let all: BTreeSet<String> = some().into_iter().chain(other).collect();
+        assert_eq!(all.len(), 2_000);
+        for text in all.iter().map(String::as_str).chain(["0000000000000001", "00000000000000a0"]) {
+            let id = RequestId::of(&of_lines(&[&format!("coral-request-id: {text}")])).unwrap();
+            assert_eq!((id.to_string().as_str(), id.value().to_str().unwrap()), (text, text));
+        }
+    }
+
+    #[test]
+    fn nothing_but_an_id_is_taken_for_one() {
+        for bad in [
+            "",
+            "1",
+            "0123456789abcdef0",
+            "0123456789ABCDEF",
+            "+123456789abcdef",
+            "0123456789abcde\u{e9}",
+            "0123456789abcde\"",
+        ] {
+            let headers = HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_bytes(bad.as_bytes()).unwrap())]);
+            assert_eq!(RequestId::of(&headers), None, "{bad}");
+        }
+        assert_eq!(RequestId::of(&HeaderMap::new()), None);
+    }
+}
