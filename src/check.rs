@@ -1,6 +1,6 @@
 //! `coral check`: is this host ready to be a node? Each finding says what to do about it.
 //!
-//! What a node needs from its host is looked at from the host itself ([`host`]), and from its network ([`network`]): seeds that answer, and a zone
+//! What a node needs from its host is looked at from the host itself (`host`), and from its network (`network`): seeds that answer, and a zone
 //! that is delegated. Whether strangers reach its ports, only strangers can tell; the last line says so.
 
 use std::fmt::Write as _;

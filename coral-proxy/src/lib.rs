@@ -6,7 +6,7 @@
 //! 2. `service` refuses what is no request for a cache: other methods, bodies, a missing host, a loop.
 //! 3. [`url`] turns host and target into the origin, the canonical URL and its key [C04 §3.2].
 //! 4. `fetch` looks into the [`cache`]; [`policy`] says whether what is there is fresh (RFC 9111), [`partial`] whether a
-//!    part that is there is the one that is wanted. A range further on in a large object is fetched in pieces, each as below ([`slice`]).
+//!    part that is there is the one that is wanted. A range further on in a large object is fetched in pieces, each as below ([`mod@slice`]).
 //! 5. If not, `coalesce` joins the fetch that is under way, or begins one: [`mod@reference`] claims the key in the index;
 //!    `peers` asks the nodes that were there before, nearest level first, and `chain` keeps them from waiting in a circle;
 //!    the first of all has nobody to ask, and `origin` asks the origin.
@@ -54,7 +54,7 @@
 //!
 //! # How it is built
 //!
-//! [`url`], [`policy`], [`conditional`], [`partial`], [`slice`], [`version`], [`headers`], [`address`] and [`cache_status`] are values in, values out: most
+//! [`url`], [`policy`], [`conditional`], [`partial`], [`mod@slice`], [`version`], [`headers`], [`address`] and [`cache_status`] are values in, values out: most
 //! tests and both fuzz targets live there. `fetch` holds the order of sources, and each source has a file. The index is
 //! a [`coral_dsht::DshtHandle`], whatever is behind it.
 //!
