@@ -12,12 +12,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, REFERER, USER_AGENT};
 use http::{StatusCode, request};
 use tokio::time::Instant;
 
 use crate::error::ProxyError;
 use crate::headers::REQUEST_ID;
+
+/// Bytes of fields that are kept as they are until a response has been sent. Of more, what logs name is copied: in HTTP/2 a connection has a
+/// hundred requests under way, and responses that nobody reads would keep all of each.
+const MOST_FIELDS_BYTES: usize = 2048;
+/// Bytes of a field that is copied.
+const MOST_FIELD_BYTES: usize = 512;
 
 /// Digits of an id.
 const DIGITS: usize = 16;
@@ -82,7 +88,7 @@ pub struct Access {
     pub id: RequestId,
     /// Who asked.
     pub client: SocketAddr,
-    /// The head of the request.
+    /// The head of the request; of one with many fields `Host`, `Referer` and `User-Agent` alone, 512 bytes of each.
     pub request: request::Parts,
     /// Whether another node asked.
     pub from_peer: bool,
@@ -117,6 +123,20 @@ pub(crate) struct Logged {
     began: Instant,
     /// Bytes that the body has, if that is known.
     length: Option<u64>,
+}
+
+/// What of a request's head is kept for the log: all of it, or if that is much, the fields that logs name.
+pub(crate) fn kept(mut head: request::Parts) -> request::Parts {
+    let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if bytes > MOST_FIELDS_BYTES {
+        let copied = |name: HeaderName| {
+            let value = head.headers.get(&name)?.as_bytes();
+            let value = HeaderValue::from_bytes(&value[..value.len().min(MOST_FIELD_BYTES)]).ok()?;
+            Some((name, value))
+        };
+        head.headers = [HOST, REFERER, USER_AGENT].into_iter().filter_map(copied).collect();
+    }
+    head
 }
 
 impl Logged {
@@ -161,6 +181,23 @@ mod tests {
             let id = RequestId::of(&of_lines(&[&format!("coral-request-id: {text}")])).unwrap();
             assert_eq!((id.to_string().as_str(), id.value().to_str().unwrap()), (text, text));
         }
+    }
+
+    #[test]
+    fn of_a_large_head_only_what_logs_name_is_kept() {
+        let head = |cookie: usize| {
+            let mut head = http::Request::new(()).into_parts().0;
+            head.headers = of_lines(&[
+                "host: www.example.org",
+                &format!("user-agent: {}", "u".repeat(600)),
+                &format!("cookie: {}", "c".repeat(cookie)),
+            ]);
+            kept(head).headers
+        };
+        assert_eq!(head(100).len(), 3);
+        let of_large = head(4000);
+        assert_eq!((of_large.len(), &of_large[HOST]), (2, &"www.example.org".parse::<HeaderValue>().unwrap()));
+        assert_eq!(of_large[USER_AGENT].len(), 512);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::access::{Access, AccessLog, Logged, RequestId};
+use crate::access::{self, Access, AccessLog, Logged, RequestId};
 use crate::cache_status::CacheStatus;
 use crate::chain::Waiting;
 use crate::error::ProxyError;
@@ -128,7 +128,7 @@ impl Service {
             let access = Access {
                 id,
                 client: caller.client,
-                request: head,
+                request: access::kept(head),
                 from_peer,
                 status,
                 cache: word,
