@@ -152,9 +152,9 @@ impl Referred {
     /// The same `question` again says nothing new: while answers are held back it is sent more than once.
     pub fn returns(&self, now: Instant, resolver: IpAddr, cut: &[u8], question: impl Hash) -> Option<Returned> {
         let key = self.hasher.hash_one((resolver, cut));
-        let question = self.hasher.hash_one(question);
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.known.get_mut(&key).filter(|entry| now < entry.until)?;
+        let question = self.hasher.hash_one(question);
         if now.saturating_duration_since(entry.window) >= WINDOW {
             (entry.returns, entry.window, entry.often) = (0, now, None);
         }

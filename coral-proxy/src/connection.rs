@@ -57,6 +57,8 @@ pub(crate) struct Connection {
     pub(crate) line: Line,
     /// What it is to speak TLS with.
     pub(crate) tls: Option<Certificates>,
+    /// Whether a request was answered.
+    pub(crate) served: AtomicBool,
 }
 
 /// What all of it is written through.
@@ -110,7 +112,6 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Socket + Unpin,
     {
         let limits = &self.service.fetcher.config.client;
-        let served = AtomicBool::new(false);
         let outbox = Outbox::default();
         let io = TokioIo::new(WithInterim::new(stream, outbox.clone()));
         let service = service_fn(|request| async {
@@ -118,7 +119,7 @@ impl Connection {
             let request: Request<Incoming> = request;
             let interim = outbox.ticket(request.version());
             let response = outbox.before(self.service.answer(self.caller(), request, interim)).await;
-            served.store(true, Ordering::Relaxed);
+            self.served.store(true, Ordering::Relaxed);
             Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
         });
         let mut builder = http1::Builder::new();
@@ -143,7 +144,7 @@ impl Connection {
                 }
             }
         };
-        if served.load(Ordering::Relaxed)
+        if self.served.load(Ordering::Relaxed)
             && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner().socket())
         {
             self.clients.seen(self.client.ip(), rtt, true);
@@ -168,6 +169,7 @@ impl Connection {
                 // hyper sends no interim responses, and here there is no place to put them between.
                 let interim = Outbox::default().ticket(request.version());
                 let response = this.service.answer(this.caller(), request, interim).await;
+                this.served.store(true, Ordering::Relaxed);
                 Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
             }
         });
@@ -190,7 +192,7 @@ impl Connection {
                 }
             }
         };
-        if let Some(rtt) = rtt {
+        if let Some(rtt) = rtt.filter(|_| self.served.load(Ordering::Relaxed)) {
             self.clients.seen(self.client.ip(), rtt, true);
         }
         if let Err(error) = ended {

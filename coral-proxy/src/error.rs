@@ -26,6 +26,9 @@ pub enum ProxyError {
     /// The request has a body.
     #[error("a request with a body is refused")]
     RequestBody,
+    /// The request has more header fields than are read.
+    #[error("the request has too many header fields")]
+    Fields,
     /// The request has no `Host`, or several.
     #[error("a request needs exactly one Host")]
     Host,
@@ -165,6 +168,8 @@ impl ProxyError {
             Self::Method { known: true } => (StatusCode::METHOD_NOT_ALLOWED, Client, "method"),
             Self::Method { known: false } => (StatusCode::NOT_IMPLEMENTED, Client, "method"),
             Self::RequestBody => (StatusCode::PAYLOAD_TOO_LARGE, Client, "request_body"),
+            // RFC 6585 §5.
+            Self::Fields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Client, "header_fields"),
             Self::Host => (StatusCode::BAD_REQUEST, Client, "bad_host"),
             // RFC 9111 §5.2.1.7: 504 when only-if-cached cannot be satisfied.
             Self::NotCached => (StatusCode::GATEWAY_TIMEOUT, Client, "not_cached"),

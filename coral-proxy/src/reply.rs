@@ -405,20 +405,17 @@ mod tests {
         let suffix: Suffix = "nyud.net".parse().unwrap();
         let names = Names { suffixes: vec![suffix.clone()], ..Names::default() };
         let url = CoralUrl::parse("www.x.com.nyud.net", "/", &names).unwrap();
-        let location = |text: &str| {
+        let coralized = |text: &str, secure| {
             let mut headers = HeaderMap::from_iter([(LOCATION, text.parse().unwrap())]);
-            coralize_location(&mut headers, &url, &suffix, false);
+            coralize_location(&mut headers, &url, &suffix, secure);
             headers[LOCATION].to_str().unwrap().to_owned()
         };
+        let location = |text: &str| coralized(text, false);
         assert_eq!(location("http://www.x.com/a"), "http://www.x.com.nyud.net/a");
         assert_eq!(location("https://other.org/a"), "http://other.org.443.nyud.net/a");
         assert_eq!(location("//other.org/a"), "http://other.org.nyud.net/a");
         assert_eq!(location("http://www.x.com.nyud.net/a"), "http://www.x.com.nyud.net/a");
-        let secure = |text: &str| {
-            let mut headers = HeaderMap::from_iter([(LOCATION, text.parse().unwrap())]);
-            coralize_location(&mut headers, &url, &suffix, true);
-            headers[LOCATION].to_str().unwrap().to_owned()
-        };
+        let secure = |text: &str| coralized(text, true);
         assert_eq!(secure("https://a-b.other.org/a?b"), "https://a--b-other-org.s.nyud.net/a?b");
         assert_eq!(secure("https://other.org:8443/"), "https://other-org-8443.s.nyud.net/");
         assert_eq!(secure("http://other.org/a"), "http://other.org.nyud.net/a");

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -298,6 +299,7 @@ impl Proxy {
                             in_hand: in_hand.clone(),
                             line: Line::new(self.send.as_ref()),
                             tls,
+                            served: AtomicBool::new(false),
                         };
                         let stop = stop.subscribe();
                         let serve = move |stream| connection.serve(stream, stop);

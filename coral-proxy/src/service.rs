@@ -152,6 +152,10 @@ impl Service {
         is_loop: bool,
         interim: Ticket,
     ) -> Result<Outcome, ProxyError> {
+        // In HTTP/1.1 hyper has refused it, as it bounds the fields that it reads; in HTTP/2 it bounds their bytes alone.
+        if head.headers.len() > self.fetcher.config.client.max_headers.get() {
+            return Err(ProxyError::Fields);
+        }
         check_method(&head.method)?;
         check_body(&head.headers)?;
         caller.rate.take().map_err(|wait| turned_away(from_peer, ProxyError::TooManyRequests(wait)))?;

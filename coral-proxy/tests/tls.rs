@@ -164,6 +164,11 @@ async fn what_http_2_has_in_other_places_is_checked_there() {
     let post = Request::post(format!("https://{SECURE}/")).body(Full::default()).unwrap();
     assert_eq!(ask(&mut sender, post).await.0, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(ask(&mut sender, get("www.elsewhere.org", "/")).await.0, StatusCode::MISDIRECTED_REQUEST);
+    let mut many = get(SECURE, "/");
+    for _ in 0..101 {
+        many.headers_mut().append("accept", "a/b".parse().unwrap());
+    }
+    assert_eq!(ask(&mut sender, many).await.0, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     let mut large = get(SECURE, "/");
     large.headers_mut().insert("x-large", "a".repeat(60_000).parse().unwrap());
     assert_eq!(ask(&mut sender, large).await.0, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
