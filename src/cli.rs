@@ -23,7 +23,7 @@ pub struct Cli {
 pub enum Command {
     /// Run one node until Ctrl-C or SIGTERM.
     #[command(after_help = NODE_HELP)]
-    Node(NodeArgs),
+    Node(RunArgs),
     /// Run a small network on this machine, play a flash crowd against it, and let you try it.
     #[command(after_help = DEMO_HELP)]
     Demo(demo::Options),
@@ -66,6 +66,17 @@ pub enum Command {
     /// Write a manual page for each subcommand into a directory.
     #[command(after_help = MAN_HELP)]
     Man(ManArgs),
+}
+
+/// How a node is run.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// Its configuration.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Take over from a running node, whose sockets come by standard input: how a node starts its successor.
+    #[arg(long, hide = true)]
+    pub take_over: bool,
 }
 
 /// Where a node's configuration comes from.
@@ -390,7 +401,7 @@ mod tests {
         let Command::Node(args) = cli.command else {
             panic!("another subcommand");
         };
-        let overrides = args.overrides().unwrap();
+        let overrides = args.node.overrides().unwrap();
         let said: Vec<String> = overrides.iter().map(|o| format!("{} {}={}", o.origin, o.path, o.value)).collect();
         assert_eq!(
             said,

@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
 use coral_dns::dnssec::key::{Algorithm, Key};
+use sd_notify::NotifyState;
 use serde_json::Value as Json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, StatusArgs, UrlArgs};
+use crate::cli::{
+    DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, RunArgs, StatusArgs, UrlArgs,
+};
 use crate::config::{Config, Override};
 use crate::node::Node;
+use crate::takeover::{self, Attempt, Predecessor};
 use crate::{admin, http, logging, tables};
 
 /// What rereads the configuration; for who has none, the terminal is gone, as good a reason as any to leave in good order.
@@ -18,18 +22,37 @@ const HANGUP: &str = "SIGHUP";
 /// The exit status of a process that a second signal ends, as a shell counts it: 128 and the number of SIGINT.
 const FORCED: i32 = 130;
 
-/// `coral node`: runs until a signal, or until a part of it fails.
-pub fn node(args: &NodeArgs) -> anyhow::Result<bool> {
+/// What has a new process take over.
+const USER_2: &str = "SIGUSR2";
+
+/// `coral node`: runs until a signal, until a part of it fails, or until another process has taken over.
+pub fn node(args: &RunArgs) -> anyhow::Result<bool> {
+    // By the time that it is asked for, a newer one may lie there, and this one have no name any more.
+    let binary = std::env::current_exe().context("cannot tell which program this is")?;
+    let predecessor = if args.take_over { Some(Predecessor::meet()?) } else { None };
+    let args = &args.node;
     let config = load_for_node(args)?;
     let _log = logging::start(&config.log)?;
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
-        let node = Node::start(config).await?;
+        let mut node = start(config, predecessor).await?;
+        service_manager(&[NotifyState::Ready]);
         let failure = loop {
             tokio::select! {
-                // Without a file there is nothing to read again: the terminal is gone.
                 name = signals.next() => match name {
+                    // Without a file there is nothing to read again: the terminal is gone.
                     HANGUP if args.config.is_some() => reload(&node, args),
+                    USER_2 => match takeover::hand_over(node, &binary).await? {
+                        Attempt::Done(leaving, process) => {
+                            service_manager(&[NotifyState::MainPid(process)]);
+                            tracing::info!("{USER_2}: process {process} has taken over; this one ends when its last response is sent");
+                            return Ok(signals.or_force(leaving.finish()).await.is_clean());
+                        }
+                        Attempt::Failed(same, why) => {
+                            tracing::error!("{USER_2}: this process stays: {why:#}");
+                            node = *same;
+                        }
+                    },
                     _ => {
                         tracing::info!("{name}: stopping; a second signal ends at once");
                         break None;
@@ -48,6 +71,24 @@ pub fn node(args: &NodeArgs) -> anyhow::Result<bool> {
             None => Ok(true),
         }
     })
+}
+
+/// Starts a node, in the place of the `predecessor` if there is one.
+async fn start(config: Config, predecessor: Option<Predecessor>) -> anyhow::Result<Node> {
+    let Some(mut predecessor) = predecessor else {
+        return Node::start(config).await;
+    };
+    let (sockets, contacts) = predecessor.relieve()?;
+    let started = Node::start_with(config, sockets, contacts).await;
+    predecessor.tell(started.as_ref().map(drop));
+    started
+}
+
+/// Tells systemd, if that waits for it.
+fn service_manager(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("the service manager cannot be told: {error}");
+    }
 }
 
 /// Opens the access log again and reads the configuration again; what cannot be used changes nothing.
@@ -208,6 +249,7 @@ pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    user_2: Signal,
 }
 
 impl Signals {
@@ -216,6 +258,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            user_2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -225,6 +268,7 @@ impl Signals {
             _ = self.interrupt.recv() => "Ctrl-C",
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.hangup.recv() => HANGUP,
+            _ = self.user_2.recv() => USER_2,
         }
     }
 

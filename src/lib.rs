@@ -21,4 +21,5 @@ mod page;
 pub mod report;
 pub mod sim;
 mod tables;
+mod takeover;
 pub mod top;

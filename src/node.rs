@@ -5,6 +5,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -28,13 +30,17 @@ mod sockets;
 mod state;
 
 use sockets::Sockets;
-pub(crate) use sockets::advice;
+pub(crate) use sockets::{Place, Shared, advice};
 
 /// Beyond its own times for draining and withdrawing, a part gets so long to end.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Round-trip times of clients on their way from the cache to the nameserver; more are dropped.
 const OBSERVATIONS: usize = 256;
+
+/// Parts that are let go of in a way of their own.
+const INDEX: &str = "index";
+const STATE_FILE: &str = "state file";
 
 /// How often [`together`] looks.
 const LOOK: Duration = Duration::from_millis(25);
@@ -57,6 +63,10 @@ pub struct Node {
     _page: Arc<Page>,
     /// In the order in which they end.
     parts: Vec<Part>,
+    /// What it listens at, for another process that takes over.
+    shared: Vec<(Place, OwnedFd)>,
+    /// Whether one does, for the nameserver.
+    leaves: Arc<AtomicBool>,
     failures: watch::Receiver<Vec<String>>,
 }
 
@@ -90,9 +100,14 @@ impl Node {
     ///
     /// The node joins its network in the background; `/health` tells when it has.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        Self::start_with(config, Shared::default(), Vec::new()).await
+    }
+
+    /// The same in the place of another process, with its sockets and the `contacts` of its index.
+    pub(crate) async fn start_with(config: Config, sockets: Shared, contacts: Vec<SocketAddr>) -> anyhow::Result<Self> {
         let started = Instant::now();
-        let sockets = Sockets::bind(&config).await?;
-        let addresses = sockets.addresses()?;
+        let sockets = Sockets::bind(&config, sockets).await?;
+        let (addresses, shared) = (sockets.addresses()?, sockets.share()?);
         let remembered = config.dsht.node.state.as_deref().map(state::read).unwrap_or_default();
         let mut seeds = match address::look_up(&config.dsht.node.seeds).await {
             Ok(seeds) => seeds,
@@ -103,6 +118,7 @@ impl Node {
             Err(e) => return Err(e),
         };
         seeds.extend(remembered);
+        seeds.extend(contacts);
         let ip = address::advertised(&config.dsht.node, &seeds)?;
         let me = Peer::new(SocketAddr::new(ip, addresses.dsht.port()), services(&addresses));
 
@@ -113,7 +129,7 @@ impl Node {
         let towards = seeds.clone();
         let (dsht, driver) = Driver::new(sockets.dsht, me, Arc::new(config.dsht.part.clone()))
             .context("cannot start the index ([dsht])")?;
-        let index = Part::start("index", GRACE, &failed, |stop| async move {
+        let index = Part::start(INDEX, GRACE, &failed, |stop| async move {
             driver.run(seeds, stop).await;
             Ok(())
         });
@@ -122,6 +138,7 @@ impl Node {
         let (observe, observations) = mpsc::channel(OBSERVATIONS);
         let mut proxy = None;
         let mut requests = None;
+        let mut leaves = Arc::default();
         let mut parts = Vec::new();
         if let Some(sockets) = sockets.proxy {
             let port = sockets.http.local_addr()?.port();
@@ -148,13 +165,14 @@ impl Node {
             let part = Arc::new(config.dns.part.clone());
             let mut server = coral_dns::Server::new(part, suffixes, me, dsht.clone(), metrics);
             server.observe(observations);
+            leaves = server.leaves();
             parts.push(Part::start("nameserver", GRACE, &failed, |stop| async move {
                 server.run(sockets, stop).await.map_err(|e| describe(&e))
             }));
         }
         if let Some(path) = config.dsht.node.state.clone() {
             let dsht = dsht.clone();
-            parts.push(Part::start("state file", GRACE, &failed, |stop| async move {
+            parts.push(Part::start(STATE_FILE, GRACE, &failed, |stop| async move {
                 state::keep(dsht, &path, stop).await;
                 Ok(())
             }));
@@ -197,7 +215,7 @@ impl Node {
                 Ok(())
             }));
         }
-        let node = Self { me, addresses, dsht, proxy, requests, config, _page: page, parts, failures };
+        let node = Self { me, addresses, dsht, proxy, requests, config, _page: page, parts, shared, leaves, failures };
         tracing::info!(id = %me.id, address = %me.addr, "started: {}", node.addresses);
         Ok(node)
     }
@@ -249,8 +267,47 @@ impl Node {
         }
     }
 
+    /// What is in force.
+    pub(crate) fn config(&self) -> Config {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its sockets once more.
+    pub(crate) fn shared(&self) -> std::io::Result<Vec<(Place, OwnedFd)>> {
+        self.shared.iter().map(|(place, socket)| Ok((*place, socket.as_fd().try_clone_to_owned()?))).collect()
+    }
+
+    /// Lets go of its sockets and its disk, so that another process can take its place: returns as soon as that may begin, with what is
+    /// still under way here, and the sockets.
+    ///
+    /// The index says no goodbye, as its address stays, and nothing is withdrawn from it.
+    pub(crate) async fn leave(self) -> (Leaving, Vec<(Place, OwnedFd)>) {
+        self.leaves.store(true, Ordering::Release);
+        if let Some(proxy) = &self.proxy {
+            proxy.leave();
+        }
+        let mut parts = Vec::new();
+        for mut part in self.parts {
+            match part.name {
+                INDEX => drop(part),
+                STATE_FILE => drop(part.stop().await),
+                _ => {
+                    part.tell();
+                    parts.push(part);
+                }
+            }
+        }
+        if let Some(proxy) = &self.proxy {
+            proxy.has_left().await;
+        }
+        let patience = self.config.read().unwrap_or_else(PoisonError::into_inner).proxy.part.hand_over + GRACE;
+        (Leaving { parts, patience, requests: self.requests }, self.shared)
+    }
+
     /// Stops every part in turn and says how each one ended.
     pub async fn stop(self) -> Ending {
+        // Who connects from now on is refused, and does not wait.
+        drop(self.shared);
         let mut ending = Ending::default();
         for part in self.parts {
             ending.parts.push(part.stop().await);
@@ -309,12 +366,12 @@ impl Part {
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
         let (stop, stopped) = oneshot::channel();
-        let told = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let told = Arc::new(AtomicBool::new(false));
         let body = body(stop_signal(stopped, Arc::clone(&told)));
         let failed = Arc::clone(failed);
         let task = tokio::spawn(async move {
             let outcome = body.await;
-            if !told.load(std::sync::atomic::Ordering::Relaxed) {
+            if !told.load(Ordering::Relaxed) {
                 let why = outcome.clone().err().unwrap_or_else(|| "it ended by itself".to_owned());
                 tracing::error!("the {name} has stopped: {why}");
                 failed.send_modify(|failures| failures.push(format!("the {name} has stopped: {why}")));
@@ -324,15 +381,25 @@ impl Part {
         Self { name, stop: Some(stop), task, patience }
     }
 
+    /// Tells it to stop. Whether it runs.
+    fn tell(&mut self) -> bool {
+        self.stop.take().is_some_and(|stop| stop.send(()).is_ok())
+    }
+
     async fn stop(mut self) -> PartEnding {
+        let (stopped_before, patience) = (!self.tell(), self.patience);
+        self.ended(stopped_before, patience).await
+    }
+
+    /// Waits until it has ended, as long as `patience` lasts.
+    async fn ended(mut self, stopped_before: bool, patience: Duration) -> PartEnding {
         let begun = Instant::now();
-        let stopped_before = self.stop.take().is_none_or(|stop| stop.send(()).is_err());
-        let outcome = match tokio::time::timeout(self.patience, &mut self.task).await {
+        let outcome = match tokio::time::timeout(patience, &mut self.task).await {
             Ok(Ok(Ok(()))) if stopped_before => Err("it had ended before".to_owned()),
             Ok(Ok(outcome)) => outcome,
             Ok(Err(e)) => Err(format!("it panicked: {e}")),
             // It is aborted when this part is dropped.
-            Err(_) => Err(format!("it did not end within {:?}", self.patience)),
+            Err(_) => Err(format!("it did not end within {patience:?}")),
         };
         let took = begun.elapsed();
         match &outcome {
@@ -350,14 +417,36 @@ impl Drop for Part {
     }
 }
 
+/// A node in whose place another process runs: what it still has to send.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    parts: Vec<Part>,
+    patience: Duration,
+    requests: Option<Arc<Requests>>,
+}
+
+impl Leaving {
+    /// Waits until all of it is sent, within `proxy.hand_over`.
+    pub(crate) async fn finish(self) -> Ending {
+        let mut ending = Ending::default();
+        for part in self.parts {
+            ending.parts.push(part.ended(false, self.patience).await);
+        }
+        if let Some(requests) = &self.requests {
+            requests.close();
+        }
+        ending
+    }
+}
+
 /// A future that ends when the part is to stop.
 type StopSignal = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-fn stop_signal(stopped: oneshot::Receiver<()>, told: Arc<std::sync::atomic::AtomicBool>) -> StopSignal {
+fn stop_signal(stopped: oneshot::Receiver<()>, told: Arc<AtomicBool>) -> StopSignal {
     Box::pin(async move {
         // A sender that is dropped is that of a part about to be aborted.
         drop(stopped.await);
-        told.store(true, std::sync::atomic::Ordering::Relaxed);
+        told.store(true, Ordering::Relaxed);
     })
 }
 

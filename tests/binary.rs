@@ -1,30 +1,11 @@
 //! The binary as a user meets it: what it prints, what it says when something is wrong, and how it ends.
 
+mod support;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
 
-/// Nothing here takes seconds unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn coral(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_coral"));
-    // Whatever the tester's own environment sets is none of the test's business.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CORAL_")) {
-        command.env_remove(name);
-    }
-    command.args(arguments);
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    coral(arguments).output().expect("the binary runs")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use support::PATIENCE;
+use support::running::{Running, coral, run, stderr};
 
 #[test]
 fn url_prints_the_coralized_url_and_nothing_else() {
@@ -369,57 +350,4 @@ fn the_demonstration_ends_well() {
     let cells: Vec<&str> = total.split_whitespace().collect();
     // 11 objects, each asked of each node at first; then 200 of the crowd, and the large file once more for each node.
     assert_eq!(cells[4..6], ["236", "11"], "{total}");
-}
-
-/// A node whose log is read line by line.
-struct Running {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
-
-impl Running {
-    /// A node whose index and cache listen at free ports.
-    fn start(arguments: &[&str]) -> Self {
-        let free = "127.0.0.1:0";
-        let mut command = coral(&["node", "--dsht-listen", free, "--proxy-listen", free]);
-        command.args(arguments).stderr(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the binary runs");
-        let log = BufReader::new(child.stderr.take().unwrap());
-        let (send, lines) = mpsc::channel();
-        std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        Self { child, lines }
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-
-    /// The next line of the log that contains `text`.
-    fn line_with(&self, text: &str) -> String {
-        let mut seen = Vec::new();
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
-            if line.contains(text) {
-                return line;
-            }
-            seen.push(line);
-        }
-        panic!("no line with `{text}` in {seen:#?}");
-    }
-
-    /// Waits until it ends; its exit status.
-    fn end(&mut self) -> Option<i32> {
-        // Its standard output closes when it ends.
-        let mut rest = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
-        assert_eq!(rest, "", "a node prints nothing");
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Already ended, when the test has passed.
-        let _ = self.child.kill();
-    }
 }

@@ -12,6 +12,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coral_dsht::{DshtHandle, Peer};
@@ -62,6 +63,7 @@ pub struct Server {
     known: Vec<(IpNetwork, Duration)>,
     observations: Option<mpsc::Receiver<(IpAddr, Duration)>>,
     port: u16,
+    leaves: Arc<AtomicBool>,
 }
 
 /// A task of the server has ended, for good or not.
@@ -70,7 +72,17 @@ type Ended = Result<Result<(), DnsError>, JoinError>;
 impl Server {
     /// A server for the zones `suffixes`, which names itself, `me.addr.ip()`, for what `me.services` has.
     pub fn new(config: Arc<Config>, suffixes: Vec<Suffix>, me: Peer, dsht: DshtHandle, metrics: Metrics) -> Self {
-        Self { config, suffixes, me, dsht, metrics, known: Vec::new(), observations: None, port: 53 }
+        Self {
+            config,
+            suffixes,
+            me,
+            dsht,
+            metrics,
+            known: Vec::new(),
+            observations: None,
+            port: 53,
+            leaves: Arc::default(),
+        }
     }
 
     /// Begins with what is known of a client's network, as of the moment when the server is run.
@@ -86,6 +98,11 @@ impl Server {
     /// The port of other nodes' nameservers. Default 53, where resolvers ask: another one is for tests.
     pub fn set_port(&mut self, port: u16) {
         self.port = port;
+    }
+
+    /// If this is set when the server is stopped, another process goes on with the same sockets: what has arrived there is left to it.
+    pub fn leaves(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.leaves)
     }
 
     /// Answers until `shutdown` is done, then finishes what has arrived. Dropping the future stops it at once. It is to be
@@ -131,6 +148,11 @@ impl Server {
             Some(ended) = tasks.join_next() => flatten(ended),
         };
         stop.send_replace(true);
+        if self.leaves.load(Ordering::Acquire) {
+            readers.iter().for_each(Reader::leave);
+            let _ = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+            return outcome;
+        }
         readers.iter().for_each(Reader::stop);
         while let Some(ended) = tasks.join_next().await {
             if outcome.is_ok() {

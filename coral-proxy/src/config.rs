@@ -48,6 +48,9 @@ pub struct Config {
     /// How long requests under way may take to finish once the node is told to stop. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// How long they may take once another process has taken over the sockets. Default 10 min.
+    #[serde(with = "humantime_serde")]
+    pub hand_over: Duration,
     /// The disk tier.
     pub disk: Disk,
     /// How much may be sent and received.
@@ -77,6 +80,7 @@ impl Default for Config {
             memory_object_limit: ByteSize::mib(1),
             threads: None,
             drain: Duration::from_secs(10),
+            hand_over: Duration::from_secs(600),
             disk: Disk::default(),
             bandwidth: Bandwidth::default(),
             client: Client::default(),

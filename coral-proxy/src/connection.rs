@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -118,8 +119,11 @@ impl Connection {
             let handled = self.in_hand.take();
             let request: Request<Incoming> = request;
             let interim = outbox.ticket(request.version());
-            let response = outbox.before(self.service.answer(self.caller(), request, interim)).await;
+            let mut response = outbox.before(self.service.answer(self.caller(), request, interim)).await;
             self.served.store(true, Ordering::Relaxed);
+            if self.is_leaving() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
         });
         let mut builder = http1::Builder::new();
@@ -136,8 +140,15 @@ impl Connection {
         let ended = tokio::select! {
             ended = &mut connection => ended,
             () = stopped(&mut stop) => {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                match timeout(LAST_HEAD, &mut connection).await {
+                // Nothing is closed while another process takes over: a request may be on its way, which the next response says
+                // is the last one here.
+                let limit = if self.is_leaving() {
+                    limits.header_timeout
+                } else {
+                    std::pin::Pin::new(&mut connection).graceful_shutdown();
+                    LAST_HEAD
+                };
+                match timeout(limit, &mut connection).await {
                     Ok(ended) => ended,
                     Err(_) if self.in_hand.is_empty() => Ok(()),
                     Err(_) => (&mut connection).await,
@@ -217,6 +228,10 @@ impl Connection {
                 return;
             }
         }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.service.is_leaving.load(Ordering::Relaxed)
     }
 
     fn caller(&self) -> Caller<'_> {

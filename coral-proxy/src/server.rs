@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::pin;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -72,6 +72,8 @@ pub struct Proxy {
     /// What may be received.
     receive: Option<Budget>,
     metrics: Metrics,
+    /// Whether another process may take its place, see [`Proxy::leave`].
+    has_left: watch::Sender<bool>,
 }
 
 /// What a proxy listens at.
@@ -173,9 +175,16 @@ impl Proxy {
         };
         let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), receive.clone(), metrics.clone())?);
         let clients = Clients::start(dsht, hints, metrics.clone());
-        let service =
-            Service { fetcher, names, front: OnceLock::new(), log: OnceLock::new(), popularity: Popularity::default() };
-        Ok(Self { service: Arc::new(service), limits, clients, certificates, send, receive, metrics })
+        let service = Service {
+            fetcher,
+            names,
+            front: OnceLock::new(),
+            log: OnceLock::new(),
+            popularity: Popularity::default(),
+            is_leaving: AtomicBool::new(false),
+        };
+        let has_left = watch::Sender::new(false);
+        Ok(Self { service: Arc::new(service), limits, clients, certificates, send, receive, metrics, has_left })
     }
 
     /// Takes over what a running proxy can of `config`, without touching a connection: `sites`, `allow_addresses`, the file that
@@ -246,8 +255,23 @@ impl Proxy {
         self.service.fetcher.searches()
     }
 
+    /// Another process is to take over: from now on the `shutdown` of [`Self::run`] means that.
+    ///
+    /// Then `run` takes no connection any more and gives the disk free at once, for which [`Self::has_left`] waits. Connections there
+    /// are end with their next response, within `config.hand_over`; what they ask for is kept in memory only. References stay, as the
+    /// other process has the same address.
+    pub fn leave(&self) {
+        self.service.is_leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until another process may use the sockets and the disk.
+    pub async fn has_left(&self) {
+        // The sender is this proxy's own.
+        let _ = self.has_left.subscribe().wait_for(|left| *left).await;
+    }
+
     /// Serves `sockets` until `shutdown`; then finishes what is under way, within `config.drain`, and withdraws all
-    /// references from the index.
+    /// references from the index. After [`Self::leave`] it ends otherwise.
     ///
     /// Fails if there is a socket for TLS and no certificate.
     pub async fn run(
@@ -318,11 +342,20 @@ impl Proxy {
         }
         drop(sockets);
         self.clients.stop();
+        let is_leaving = self.service.is_leaving.load(Ordering::Relaxed);
         stop.send_replace(true);
+        if is_leaving {
+            self.service.fetcher.cache.close().await;
+            self.has_left.send_replace(true);
+        }
         let drained = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(config.drain, drained).await.is_err() {
+        let patience = if is_leaving { config.hand_over } else { config.drain };
+        if tokio::time::timeout(patience, drained).await.is_err() {
             tracing::warn!(left = connections.len(), "connections were cut, as they took too long to finish");
             connections.shutdown().await;
+        }
+        if is_leaving {
+            return Ok(());
         }
         let withdrawn = self.service.fetcher.references.stop();
         if tokio::time::timeout(config.reference.withdraw, withdrawn).await.is_err() {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -40,6 +41,8 @@ pub(crate) struct Service {
     /// Who is told of each request, if anybody is.
     pub(crate) log: OnceLock<Arc<dyn AccessLog>>,
     pub(crate) popularity: Popularity,
+    /// Whether another process has taken over: each connection ends with its next response, and none before.
+    pub(crate) is_leaving: AtomicBool,
 }
 
 /// Who asks.
@@ -369,7 +372,14 @@ mod tests {
         };
         fetcher.cache.insert(Arc::new(object), now);
         let names = ArcSwap::from_pointee(names);
-        Service { fetcher, names, front: OnceLock::new(), log: OnceLock::new(), popularity: Popularity::default() }
+        Service {
+            fetcher,
+            names,
+            front: OnceLock::new(),
+            log: OnceLock::new(),
+            popularity: Popularity::default(),
+            is_leaving: AtomicBool::new(false),
+        }
     }
 
     /// The status, and the location if there is one, for a request with these header lines; `hot` if its domain waits long.

@@ -1,8 +1,12 @@
 //! Binding a node's addresses, all of them before anything runs, and saying what to do when one cannot be had.
+//!
+//! Sockets of another process that this one takes over from are used where their addresses are the configured ones.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 
@@ -17,6 +21,48 @@ const MAX_SOCKETS: usize = 16;
 /// Bytes that wait in front of each, at most.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
+/// What a socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Place {
+    Index,
+    DnsUdp,
+    DnsTcp,
+    Http,
+    Https,
+    Admin,
+}
+
+/// Sockets that two processes share for a moment.
+#[derive(Debug, Default)]
+pub(crate) struct Shared(Vec<(Place, OwnedFd)>);
+
+impl Shared {
+    pub(crate) fn new(sockets: Vec<(Place, OwnedFd)>) -> Self {
+        Self(sockets)
+    }
+
+    /// Takes out those of `place` that are bound to `addr`; to any port, if that is 0.
+    fn take(&mut self, place: Place, addr: SocketAddr) -> Vec<OwnedFd> {
+        let is_it = |(of, socket): &mut (Place, OwnedFd)| {
+            let local = socket2::SockRef::from(&*socket).local_addr().ok().and_then(|local| local.as_socket());
+            let bound = |local: SocketAddr| local.ip() == addr.ip() && [local.port(), 0].contains(&addr.port());
+            *of == place && local.is_some_and(bound)
+        };
+        self.0.extract_if(.., is_it).map(|(_, socket)| socket).collect()
+    }
+
+    fn listener(&mut self, place: Place, addr: SocketAddr) -> Option<io::Result<TcpListener>> {
+        let socket = self.take(place, addr).pop()?;
+        Some(nonblocking(std::net::TcpListener::from(socket)))
+    }
+}
+
+fn nonblocking(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
 /// Everything that a node listens at.
 #[derive(Debug)]
 pub(super) struct Sockets {
@@ -27,19 +73,44 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    pub(super) async fn bind(config: &Config) -> anyhow::Result<Self> {
+    /// Those of `shared`, where they fit, and otherwise new ones.
+    pub(super) async fn bind(config: &Config, mut shared: Shared) -> anyhow::Result<Self> {
         let dsht = config.dsht.node.listen;
-        let dsht = UdpSocket::bind(dsht).await.map_err(|e| refused("index", dsht, "dsht", &e))?;
+        let dsht = index(dsht, &mut shared).await.map_err(|e| refused("index", dsht, "dsht", &e))?;
         let dns = match config.dns.node.listen {
-            Some(addr) => Some(nameserver(addr).await.map_err(|e| refused("nameserver", addr, "dns", &e))?),
+            Some(addr) => {
+                Some(nameserver(addr, &mut shared).await.map_err(|e| refused("nameserver", addr, "dns", &e))?)
+            }
             None => None,
         };
         Ok(Self {
             dsht,
             dns,
-            proxy: cache(config).await?,
-            admin: listener("admin address", config.admin.listen, "admin").await?,
+            proxy: cache(config, &mut shared).await?,
+            admin: match config.admin.listen {
+                Some(addr) => Some(
+                    listener(Place::Admin, addr, &mut shared)
+                        .await
+                        .map_err(|e| refused("admin address", addr, "admin", &e))?,
+                ),
+                None => None,
+            },
         })
+    }
+
+    /// The same sockets once more.
+    pub(super) fn share(&self) -> io::Result<Vec<(Place, OwnedFd)>> {
+        let mut shared = vec![(Place::Index, self.dsht.as_fd())];
+        if let Some(dns) = &self.dns {
+            shared.extend(dns.udp.iter().map(|socket| (Place::DnsUdp, socket.as_fd())));
+            shared.extend(dns.tcp.iter().map(|socket| (Place::DnsTcp, socket.as_fd())));
+        }
+        if let Some(proxy) = &self.proxy {
+            shared.push((Place::Http, proxy.http.as_fd()));
+            shared.extend(proxy.https.iter().map(|socket| (Place::Https, socket.as_fd())));
+        }
+        shared.extend(self.admin.iter().map(|socket| (Place::Admin, socket.as_fd())));
+        shared.into_iter().map(|(place, socket)| Ok((place, socket.try_clone_to_owned()?))).collect()
     }
 
     /// What was bound: ports in place of 0.
@@ -56,29 +127,45 @@ impl Sockets {
     }
 }
 
+async fn index(addr: SocketAddr, shared: &mut Shared) -> io::Result<UdpSocket> {
+    match shared.take(Place::Index, addr).pop() {
+        Some(socket) => {
+            let socket = std::net::UdpSocket::from(socket);
+            socket.set_nonblocking(true)?;
+            UdpSocket::from_std(socket)
+        }
+        None => UdpSocket::bind(addr).await,
+    }
+}
+
 /// The cache's: the one for TLS is of use with certificates only.
-async fn cache(config: &Config) -> anyhow::Result<Option<coral_proxy::Sockets>> {
+async fn cache(config: &Config, shared: &mut Shared) -> anyhow::Result<Option<coral_proxy::Sockets>> {
     let addresses = &config.proxy.node;
-    let Some(http) = listener("cache", addresses.listen, "proxy").await? else {
+    let Some(addr) = addresses.listen else {
         return Ok(None);
     };
+    let http = listener(Place::Http, addr, shared).await.map_err(|e| refused("cache", addr, "proxy", &e))?;
     let https = match addresses.tls_listen.filter(|_| !config.proxy.part.certificates.is_empty()) {
-        Some(addr) => Some(TcpListener::bind(addr).await.map_err(|e| tls_refused(addr, &e))?),
+        Some(addr) => Some(listener(Place::Https, addr, shared).await.map_err(|e| tls_refused(addr, &e))?),
         None => None,
     };
     Ok(Some(coral_proxy::Sockets { http, https }))
 }
 
-async fn listener(what: &str, addr: Option<SocketAddr>, section: &str) -> anyhow::Result<Option<TcpListener>> {
-    let Some(addr) = addr else {
-        return Ok(None);
-    };
-    let bound = TcpListener::bind(addr).await.map_err(|e| refused(what, addr, section, &e))?;
-    Ok(Some(bound))
+async fn listener(place: Place, addr: SocketAddr, shared: &mut Shared) -> io::Result<TcpListener> {
+    match shared.listener(place, addr) {
+        Some(listener) => listener,
+        None => TcpListener::bind(addr).await,
+    }
 }
 
 /// The same port over UDP and TCP, as RFC 7766 §5 has it; for port 0, one that is free in both.
-async fn nameserver(addr: SocketAddr) -> io::Result<coral_dns::Sockets> {
+async fn nameserver(addr: SocketAddr, shared: &mut Shared) -> io::Result<coral_dns::Sockets> {
+    if let Some(tcp) = shared.listener(Place::DnsTcp, addr) {
+        // However many there were: each is one that the kernel gives queries to.
+        let udp = shared.take(Place::DnsUdp, addr).into_iter().map(std::net::UdpSocket::from).collect();
+        return Ok(coral_dns::Sockets { udp, tcp: Some(tcp?) });
+    }
     let mut attempt = 1;
     loop {
         match same_port(addr).await {
@@ -146,14 +233,14 @@ mod tests {
         let mut overrides: Vec<Override> = all.iter().map(|set| Override::set(set).unwrap()).collect();
         overrides.push(Override::flag("--proxy-listen", "proxy.listen", addr));
         let config = Config::load(None, &overrides).unwrap();
-        let message = Sockets::bind(&config).await.unwrap_err().to_string();
+        let message = Sockets::bind(&config, Shared::default()).await.unwrap_err().to_string();
         assert!(message.starts_with(&format!("cannot listen at {addr} for the cache (`proxy.listen`):")), "{message}");
         assert!(message.contains("--proxy-listen"), "{message}");
     }
 
     #[tokio::test]
     async fn dns_has_one_port_over_udp_and_tcp() {
-        let sockets = nameserver("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let sockets = nameserver("127.0.0.1:0".parse().unwrap(), &mut Shared::default()).await.unwrap();
         let tcp = sockets.tcp.unwrap().local_addr().unwrap();
         assert_eq!(sockets.udp[0].local_addr().unwrap(), tcp);
     }
@@ -164,7 +251,7 @@ mod tests {
         // Of the ports that the kernel chooses from one in seventy is taken: in a thousand tries some are met.
         let _taken: Vec<_> = (0..400).map(|_| std::net::TcpListener::bind(addr).unwrap()).collect();
         for _ in 0..1000 {
-            nameserver(addr).await.unwrap();
+            nameserver(addr, &mut Shared::default()).await.unwrap();
         }
     }
 }

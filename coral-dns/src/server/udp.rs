@@ -4,7 +4,7 @@
 //! while nobody asks. What is to be sent later, and only that, becomes a task of the runtime that the server was started on.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,9 @@ use crate::proximity::Client;
 
 /// Datagrams that had arrived before the stop and are still answered, for each socket.
 const LAST_DATAGRAMS: usize = 1024;
+
+/// Datagrams that are to wake a thread: which socket of several a datagram goes to hangs on where it comes from.
+const NUDGES: usize = 8;
 
 /// Answers that wait for a measurement, or are held back, at once and for each socket. Further ones are sent as they are.
 const MAX_WAITING: usize = 1024;
@@ -48,6 +51,7 @@ pub(super) struct Reader {
 struct Stop {
     is_due: AtomicBool,
     is_at_once: AtomicBool,
+    is_for_another: AtomicBool,
 }
 
 impl Stop {
@@ -57,6 +61,11 @@ impl Stop {
 
     fn is_at_once(&self) -> bool {
         self.is_at_once.load(Ordering::Acquire)
+    }
+
+    /// Whether another process goes on reading the socket.
+    fn is_for_another(&self) -> bool {
+        self.is_for_another.load(Ordering::Acquire)
     }
 }
 
@@ -115,10 +124,33 @@ impl Reader {
         // from then on. What has arrived can still be read.
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Read);
     }
+
+    /// Has the thread read no more, as another process does that from now on, with the same socket; to shut that down, or to change
+    /// its mode, would do so for both.
+    ///
+    /// What wakes it is a datagram. One of ours that goes to another socket of the same address, or is lost, does no harm: then it
+    /// is a query, which it answers as well as the other process could.
+    pub(super) fn leave(&self) {
+        self.stop.is_for_another.store(true, Ordering::Release);
+        self.stop.is_due.store(true, Ordering::Release);
+        let nudge = || {
+            let mut to = self.socket.local_addr()?;
+            if to.ip().is_unspecified() {
+                to.set_ip(if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+            }
+            UdpSocket::bind((to.ip(), 0))?.send_to(&[], to)
+        };
+        for _ in 0..NUDGES {
+            let _: io::Result<usize> = nudge();
+        }
+    }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        if self.stop.is_for_another() {
+            return;
+        }
         self.stop.is_at_once.store(true, Ordering::Release);
         self.stop();
         if let Some(thread) = self.thread.take() {
@@ -165,6 +197,9 @@ impl Answering {
                 Err(error) if is_passing(&error) || is_exhausted(&error) => self.handler.dropped("receive"),
                 Err(source) => return Err(DnsError::Socket { transport: "udp", source }),
             }
+        }
+        if stop.is_for_another() {
+            return Ok(self.waiting);
         }
         let is_set = self.socket.set_nonblocking(true).is_ok();
         for _ in 0..LAST_DATAGRAMS {
@@ -307,6 +342,28 @@ mod tests {
         let error = told.recv_timeout(PATIENCE).expect("the call returns").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotConnected);
         assert!(matches!(end(ended).await, Ok(())));
+    }
+
+    #[tokio::test]
+    async fn who_leaves_wakes_and_the_socket_serves_another() {
+        let socket = socket();
+        let (address, other) = (socket.local_addr().unwrap(), socket.try_clone().unwrap());
+        let (reader, ended) = Reader::start_with(socket, |socket| {
+            move |stop: &Stop| {
+                while !stop.is_due() {
+                    receive(&socket, &mut [0; 9]).unwrap();
+                }
+                Ok(JoinSet::new())
+            }
+        })
+        .unwrap();
+        reader.leave();
+        assert!(matches!(end(ended).await, Ok(())));
+        drop(reader);
+        self::socket().send_to(b"seven", address).unwrap();
+        let mut buffer = [0; 9];
+        // Behind what was to wake the thread.
+        while other.recv_from(&mut buffer).unwrap().0 != 5 {}
     }
 
     #[tokio::test]
