@@ -141,6 +141,26 @@ pub struct Log {
     pub filter: String,
     /// What is logged of requests.
     pub access: AccessLog,
+    /// Where the steps of requests are sent.
+    pub traces: Traces,
+}
+
+/// `[log.traces]`: the steps of some requests, with their times, at all nodes that have to do with them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Traces {
+    /// The collector, which takes OTLP over HTTP: `http://127.0.0.1:4318`. Default: none, and nothing is traced.
+    pub endpoint: Option<String>,
+    /// The share of the requests of clients that are traced, from 0 to 1. Default: 0.01.
+    ///
+    /// Those of other nodes are traced if these trace them.
+    pub share: f64,
+}
+
+impl Default for Traces {
+    fn default() -> Self {
+        Self { endpoint: None, share: 0.01 }
+    }
 }
 
 /// `[log.access]`: a line for each request that the cache has answered, when all is sent or the client has gone.
@@ -230,7 +250,12 @@ impl Default for Admin {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Human, filter: "info".to_owned(), access: AccessLog::default() }
+        Self {
+            format: LogFormat::Human,
+            filter: "info".to_owned(),
+            access: AccessLog::default(),
+            traces: Traces::default(),
+        }
     }
 }
 

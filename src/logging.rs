@@ -4,6 +4,7 @@ mod access;
 mod lines;
 mod record;
 mod requests;
+mod traces;
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -15,6 +16,7 @@ use tracing_subscriber::{Layer as _, fmt};
 
 pub use self::lines::Writing;
 pub(crate) use self::requests::Requests;
+pub(crate) use self::traces::Traces;
 use crate::config::{Log, LogFormat};
 
 /// What a filter such as `info,coral_proxy::access=off` means.

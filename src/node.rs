@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::config::Config;
 use crate::join::Outwards;
-use crate::logging::Requests;
+use crate::logging::{Requests, Traces};
 use crate::page::Page;
 
 pub(crate) mod address;
@@ -139,6 +139,7 @@ impl Node {
         let mut proxy = None;
         let mut requests = None;
         let mut leaves = Arc::default();
+        let mut sender_of_traces = None;
         let mut parts = Vec::new();
         if let Some(sockets) = sockets.proxy {
             let port = sockets.http.local_addr()?.port();
@@ -153,6 +154,10 @@ impl Node {
             requests = Requests::open(&config.log.access)?;
             if let Some(requests) = &requests {
                 cache.log_requests(Arc::<Requests>::clone(requests));
+            }
+            if let Some((traces, sending)) = Traces::open(&config.log.traces, me)? {
+                cache.trace_requests(traces);
+                sender_of_traces = Some(sending);
             }
             proxy = Some(cache.clone());
             parts.push(Part::start("cache", patience, &failed, |stop| async move {
@@ -197,6 +202,13 @@ impl Node {
             parts.insert(0, part);
         }
         parts.push(index);
+        // After the cache, whose last answers are traced, too.
+        if let Some(sending) = sender_of_traces {
+            parts.push(Part::start("sender of traces", GRACE, &failed, |stop| async move {
+                sending.run(stop).await;
+                Ok(())
+            }));
+        }
         let config = Arc::new(RwLock::new(config));
         if let Some(listener) = sockets.admin {
             let shared = Arc::new(admin::Shared {

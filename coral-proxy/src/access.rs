@@ -40,6 +40,12 @@ impl From<u64> for RequestId {
     }
 }
 
+impl From<RequestId> for u64 {
+    fn from(id: RequestId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(str::from_utf8(&self.digits()).unwrap_or_default())
@@ -59,7 +65,12 @@ impl RequestId {
 
     /// The one that `headers` have, if it is written as this node writes it.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let digits = headers.get(REQUEST_ID)?.as_bytes();
+        headers.get(REQUEST_ID).and_then(Self::parse)
+    }
+
+    /// What is written like one.
+    pub(crate) fn parse(value: &HeaderValue) -> Option<Self> {
+        let digits = value.as_bytes();
         let is_one = digits.len() == DIGITS && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         let text = str::from_utf8(digits).ok().filter(|_| is_one)?;
         u64::from_str_radix(text, 16).ok().map(Self)

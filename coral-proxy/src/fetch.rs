@@ -35,6 +35,7 @@ use crate::policy::{CacheControl, Validity, variant_key};
 use crate::reference::References;
 use crate::resolver::Resolver;
 use crate::tls;
+use crate::trace::Traces;
 use crate::url::CoralUrl;
 use one::{Fetch, What, pump};
 pub(crate) use slices::Slices;
@@ -113,6 +114,7 @@ impl Fetcher {
         dsht: DshtHandle,
         receive: Option<Budget>,
         metrics: Metrics,
+        traces: Traces,
     ) -> Result<Self, ProxyError> {
         let tls = tls::client_config(&config.origin.extra_ca)?;
         let references = References::start(me, dsht.clone(), config.reference.clone(), metrics.clone());
@@ -121,8 +123,8 @@ impl Fetcher {
         let peer_client = Client::new(Resolver::of_system(limit), tls.clone(), limit);
         let cache = Cache::open(&config, references.clone(), &metrics)?;
         Ok(Self {
-            peers: Peers::new(&config, peer_client, me, dsht, receive.clone(), metrics.clone()),
-            origins: Origins::new(&config, &tls, receive, &metrics),
+            peers: Peers::new(&config, peer_client, me, dsht, receive.clone(), metrics.clone(), traces.clone()),
+            origins: Origins::new(&config, &tls, receive, &metrics, traces),
             coalesce: Coalesce::default(),
             distrusted: Moka::builder().max_capacity(REMEMBERED_URLS).time_to_live(config.peer.set_aside).build(),
             runtime: Handle::current(),

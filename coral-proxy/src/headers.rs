@@ -16,6 +16,7 @@ use crate::digest::CONTENT_DIGEST;
 use crate::partial::Part;
 use crate::policy::list_members;
 use crate::slice::{Came, SLICE_BYTES};
+use crate::trace::TRACE;
 use crate::url::Passes;
 use crate::version::Version;
 
@@ -94,7 +95,7 @@ fn is_provoking(client: &HeaderMap, name: &HeaderName) -> bool {
 }
 
 /// The fields of a request to an origin or node, made from a client's: what is passed on, what is `selecting`, and what
-/// the site `passes`. The id of the request is among them, which `without_id` takes out for an origin.
+/// the site `passes`. The id of the request is among them, and what traces it, which `without_id` takes out for an origin.
 pub fn to_upstream(client: &HeaderMap, selecting: &[HeaderName], passes: &Passes) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let selecting = selecting.iter().filter(|name| !held_back(name));
@@ -109,14 +110,17 @@ pub fn to_upstream(client: &HeaderMap, selecting: &[HeaderName], passes: &Passes
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     headers.insert(VIA, VIA_MEMBER);
     headers.insert(CDN_LOOP, LOOP_MEMBER);
-    if let Some(id) = client.get(REQUEST_ID) {
-        headers.insert(REQUEST_ID, id.clone());
+    for name in [REQUEST_ID, TRACE] {
+        if let Some(id) = client.get(&name) {
+            headers.insert(name, id.clone());
+        }
     }
     headers
 }
 
 /// Takes the id out of a request to an origin, unless its site `passes` it: see [`crate::access`].
 pub(crate) fn without_id(request: &mut HeaderMap, passes: &Passes) {
+    request.remove(TRACE);
     if !passes.fields.contains(&REQUEST_ID) {
         request.remove(REQUEST_ID);
     }

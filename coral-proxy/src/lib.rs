@@ -103,6 +103,7 @@ mod service;
 pub mod slice;
 mod stall;
 mod tls;
+pub mod trace;
 pub mod url;
 pub mod version;
 mod workers;

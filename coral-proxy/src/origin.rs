@@ -29,6 +29,7 @@ use crate::interim::Ticket;
 use crate::metrics::Metrics;
 use crate::resolver::Resolver;
 use crate::tls;
+use crate::trace::{Step, Traces};
 use crate::url::{CoralUrl, Origin, Scheme};
 
 /// How long it is remembered that an origin wants https.
@@ -227,10 +228,17 @@ pub(crate) struct Origins {
     wants_https: Moka<Plain, u16>,
     in_trouble: Moka<Origin, ()>,
     bounds: Bounds,
+    traces: Traces,
 }
 
 impl Origins {
-    pub(crate) fn new(config: &Config, tls: &ClientConfig, budget: Option<Budget>, metrics: &Metrics) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        tls: &ClientConfig,
+        budget: Option<Budget>,
+        metrics: &Metrics,
+        traces: Traces,
+    ) -> Self {
         let limits: &OriginLimits = &config.origin;
         // Less than the time for connecting, which it is part of: so it can be told which of both was slow.
         let resolver = Resolver::of_system(limits.connect_timeout * 4 / 5);
@@ -248,6 +256,7 @@ impl Origins {
                 requests: metrics.origin_requests.clone(),
                 budget,
             },
+            traces,
         }
     }
 
@@ -259,8 +268,19 @@ impl Origins {
         mut headers: HeaderMap,
         interim: &Ticket,
     ) -> Result<Answer, ProxyError> {
+        let mut step = self.traces.step(&headers, || Step::AskOrigin {
+            url: format!("{}{}", url.origin, url.target),
+            status: None,
+            error: None,
+        });
         without_id(&mut headers, &url.passes);
         let answer = self.ask(method, url, headers, interim).await;
+        step.tell(|step| {
+            if let Step::AskOrigin { status, error, .. } = step {
+                *status = answer.as_ref().ok().map(|answer| answer.status);
+                *error = answer.as_ref().err().map(ToString::to_string);
+            }
+        });
         let failed = match &answer {
             Ok(answer) => answer.status.is_server_error(),
             Err(error) => error.verdict().fault == Fault::Origin,

@@ -37,6 +37,7 @@ use crate::origin::{Answer, Bounds, ask};
 use crate::policy::list_members;
 use crate::reference::{Fetching, decode_reference, stale_key};
 use crate::searches::{self, Searches};
+use crate::trace::{Open, Step, Traces};
 use crate::url::CoralUrl;
 use hedge::FirstBytes;
 
@@ -117,6 +118,7 @@ pub(crate) struct Peers {
     metrics: Metrics,
     /// What the index was asked lately.
     pub(crate) searches: Searches,
+    traces: Traces,
 }
 
 impl Peers {
@@ -127,6 +129,7 @@ impl Peers {
         dsht: DshtHandle,
         budget: Option<Budget>,
         metrics: Metrics,
+        traces: Traces,
     ) -> Self {
         Self {
             client,
@@ -147,6 +150,7 @@ impl Peers {
             delivered: (AtomicU64::new(0), RandomState::new()),
             metrics,
             searches: Searches::default(),
+            traces,
         }
     }
 
@@ -185,7 +189,8 @@ impl Peers {
         // Each round but the last adds to what is refused.
         for _ in 0..=self.limits.attempts {
             let refused = &useless[useless.len().saturating_sub(MOST_REFUSED)..];
-            let (values, level) = self.named(inquiry.url, search, refused).await?;
+            let step = self.traces.step(inquiry.headers, || Step::Search { level: None, found: 0, hops: 0 });
+            let (values, level) = self.named(inquiry.url, search, refused, step).await?;
             let known = useless.len();
             let values = values.into_iter().take(self.limits.attempts + MOST_REFUSED);
             let named: Vec<(Option<SocketAddr>, Value)> =
@@ -218,18 +223,24 @@ impl Peers {
     }
 
     /// References in the order in which to try them, and their level.
-    async fn named(&self, url: &CoralUrl, search: &mut Search<'_>, refused: &[Value]) -> Result<Named, Missed> {
+    async fn named(
+        &self,
+        url: &CoralUrl,
+        search: &mut Search<'_>,
+        refused: &[Value],
+        step: Open,
+    ) -> Result<Named, Missed> {
         let began = Instant::now();
         let (values, level) = match search {
             // The index has an order of its own, by which the crowd becomes a tree.
             Search::Claim(fetching, _) => {
                 let claimed = fetching.claim(refused, self.limits.index_timeout).await.ok_or(Missed::Unknown)?;
-                self.seen(url, began, claimed.level, claimed.values.len(), claimed.hops);
+                self.seen(url, began, (claimed.level, claimed.values.len(), claimed.hops), step);
                 (claimed.values, claimed.level)
             }
             _ if !refused.is_empty() => return Err(Missed::Nowhere),
-            Search::Get => self.find(url, url.key()).await?,
-            Search::Stale => self.find(url, stale_key(url.key())).await?,
+            Search::Get => self.find(url, url.key(), step).await?,
+            Search::Stale => self.find(url, stale_key(url.key()), step).await?,
             Search::Named(named, _) => return Ok((*named).clone()),
         };
         level.filter(|_| !values.is_empty()).map(|level| (values, level)).ok_or(Missed::Nowhere)
@@ -237,16 +248,16 @@ impl Peers {
 
     /// Those who have the whole of `url`, as the index says now.
     pub(crate) async fn who_has(&self, url: &CoralUrl) -> Option<Named> {
-        let (values, level) = self.find(url, url.key()).await.ok()?;
+        let (values, level) = self.find(url, url.key(), Open::default()).await.ok()?;
         Some((values, level?))
     }
 
     /// What the index has under one of the keys of `url`, in this node's order.
-    async fn find(&self, url: &CoralUrl, key: Id) -> Result<(Vec<Value>, Option<Level>), Missed> {
+    async fn find(&self, url: &CoralUrl, key: Id, step: Open) -> Result<(Vec<Value>, Option<Level>), Missed> {
         let (limit, began) = (self.limits.index_timeout, Instant::now());
         let found = tokio::time::timeout(limit, self.dsht.get(key, Levels::ALL)).await;
         let found = found.ok().and_then(Result::ok).ok_or(Missed::Unknown)?;
-        self.seen(url, began, found.level, found.values.len(), found.hops);
+        self.seen(url, began, (found.level, found.values.len(), found.hops), step);
         let mut values = found.values;
         // Each node has an order of its own, by a hash: clients of many nodes spread over the references without
         // a random source, and a replay asks the same.
@@ -255,7 +266,14 @@ impl Peers {
     }
 
     /// Keeps a search for the node's operator.
-    fn seen(&self, url: &CoralUrl, began: Instant, level: Option<Level>, found: usize, hops: Vec<Hop>) {
+    fn seen(
+        &self,
+        url: &CoralUrl,
+        began: Instant,
+        (level, found, hops): (Option<Level>, usize, Vec<Hop>),
+        mut step: Open,
+    ) {
+        step.tell(|step| *step = Step::Search { level, found, hops: hops.len() });
         let (url, at, took) = (url.canonical(), SystemTime::now(), began.elapsed());
         self.searches.add(searches::Search { url, at, took, level, found, hops });
     }
@@ -366,10 +384,13 @@ impl Peers {
         let target = target.map_err(|_| failed("its URL cannot be written".to_owned()))?;
         let mut headers = inquiry.headers.clone();
         headers.insert(WAITING, waiting.write());
+        let mut step = self.traces.step(&headers, || Step::AskNode { peer, status: None });
+        step.pass_on(&mut headers);
         let began = Instant::now();
         let answer =
             ask(inquiry.url.domain(), &self.client, inquiry.method.clone(), target, headers, &self.bounds, None).await;
         let answer = answer.map_err(Refusal::Failed)?;
+        step.tell(|step| *step = Step::AskNode { peer, status: Some(answer.status) });
         match said(&answer.headers) {
             Said::Stale if search.is_for_stale() && (inquiry.fits)(&answer) => Ok(answer),
             Said::Stale => Err(Refusal::Nothing),

@@ -28,6 +28,7 @@ use crate::fetch::Served;
 use crate::front::PageBody;
 use crate::headers::{CACHE_STATUS, PROXY_STATUS, add_via};
 use crate::limits::Handled;
+use crate::trace::Open;
 use crate::url::{CoralUrl, Suffix, UrlError, coralize, coralize_secure};
 
 /// What a 304 says of the response it stands for (RFC 9110 §15.4.5), and what the cache adds.
@@ -43,6 +44,8 @@ pub(crate) struct ReplyBody {
     sent: Option<Counter>,
     /// Logs the request when the body is dropped.
     logged: Option<Logged>,
+    /// Records the request in its trace, likewise.
+    traced: Open,
     /// Counts the request as under way until its body is dropped.
     under_way: Option<UnderWay>,
     /// Keeps the connection from being taken for an idle one.
@@ -83,7 +86,15 @@ impl ReplyBody {
     }
 
     fn of(content: Content) -> Self {
-        Self { content, broken: None, sent: None, logged: None, under_way: None, handled: None }
+        Self {
+            content,
+            broken: None,
+            sent: None,
+            logged: None,
+            traced: Open::default(),
+            under_way: None,
+            handled: None,
+        }
     }
 
     /// Keeps its connection busy until it is sent.
@@ -102,6 +113,12 @@ impl ReplyBody {
     /// Logs the request when it is sent.
     pub(crate) fn logged(mut self, logged: Option<Logged>) -> Self {
         self.logged = logged;
+        self
+    }
+
+    /// Ends this step of its trace when it is sent.
+    pub(crate) fn traced(mut self, step: Open) -> Self {
+        self.traced = step;
         self
     }
 

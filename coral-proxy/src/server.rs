@@ -33,6 +33,7 @@ use crate::pace::Line;
 use crate::popular::{Popular, Popularity};
 use crate::searches::Search;
 use crate::service::Service;
+use crate::trace::{TraceLog, Traces};
 use crate::url::{CoralUrl, DenyList, DenyListError, Names, Suffix, UrlError};
 use crate::workers::Workers;
 
@@ -173,13 +174,16 @@ impl Proxy {
             [] => None,
             files => Some(Certificates::new(files)?),
         };
-        let fetcher = Arc::new(Fetcher::new(config, me, dsht.clone(), receive.clone(), metrics.clone())?);
+        let traces = Traces::default();
+        let fetcher = Fetcher::new(config, me, dsht.clone(), receive.clone(), metrics.clone(), traces.clone())?;
+        let fetcher = Arc::new(fetcher);
         let clients = Clients::start(dsht, hints, metrics.clone());
         let service = Service {
             fetcher,
             names,
             front: OnceLock::new(),
             log: OnceLock::new(),
+            traces,
             popularity: Popularity::default(),
             is_leaving: AtomicBool::new(false),
         };
@@ -223,6 +227,11 @@ impl Proxy {
     /// From now on `log` is told of each request when its response has been sent; one that was set before stays.
     pub fn log_requests(&self, log: Arc<dyn AccessLog>) {
         let _ = self.service.log.set(log);
+    }
+
+    /// From now on `log` is told of the steps of the requests that it wants; one that was set before stays.
+    pub fn trace_requests(&self, log: Arc<dyn TraceLog>) {
+        self.service.traces.set(log);
     }
 
     /// The `most` URLs that clients ask for most, as far as a few requests of many tell.

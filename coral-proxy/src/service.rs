@@ -28,6 +28,7 @@ use crate::pace::Line;
 use crate::policy::CacheControl;
 use crate::popular::Popularity;
 use crate::reply::{Locations, ReplyBody, UnderWay, of_error, of_home, of_object, of_options};
+use crate::trace::{Open, Step, TRACE, Traces};
 use crate::url::{CoralUrl, Names, UrlError};
 
 /// What answers requests. Shared by all connections.
@@ -40,6 +41,8 @@ pub(crate) struct Service {
     pub(crate) front: OnceLock<Arc<dyn Front>>,
     /// Who is told of each request, if anybody is.
     pub(crate) log: OnceLock<Arc<dyn AccessLog>>,
+    /// Where the steps of requests go.
+    pub(crate) traces: Traces,
     pub(crate) popularity: Popularity,
     /// Whether another process has taken over: each connection ends with its next response, and none before.
     pub(crate) is_leaving: AtomicBool,
@@ -93,9 +96,10 @@ impl Service {
         let from = if from_peer { "peer" } else { "client" };
         let is_loop = came_through && !from_peer;
         let id = if from_peer { RequestId::of(&head.headers) } else { None }.unwrap_or_else(RequestId::new);
+        let mut traced = self.traces.root(id, (&head.headers, from_peer), || answering(&head, from_peer));
         let outcome = match has_body {
             true => Err(ProxyError::RequestBody),
-            false => self.outcome(&caller, &head, id, from_peer, is_loop, interim).await,
+            false => self.outcome(&caller, &head, (id, &traced), from_peer, is_loop, interim).await,
         };
         let mut outcome = match outcome {
             Ok(outcome) => outcome,
@@ -125,6 +129,7 @@ impl Service {
         }
         let sent = metrics.moved("sent", from);
         let Outcome { response, word, error } = outcome;
+        traced.tell(|step| answered(step, status, word, error.as_ref()));
         let logged = self.log.get().map(|log| {
             // Nothing is sent of what HEAD asks for.
             let length = if head.method == Method::HEAD { Some(0) } else { response.body().size_hint().exact() };
@@ -143,14 +148,14 @@ impl Service {
             };
             Logged::new(access, Arc::clone(log), began, length)
         });
-        response.map(|body| body.counted(sent, under_way).logged(logged))
+        response.map(|body| body.counted(sent, under_way).logged(logged).traced(traced))
     }
 
     async fn outcome(
         &self,
         caller: &Caller<'_>,
         head: &http::request::Parts,
-        id: RequestId,
+        (id, traced): (RequestId, &Open),
         from_peer: bool,
         is_loop: bool,
         interim: Ticket,
@@ -204,6 +209,9 @@ impl Service {
                 let control = CacheControl::of(&head.headers);
                 let mut headers = head.headers.clone();
                 headers.insert(REQUEST_ID, id.value());
+                // A client's own means nothing here.
+                headers.remove(TRACE);
+                traced.pass_on(&mut headers);
                 let wanted = Wanted {
                     url: url.clone(),
                     method: head.method.clone(),
@@ -261,6 +269,24 @@ impl Service {
             self.fetcher.metrics.turned_away.inc();
             turned_away(from_peer, ProxyError::OverShare(wait))
         })
+    }
+}
+
+/// A request as a step of its trace, as far as it has come.
+fn answering(head: &http::request::Parts, from_peer: bool) -> Step {
+    let host = head.headers.get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes())).unwrap_or_default();
+    let url = match head.uri.authority() {
+        Some(_) => head.uri.to_string(),
+        None => format!("http://{host}{}", head.uri),
+    };
+    let (method, status) = (head.method.clone(), StatusCode::OK);
+    Step::Answer { method, url, from_peer, status, cache: "", error: None }
+}
+
+/// The same when it is known what the answer is.
+fn answered(step: &mut Step, new: StatusCode, word: &'static str, what: Option<&ProxyError>) {
+    if let Step::Answer { status, cache, error, .. } = step {
+        (*status, *cache, *error) = (new, word, what.map(ToString::to_string));
     }
 }
 
@@ -356,7 +382,7 @@ mod tests {
         let dsht = MemoryNetwork::new().node(Peer::new(me, Services::NONE));
         let config = Arc::new(Config::default());
         let metrics = Metrics::register(&mut Registry::default());
-        let fetcher = Arc::new(Fetcher::new(Arc::clone(&config), me, dsht, None, metrics).unwrap());
+        let fetcher = Arc::new(Fetcher::new(Arc::clone(&config), me, dsht, None, metrics, Traces::default()).unwrap());
         let names = Names { suffixes: vec!["nyud.net".parse().unwrap()], ..Names::default() };
         let key = CoralUrl::parse(HOST, "/", &names).unwrap().key();
         let (headers, now) = (of_lines(&[lines, &["cache-control: max-age=60"]].concat()), SystemTime::now());
@@ -377,6 +403,7 @@ mod tests {
             names,
             front: OnceLock::new(),
             log: OnceLock::new(),
+            traces: Traces::default(),
             popularity: Popularity::default(),
             is_leaving: AtomicBool::new(false),
         }
@@ -396,7 +423,14 @@ mod tests {
         request.headers = of_lines(&[lines, &[&format!("host: {HOST}")]].concat());
         let from_peer = !lines.is_empty();
         let outcome = service
-            .outcome(&caller, &request, 1.into(), from_peer, false, Outbox::default().ticket(Version::HTTP_11))
+            .outcome(
+                &caller,
+                &request,
+                (1.into(), &Open::default()),
+                from_peer,
+                false,
+                Outbox::default().ticket(Version::HTTP_11),
+            )
             .await;
         drop(waiting);
         match outcome {

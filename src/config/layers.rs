@@ -124,6 +124,15 @@ impl Config {
             bail!("`suffixes` is empty: a node serves at least one, such as nyud.net");
         }
         crate::logging::parse_filter(&self.log.filter).context("`log.filter`")?;
+        let traces = &self.log.traces;
+        if traces.endpoint.as_ref().is_some_and(|endpoint| !endpoint.starts_with("http://")) {
+            bail!(
+                "`log.traces.endpoint` is no plain HTTP address, such as http://127.0.0.1:4318; TLS is for a collector nearby to speak"
+            );
+        }
+        if !(0.0..=1.0).contains(&traces.share) {
+            bail!("`log.traces.share` is {}, and not from 0 to 1", traces.share);
+        }
         Ok(())
     }
 }
