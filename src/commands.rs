@@ -36,7 +36,6 @@ pub fn node(args: &RunArgs) -> anyhow::Result<bool> {
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
         let mut node = start(config, predecessor).await?;
-        service_manager(&[NotifyState::Ready]);
         let failure = loop {
             tokio::select! {
                 name = signals.next() => match name {
@@ -44,7 +43,6 @@ pub fn node(args: &RunArgs) -> anyhow::Result<bool> {
                     HANGUP if args.config.is_some() => reload(&node, args),
                     USER_2 => match takeover::hand_over(node, &binary).await? {
                         Attempt::Done(leaving, process) => {
-                            service_manager(&[NotifyState::MainPid(process)]);
                             tracing::info!("{USER_2}: process {process} has taken over; this one ends when its last response is sent");
                             return Ok(signals.or_force(leaving.finish()).await.is_clean());
                         }
@@ -76,10 +74,16 @@ pub fn node(args: &RunArgs) -> anyhow::Result<bool> {
 /// Starts a node, in the place of the `predecessor` if there is one.
 async fn start(config: Config, predecessor: Option<Predecessor>) -> anyhow::Result<Node> {
     let Some(mut predecessor) = predecessor else {
-        return Node::start(config).await;
+        let node = Node::start(config).await?;
+        service_manager(&[NotifyState::Ready]);
+        return Ok(node);
     };
     let (sockets, contacts) = predecessor.relieve()?;
     let started = Node::start_with(config, sockets, contacts).await;
+    if started.is_ok() {
+        // Before the other process may end, or the service would have ended with it. From one that has ended systemd takes no word.
+        service_manager(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+    }
     predecessor.tell(started.as_ref().map(drop));
     started
 }
