@@ -490,3 +490,39 @@ fn hints_name_only_those_who_answer() {
     sim.run_for(Duration::from_secs(30));
     assert!(matches!(sim.outcome(17, op), Some(Outcome::Nodes(found)) if !found.is_empty()));
 }
+
+/// A message that is told to all.
+const NEWS: &[u8] = b"news";
+
+/// Nodes that all listen, and pass on whatever they hear.
+fn listening(seed: u64, nodes: usize, link: Link) -> Simulation {
+    let mut sim = network(seed, nodes);
+    sim.set_link(link);
+    for number in 0..nodes {
+        sim.listen(number, Some(HOUR));
+    }
+    // They have asked each other for what there is.
+    sim.run_for(Duration::from_secs(10));
+    assert_eq!(sim.heard(), []);
+    sim
+}
+
+#[test]
+fn what_one_of_200_nodes_announces_all_others_hear_once_within_seconds() {
+    let mut sim = listening(21, 200, Link { loss_per_mille: 50, ..Link::default() });
+    let (began, sent) = (sim.now(), datagrams_sent(&sim));
+    sim.act(17, |dsht| dsht.announce(began, NEWS, HOUR));
+    sim.run_for(Duration::from_secs(10));
+    let heard = sim.heard();
+    let nodes: std::collections::BTreeSet<usize> = heard.iter().map(|heard| heard.node).collect();
+    assert_eq!((heard.len(), nodes.len()), (199, 199));
+    assert!(!nodes.contains(&17) && heard.iter().all(|heard| &heard.message[..] == NEWS));
+    let last = heard.last().unwrap().at.saturating_since(began);
+    assert!(last < Duration::from_secs(3), "{last:?}");
+    let most = datagrams_sent(&sim).iter().zip(sent).map(|(after, before)| after - before).max().unwrap();
+    assert!(most < 400, "{most} datagrams by one node");
+}
+
+fn datagrams_sent(sim: &Simulation) -> Vec<u64> {
+    (0..sim.len()).map(|number| sim.node(number).stats().datagrams_sent).collect()
+}

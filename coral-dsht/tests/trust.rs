@@ -29,6 +29,8 @@ struct Net {
     /// All that was sent.
     log: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     done: Vec<Outcome>,
+    /// What was told to whom; the test decides.
+    heard: Vec<(SocketAddr, Id, Vec<u8>)>,
 }
 
 fn addr(number: u8) -> SocketAddr {
@@ -59,6 +61,7 @@ impl Net {
             cut: BTreeSet::new(),
             log: Vec::new(),
             done: Vec::new(),
+            heard: Vec::new(),
         };
         for number in 1..=count {
             net.start(number, 0);
@@ -96,6 +99,7 @@ impl Net {
                         self.flying.insert((self.now + ONE_WAY, self.sent), (from, to, bytes));
                     }
                     Output::Done { outcome, .. } => self.done.push(outcome),
+                    Output::Announced { id, message, .. } => self.heard.push((from, id, message.to_vec())),
                 }
             }
         }
