@@ -15,6 +15,7 @@ use moka::sync::Cache as Moka;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use crate::auth::Auth;
 use crate::budget::Budget;
 use crate::cache::body::{Body, Limits, Reader};
 use crate::cache::{Cache, Found, Object};
@@ -57,6 +58,8 @@ pub(crate) struct Fetcher {
     pub(crate) cache: Cache,
     pub(crate) references: References,
     pub(crate) metrics: Metrics,
+    /// How nodes know each other, in a closed network.
+    pub(crate) auth: Option<Auth>,
     /// Where fetches run: a client's may end before them.
     runtime: Handle,
     me: SocketAddr,
@@ -120,8 +123,9 @@ impl Fetcher {
         let limit = config.peer.connect_timeout;
         let peer_client = Client::new(Resolver::of_system(limit), tls.clone(), limit);
         let cache = Cache::open(&config, references.clone(), &metrics)?;
+        let auth = config.network_key.as_ref().map(|key| Auth::new(key, me)).transpose()?;
         Ok(Self {
-            peers: Peers::new(&config, peer_client, me, dsht, receive.clone(), metrics.clone()),
+            peers: Peers::new(&config, peer_client, me, dsht, auth.clone(), receive.clone(), metrics.clone()),
             origins: Origins::new(&config, &tls, receive, &metrics),
             coalesce: Coalesce::default(),
             distrusted: Moka::builder().max_capacity(REMEMBERED_URLS).time_to_live(config.peer.set_aside).build(),
@@ -136,6 +140,7 @@ impl Fetcher {
             cache,
             references,
             metrics,
+            auth,
             config,
         })
     }

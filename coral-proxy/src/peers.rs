@@ -9,6 +9,8 @@
 //! moment only: so this node still waits for one node alone, and no circle comes of it. Who answers first with the object
 //! delivers; the other one is not to blame.
 //!
+//! In a closed network an answer counts only if it shows the network's key ([`crate::auth`]): one who cannot is set aside.
+//!
 //! Before the origin is asked for what is nowhere else, those are asked who have it stale (`max-stale`): see `fetch/lent.rs`.
 
 use std::hash::{BuildHasher, RandomState};
@@ -25,6 +27,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::address::may_be_peer;
+use crate::auth::Auth;
 use crate::budget::Budget;
 use crate::cache_status::CacheStatus;
 use crate::chain::{Chain, WAITING, Waiting};
@@ -108,6 +111,8 @@ pub(crate) struct Peers {
     client: Client,
     dsht: DshtHandle,
     me: SocketAddr,
+    /// How nodes know each other, in a closed network.
+    auth: Option<Auth>,
     limits: PeerLimits,
     bounds: Bounds,
     set_aside: Moka<SocketAddr, ()>,
@@ -125,6 +130,7 @@ impl Peers {
         client: Client,
         me: SocketAddr,
         dsht: DshtHandle,
+        auth: Option<Auth>,
         budget: Option<Budget>,
         metrics: Metrics,
     ) -> Self {
@@ -132,6 +138,7 @@ impl Peers {
             client,
             dsht,
             me,
+            auth,
             limits: config.peer.clone(),
             bounds: Bounds {
                 first_byte_timeout: config.peer.first_byte_timeout,
@@ -366,10 +373,17 @@ impl Peers {
         let target = target.map_err(|_| failed("its URL cannot be written".to_owned()))?;
         let mut headers = inquiry.headers.clone();
         headers.insert(WAITING, waiting.write());
+        let now = SystemTime::now();
+        let shown = self.auth.as_ref().map(|auth| auth.show(peer, inquiry.method, &target, &mut headers, now));
         let began = Instant::now();
         let answer =
             ask(inquiry.url.domain(), &self.client, inquiry.method.clone(), target, headers, &self.bounds, None).await;
-        let answer = answer.map_err(Refusal::Failed)?;
+        let mut answer = answer.map_err(Refusal::Failed)?;
+        if let Some(shown) = shown
+            && !shown.is_answered_by(answer.status, &mut answer.headers)
+        {
+            return Err(Refusal::Failed(ProxyError::Stranger));
+        }
         match said(&answer.headers) {
             Said::Stale if search.is_for_stale() && (inquiry.fits)(&answer) => Ok(answer),
             Said::Stale => Err(Refusal::Nothing),
