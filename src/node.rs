@@ -143,7 +143,9 @@ impl Node {
         let mut parts = Vec::new();
         if let Some(sockets) = sockets.proxy {
             let port = sockets.http.local_addr()?.port();
-            let part = Arc::new(config.proxy.part.clone());
+            let mut part = config.proxy.part.clone();
+            part.network_key.clone_from(&config.dsht.part.network_key);
+            let part = Arc::new(part);
             let patience = part.drain + part.reference.withdraw + GRACE;
             let suffixes = config.suffixes.iter().map(|suffix| suffix.proxy.clone()).collect();
             let metrics = coral_proxy::Metrics::register(&mut registry);

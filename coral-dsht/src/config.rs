@@ -110,7 +110,7 @@ pub struct Config {
     /// The secret that all nodes of a closed network share: 64 hexadecimal digits. Default: none, an open network.
     ///
     /// With one every datagram is authenticated, for 16 bytes and some microseconds each, and strangers are dropped before
-    /// anything else is looked at.
+    /// anything else is looked at. A node's cache knows other nodes by it as well.
     pub network_key: Option<NetworkKey>,
 
     /// Requests served a second for one network, a /24 of IPv4 or a /48 of IPv6, and twice as many in a burst. Default

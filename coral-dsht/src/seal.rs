@@ -47,6 +47,14 @@ impl FromStr for NetworkKey {
     }
 }
 
+impl NetworkKey {
+    /// A secret for one purpose, made of this one: what is shown for one is worth nothing for another, nor for the index.
+    pub fn derive(&self, purpose: &str) -> [u8; KEY_BYTES] {
+        let mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        mac.chain_update(purpose).finalize().into_bytes().into()
+    }
+}
+
 /// Never the secret.
 impl fmt::Debug for NetworkKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -138,6 +146,12 @@ mod tests {
         }
         let shown = format!("{:?} {:?}", key('7'), Seal::new(Some(&key('7'))));
         assert_eq!(shown, "NetworkKey(not shown) Seal(closed network)");
+    }
+
+    #[test]
+    fn each_purpose_has_a_secret_of_its_own() {
+        assert_eq!(key('7').derive("a"), key('7').derive("a"));
+        assert!(key('7').derive("a") != key('7').derive("b") && key('7').derive("a") != key('8').derive("a"));
     }
 
     fn open(seal: &Seal, datagram: &[u8]) -> Result<Message, DecodeError> {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use coral_dsht::NetworkKey;
 use serde::{Deserialize, Serialize};
 
 use crate::certificates::CertificateFiles;
@@ -67,6 +68,11 @@ pub struct Config {
     pub reference: Reference,
     /// How this node tells others near which clients it is.
     pub hints: Hints,
+    /// The secret of a closed network, by which its nodes know each other over HTTP, too. Default none.
+    ///
+    /// It is the index's as well, so it is no key of this section: whoever starts both hands it to both.
+    #[serde(skip)]
+    pub network_key: Option<NetworkKey>,
 }
 
 impl Default for Config {
@@ -89,6 +95,7 @@ impl Default for Config {
             freshness: Freshness::default(),
             reference: Reference::default(),
             hints: Hints::default(),
+            network_key: None,
         }
     }
 }

@@ -106,6 +106,9 @@ pub enum ProxyError {
     /// Another node did not deliver; internal, as the origin is then asked.
     #[error("another node did not deliver: {0}")]
     Peer(Arc<str>),
+    /// Another node's answer does not show the key of this closed network; internal, as another one is then asked.
+    #[error("it does not show the key of this network")]
+    Stranger,
     /// This node is stopping.
     #[error("this node is stopping")]
     Stopping,
@@ -198,6 +201,7 @@ impl ProxyError {
             Self::BrokenOff => (StatusCode::BAD_GATEWAY, Origin, "http_response_incomplete"),
             Self::FailedLately(_, cause) => return cause.verdict(),
             Self::Peer(_) => (StatusCode::BAD_GATEWAY, Peer, "destination_unavailable"),
+            Self::Stranger => (StatusCode::BAD_GATEWAY, Peer, "stranger"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, Node, "proxy_internal_response"),
             Self::Setup(_) => (StatusCode::INTERNAL_SERVER_ERROR, Node, "proxy_configuration_error"),
             Self::Node(_) => (StatusCode::INTERNAL_SERVER_ERROR, Node, "proxy_internal_error"),

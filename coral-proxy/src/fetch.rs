@@ -15,6 +15,7 @@ use moka::sync::Cache as Moka;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use crate::auth::Auth;
 use crate::budget::Budget;
 use crate::cache::body::{Body, Limits, Reader};
 use crate::cache::{Cache, Found, Object};
@@ -30,7 +31,7 @@ use crate::headers::{clean_response, confirms, freshened, to_upstream};
 use crate::interim::Ticket;
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Origins};
-use crate::peers::{Delivery, Inquiry, Missed, Peers, Search};
+use crate::peers::{Delivery, Inquiry, Missed, Peers, Search, Surroundings};
 use crate::policy::{CacheControl, Validity, variant_key};
 use crate::reference::References;
 use crate::resolver::Resolver;
@@ -58,6 +59,8 @@ pub(crate) struct Fetcher {
     pub(crate) cache: Cache,
     pub(crate) references: References,
     pub(crate) metrics: Metrics,
+    /// How nodes know each other, in a closed network.
+    pub(crate) auth: Option<Auth>,
     /// Where fetches run: a client's may end before them.
     runtime: Handle,
     me: SocketAddr,
@@ -122,8 +125,14 @@ impl Fetcher {
         let limit = config.peer.connect_timeout;
         let peer_client = Client::new(Resolver::of_system(limit), tls.clone(), limit);
         let cache = Cache::open(&config, references.clone(), &metrics)?;
+        let auth = config.network_key.as_ref().map(|key| Auth::new(key, me)).transpose()?;
         Ok(Self {
-            peers: Peers::new(&config, peer_client, me, dsht, receive.clone(), metrics.clone(), traces.clone()),
+            peers: Peers::new(
+                &config,
+                peer_client,
+                receive.clone(),
+                Surroundings { me, dsht, auth: auth.clone(), metrics: metrics.clone(), traces: traces.clone() },
+            ),
             origins: Origins::new(&config, &tls, receive, &metrics, traces),
             coalesce: Coalesce::default(),
             distrusted: Moka::builder().max_capacity(REMEMBERED_URLS).time_to_live(config.peer.set_aside).build(),
@@ -138,6 +147,7 @@ impl Fetcher {
             cache,
             references,
             metrics,
+            auth,
             config,
         })
     }

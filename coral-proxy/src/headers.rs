@@ -12,6 +12,7 @@ use http::header::{
     SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
 };
 
+use crate::auth::AUTH;
 use crate::digest::CONTENT_DIGEST;
 use crate::partial::Part;
 use crate::policy::list_members;
@@ -188,6 +189,7 @@ pub fn clean_response(headers: &mut HeaderMap, passes: &Passes, now: SystemTime)
         UPGRADE,
         // Of the request with which another node was asked.
         REQUEST_ID,
+        AUTH,
         HeaderName::from_static("proxy-authenticate"),
         HeaderName::from_static("proxy-authentication-info"),
     ]) {

@@ -65,6 +65,7 @@
 
 pub mod access;
 pub mod address;
+mod auth;
 mod budget;
 pub mod cache;
 pub mod cache_status;

@@ -9,6 +9,8 @@
 //! moment only: so this node still waits for one node alone, and no circle comes of it. Who answers first with the object
 //! delivers; the other one is not to blame.
 //!
+//! In a closed network an answer counts only if it shows the network's key ([`crate::auth`]): one who cannot is set aside.
+//!
 //! Before the origin is asked for what is nowhere else, those are asked who have it stale (`max-stale`): see `fetch/lent.rs`.
 
 use std::hash::{BuildHasher, RandomState};
@@ -25,6 +27,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::address::may_be_peer;
+use crate::auth::Auth;
 use crate::budget::Budget;
 use crate::cache_status::CacheStatus;
 use crate::chain::{Chain, WAITING, Waiting};
@@ -109,6 +112,8 @@ pub(crate) struct Peers {
     client: Client,
     dsht: DshtHandle,
     me: SocketAddr,
+    /// How nodes know each other, in a closed network.
+    auth: Option<Auth>,
     limits: PeerLimits,
     bounds: Bounds,
     set_aside: Moka<SocketAddr, ()>,
@@ -121,20 +126,26 @@ pub(crate) struct Peers {
     traces: Traces,
 }
 
+/// Where a node stands among others, and what it tells of that.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// Its HTTP address.
+    pub(crate) me: SocketAddr,
+    pub(crate) dsht: DshtHandle,
+    /// How nodes know each other, in a closed network.
+    pub(crate) auth: Option<Auth>,
+    pub(crate) metrics: Metrics,
+    pub(crate) traces: Traces,
+}
+
 impl Peers {
-    pub(crate) fn new(
-        config: &Config,
-        client: Client,
-        me: SocketAddr,
-        dsht: DshtHandle,
-        budget: Option<Budget>,
-        metrics: Metrics,
-        traces: Traces,
-    ) -> Self {
+    pub(crate) fn new(config: &Config, client: Client, budget: Option<Budget>, around: Surroundings) -> Self {
+        let Surroundings { me, dsht, auth, metrics, traces } = around;
         Self {
             client,
             dsht,
             me,
+            auth,
             limits: config.peer.clone(),
             bounds: Bounds {
                 first_byte_timeout: config.peer.first_byte_timeout,
@@ -386,11 +397,18 @@ impl Peers {
         headers.insert(WAITING, waiting.write());
         let mut step = self.traces.step(&headers, || Step::AskNode { peer, status: None });
         step.pass_on(&mut headers);
+        let now = SystemTime::now();
+        let shown = self.auth.as_ref().map(|auth| auth.show(peer, inquiry.method, &target, &mut headers, now));
         let began = Instant::now();
         let answer =
             ask(inquiry.url.domain(), &self.client, inquiry.method.clone(), target, headers, &self.bounds, None).await;
-        let answer = answer.map_err(Refusal::Failed)?;
+        let mut answer = answer.map_err(Refusal::Failed)?;
         step.tell(|step| *step = Step::AskNode { peer, status: Some(answer.status) });
+        if let Some(shown) = shown
+            && !shown.is_answered_by(answer.status, &mut answer.headers)
+        {
+            return Err(Refusal::Failed(ProxyError::Stranger));
+        }
         match said(&answer.headers) {
             Said::Stale if search.is_for_stale() && (inquiry.fits)(&answer) => Ok(answer),
             Said::Stale => Err(Refusal::Nothing),

@@ -90,11 +90,14 @@ impl Service {
         // In HTTP/2 a body needs no field to announce it (RFC 9113 §8.1).
         let has_body = !request.body().is_end_stream();
         let head = request.into_parts().0;
-        // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it.
+        // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it in an open network, and in a
+        // closed one is a client: he gets what is here, and nothing that nodes do for each other.
         let came_through = came_through_coral(&head.headers);
-        let from_peer = came_through && CacheControl::of(&head.headers).only_if_cached;
+        let as_peer = came_through && CacheControl::of(&head.headers).only_if_cached;
+        let shown = self.fetcher.auth.as_ref().filter(|_| as_peer).map(|auth| auth.check(&head, SystemTime::now()));
+        let from_peer = as_peer && shown.as_ref().is_none_or(Option::is_some);
         let from = if from_peer { "peer" } else { "client" };
-        let is_loop = came_through && !from_peer;
+        let is_loop = came_through && !as_peer;
         let id = if from_peer { RequestId::of(&head.headers) } else { None }.unwrap_or_else(RequestId::new);
         let mut traced = self.traces.root(id, (&head.headers, from_peer), || answering(&head, from_peer));
         let outcome = match has_body {
@@ -113,6 +116,9 @@ impl Service {
             }
         };
         outcome.response.headers_mut().insert(REQUEST_ID, id.value());
+        if let Some(shown) = shown.flatten() {
+            shown.answer(&head.method, &mut outcome.response);
+        }
         let status = outcome.response.status();
         let took = began.elapsed();
         metrics.seconds.observe(took.as_secs_f64());
