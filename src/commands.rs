@@ -1,12 +1,14 @@
 //! What each subcommand does, but for `coral demo`. Each says whether it ended well, or why it could not begin.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 
 use anyhow::{Context as _, bail};
 use coral_dns::dnssec::key::{Algorithm, Key};
 use sd_notify::NotifyState;
 use serde_json::Value as Json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Sleep, sleep};
 
 use crate::cli::{
     DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, RunArgs, StatusArgs, UrlArgs,
@@ -22,6 +24,9 @@ const HANGUP: &str = "SIGHUP";
 /// The exit status of a process that a second signal ends, as a shell counts it: 128 and the number of SIGINT.
 const FORCED: i32 = 130;
 
+/// What has a node stop when nobody comes any more.
+const USER_1: &str = "SIGUSR1";
+
 /// What has a new process take over.
 const USER_2: &str = "SIGUSR2";
 
@@ -36,11 +41,17 @@ pub fn node(args: &RunArgs) -> anyhow::Result<bool> {
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
         let mut node = start(config, predecessor).await?;
+        let mut drained = None;
         let failure = loop {
             tokio::select! {
                 name = signals.next() => match name {
                     // Without a file there is nothing to read again: the terminal is gone.
                     HANGUP if args.config.is_some() => reload(&node, args),
+                    USER_1 => {
+                        let after = node.drain().await;
+                        tracing::info!("{USER_1}: draining: no name leads here any more; stopping in {after:?}");
+                        drained = Some(Box::pin(sleep(after)));
+                    }
                     USER_2 => match takeover::hand_over(node, &binary).await? {
                         Attempt::Done(leaving, process) => {
                             tracing::info!("{USER_2}: process {process} has taken over; this one ends when its last response is sent");
@@ -56,6 +67,10 @@ pub fn node(args: &RunArgs) -> anyhow::Result<bool> {
                         break None;
                     }
                 },
+                () = over(&mut drained) => {
+                    tracing::info!("drained: stopping");
+                    break None;
+                }
                 why = node.failed() => break Some(why),
             }
         };
@@ -69,6 +84,14 @@ pub fn node(args: &RunArgs) -> anyhow::Result<bool> {
             None => Ok(true),
         }
     })
+}
+
+/// Waits until a time is over, for ever if there is none.
+async fn over(time: &mut Option<Pin<Box<Sleep>>>) {
+    match time {
+        Some(time) => time.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Starts a node, in the place of the `predecessor` if there is one.
@@ -253,6 +276,7 @@ pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    user_1: Signal,
     user_2: Signal,
 }
 
@@ -262,6 +286,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
         })
     }
@@ -272,6 +297,7 @@ impl Signals {
             _ = self.interrupt.recv() => "Ctrl-C",
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.hangup.recv() => HANGUP,
+            _ = self.user_1.recv() => USER_1,
             _ = self.user_2.recv() => USER_2,
         }
     }

@@ -68,6 +68,7 @@ pub struct Node {
     /// Whether one does, for the nameserver.
     leaves: Arc<AtomicBool>,
     failures: watch::Receiver<Vec<String>>,
+    is_draining: watch::Sender<bool>,
 }
 
 /// The addresses that a node's parts are bound to; `None` where a part is off.
@@ -140,6 +141,7 @@ impl Node {
         let mut requests = None;
         let mut leaves = Arc::default();
         let mut sender_of_traces = None;
+        let is_draining = watch::Sender::new(false);
         let mut parts = Vec::new();
         if let Some(sockets) = sockets.proxy {
             let port = sockets.http.local_addr()?.port();
@@ -223,13 +225,27 @@ impl Node {
                 walk: Semaphore::new(1),
                 registry,
                 failures: failures.clone(),
+                is_draining: is_draining.subscribe(),
             });
             parts.push(Part::start("admin address", GRACE, &failed, |stop| async move {
                 admin::run(listener, shared, stop).await;
                 Ok(())
             }));
         }
-        let node = Self { me, addresses, dsht, proxy, requests, config, _page: page, parts, shared, leaves, failures };
+        let node = Self {
+            me,
+            addresses,
+            dsht,
+            proxy,
+            requests,
+            config,
+            _page: page,
+            parts,
+            shared,
+            leaves,
+            failures,
+            is_draining,
+        };
         tracing::info!(id = %me.id, address = %me.addr, "started: {}", node.addresses);
         Ok(node)
     }
@@ -270,6 +286,19 @@ impl Node {
     /// Opens the file of the access log again, which somebody may have moved. An error changes nothing.
     pub fn reopen_log(&self) -> anyhow::Result<()> {
         self.requests.as_ref().map_or(Ok(()), |requests| requests.reopen())
+    }
+
+    /// Has others name this node no more, nor itself, so that nobody comes who does not know it already; and gives the time after
+    /// which nobody comes who does. Until then it serves as before. It is no longer healthy, so that load balancers leave it out.
+    pub async fn drain(&self) -> Duration {
+        self.is_draining.send_replace(true);
+        // An index that has stopped tells nobody anything.
+        let _ = self.dsht.set_services(Services::NONE).await;
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        let dns = &config.dns.part;
+        // Others rely on what they have heard of it for so long, and then resolvers on what these told them.
+        let ttls = [dns.ttl, dns.near_ttl, dns.referral_ttl, dns.near_referral_ttl];
+        config.dsht.part.verified + ttls.into_iter().max().unwrap_or_default() + dns.max_age
     }
 
     /// Waits until a part ends that nobody has told to, and returns what is wrong; forever if all is well.

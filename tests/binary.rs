@@ -209,6 +209,19 @@ fn there_is_a_manual_page_and_a_completion_for_each_subcommand() {
 }
 
 #[test]
+fn a_node_that_is_to_drain_stops_when_nobody_can_know_it_any_more() {
+    let short = ["dns.ttl=100ms", "dns.near_ttl=100ms", "dns.referral_ttl=100ms", "dns.near_referral_ttl=100ms"];
+    let short = short.into_iter().chain(["dns.max_age=100ms", "dsht.verified=100ms", "dsht.keepalive=50ms"]);
+    let set: Vec<&str> = short.flat_map(|option| ["--set", option]).collect();
+    let mut node = Running::start(&[&["--dns-listen", "127.0.0.1:0", "--admin-listen", "off"], &set[..]].concat());
+    node.line_with("started: ");
+    node.signal("-USR1");
+    assert!(node.line_with("SIGUSR1: draining").ends_with("stopping in 300ms"));
+    node.line_with("drained: stopping");
+    assert_eq!(node.end(), Some(0));
+}
+
+#[test]
 fn a_lost_terminal_is_a_goodbye_too() {
     let mut node = Running::start(&["--dns-listen", "off", "--admin-listen", "off"]);
     node.line_with("started: ");

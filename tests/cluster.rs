@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use coral::demo::site::Object;
 use coral::node::Node;
@@ -43,6 +44,34 @@ async fn a_name_leads_to_the_page_whichever_node_is_asked_and_the_origin_is_aske
         }
     }
     assert_eq!(origin.asked(), [("/".to_owned(), 1), ("/other".to_owned(), 1)].into());
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_drains_is_named_no_more_and_still_serves() {
+    let origin = origin(vec![page("/")]).await;
+    // A peer that is pinged so often learns of it as soon.
+    let cluster = Cluster::with(3, |config| {
+        map(config, HOST, origin.addr());
+        config.dsht.part.keepalive = Duration::from_millis(100);
+        config.dns.part.refresh = Duration::from_millis(50);
+    })
+    .await;
+    let leaving = cluster.nodes[1].me().addr.ip();
+    let named = async || {
+        let mut named = BTreeSet::new();
+        for node in &cluster.nodes {
+            named.extend(resolve(node, CORALIZED).await.expect("an answer"));
+        }
+        named
+    };
+    eventually(named, |named| named.len() == 3).await;
+    let after = cluster.nodes[1].drain().await;
+    assert!(after > Duration::from_secs(60), "{after:?} is no longer than what resolvers remember");
+    eventually(named, |named| !named.contains(&leaving) && named.len() == 2).await;
+    assert_eq!(fetch(cluster.proxy(1), CORALIZED, "/").await.status, 200);
+    let (status, health) = http::get_text(cluster.admin(1), "/health").await.unwrap();
+    assert!(status == 503 && health.contains("draining"), "{status} {health}");
     cluster.stop().await;
 }
 

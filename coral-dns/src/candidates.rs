@@ -5,7 +5,7 @@
 //! become too old is not read any more: the node then knows only itself.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -75,6 +75,8 @@ impl Table {
 #[derive(Debug, Clone)]
 pub struct Candidates {
     me: Peer,
+    /// What it offers at this moment: less, when it is about to leave.
+    offers: Arc<AtomicU16>,
     max_age: Duration,
     alone: Arc<Table>,
     /// Readers look at a number first, and copy the pointer only when it has changed.
@@ -100,7 +102,15 @@ impl Candidates {
     /// Those of the node `me`, which knows nobody else yet.
     pub fn new(me: Peer, max_age: Duration, now: Instant) -> Self {
         let alone = Arc::new(Table::alone(me));
-        Self { me, max_age, version: Arc::default(), latest: Arc::new(RwLock::new((now, Arc::clone(&alone)))), alone }
+        let offers = Arc::new(AtomicU16::new(me.services.bits()));
+        Self {
+            me,
+            offers,
+            max_age,
+            version: Arc::default(),
+            latest: Arc::new(RwLock::new((now, Arc::clone(&alone)))),
+            alone,
+        }
     }
 
     /// Brings `seen` up to date and returns the table to answer from at `now`: for who asks very often.
@@ -111,6 +121,11 @@ impl Candidates {
             *seen = Seen { version: Some(version), at: latest.0, table: Arc::clone(&latest.1) };
         }
         if now.saturating_duration_since(seen.at) <= self.max_age { &seen.table } else { &self.alone }
+    }
+
+    /// What this node offers, as far as it is not about to leave.
+    pub fn offers(&self) -> Services {
+        Services::from_bits(self.offers.load(Ordering::Relaxed))
     }
 
     /// The table to answer from at `now`.
@@ -132,11 +147,12 @@ impl Candidates {
     /// Asks the index once, for at most as long as an old table may be used.
     pub async fn refresh(&self, dsht: &DshtHandle, metrics: &Metrics) -> Result<(), Stopped> {
         let asked = Instant::now();
-        let Ok(table) = tokio::time::timeout(self.max_age, ask(self.me, dsht)).await else {
+        let Ok(answer) = tokio::time::timeout(self.max_age, ask(self.me, dsht)).await else {
             tracing::debug!("the index did not say in time who is alive");
             return Ok(());
         };
-        let table = table?;
+        let (offers, table) = answer?;
+        self.offers.store(offers.bits(), Ordering::Relaxed);
         for level in &table.levels {
             let labels = LevelLabels { level: u32::from(level.level.number()) };
             let count = i64::try_from(level.proxies.len()).unwrap_or(i64::MAX);
@@ -163,21 +179,27 @@ impl Candidates {
     }
 }
 
-async fn ask(me: Peer, dsht: &DshtHandle) -> Result<Table, Stopped> {
+/// What this node offers, as the index tells others, and who is alive.
+async fn ask(me: Peer, dsht: &DshtHandle) -> Result<(Services, Table), Stopped> {
+    let snapshot = dsht.snapshot().await?;
+    let leaving = Peer { services: snapshot.me.services, ..me };
     let members = |level, services| dsht.nodes(NodesQuery { level, count: MEMBERS, target: None, services });
     let mut levels = Vec::new();
-    for cluster in dsht.snapshot().await?.clusters {
+    for cluster in snapshot.clusters {
         let mut addresses = [Vec::new(), Vec::new()];
         for (addresses, service) in addresses.iter_mut().zip([PROXY, NAMESERVER]) {
             let members = members(cluster.level, service).await?;
-            *addresses = with_myself(me, service, members.iter().map(|neighbour| neighbour.peer.addr.ip()));
+            let others: Vec<IpAddr> = members.iter().map(|neighbour| neighbour.peer.addr.ip()).collect();
+            // Who leaves names others; if there are none, itself is better than nobody.
+            let me = if others.is_empty() && cluster.level == Level::GLOBAL { me } else { leaving };
+            *addresses = with_myself(me, service, others);
         }
         let [proxies, nameservers] = addresses;
         levels.push(LevelTable { level: cluster.level, diameter: cluster.diameter, proxies, nameservers });
     }
     levels.sort_by_key(|level| std::cmp::Reverse(level.level));
     let nameservers = levels.last().map(|global| global.nameservers.clone()).unwrap_or_default();
-    Ok(Table { levels, nameservers })
+    Ok((leaving.services, Table { levels, nameservers }))
 }
 
 /// The addresses at which `service` is found, this node's among them if it offers it: each once, and none that nobody
@@ -225,6 +247,25 @@ mod tests {
         let ips = |text: &str| text.split(' ').map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
         assert_eq!(table.levels[0].proxies, ips("192.0.2.1 192.0.2.2"));
         assert_eq!(table.nameservers, ips("192.0.2.1 192.0.2.3"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_names_others_and_is_named_by_none_unless_there_is_nobody_else() {
+        let network = MemoryNetwork::new();
+        let [me, other] = ["192.0.2.1:4000", "192.0.2.2:4000"].map(|addr| peer(addr, PROXY | NAMESERVER));
+        let [mine, others] = [me, other].map(|peer| network.node(peer));
+        let proxies = async |handle: &DshtHandle, me: Peer| {
+            let candidates = Candidates::new(me, Duration::from_secs(10), Instant::now());
+            candidates.refresh(handle, &metrics()).await.unwrap();
+            (candidates.table(Instant::now()).levels[0].proxies.clone(), candidates.offers())
+        };
+        let (here, there): (IpAddr, IpAddr) = (me.addr.ip(), other.addr.ip());
+        assert_eq!(proxies(&mine, me).await, (vec![here, there], PROXY | NAMESERVER));
+        mine.set_services(Services::NONE).await.unwrap();
+        assert_eq!(proxies(&mine, me).await, (vec![there], Services::NONE));
+        assert_eq!(proxies(&others, other).await.0, [there]);
+        others.set_services(Services::NONE).await.unwrap();
+        assert_eq!(proxies(&mine, me).await.0, [here], "better than nobody");
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,11 +15,12 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use coral_dsht::{Level, Peer, Prefix, Services};
+use coral_dsht::{Level, Peer, Prefix};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
 use tokio::time::Instant;
 
+use crate::NAMESERVER;
 use crate::answer::{Answer, Asker, Context, Course, Kind, Rcode, View, answer};
 use crate::appraisal::{self, MAX_FELLOWS, Promise};
 use crate::candidates::{Candidates, Seen, Table};
@@ -122,10 +123,9 @@ pub(crate) struct Handler {
     soas: Vec<Soa>,
     records: Records,
     signer: Option<Signer>,
-    /// This node's address and what it offers.
+    /// This node's address.
     ip: IpAddr,
     home: Prefix,
-    services: Services,
     candidates: Candidates,
     prober: Option<Prober>,
     referred: Referred,
@@ -178,7 +178,6 @@ impl Handler {
             soas,
             ip: me.addr.ip().to_canonical(),
             home: Prefix::of(me.addr.ip()),
-            services: me.services,
             candidates,
             prober,
             metrics,
@@ -434,7 +433,9 @@ impl<'a> Asking<'a> {
         let rtt = known.rtt;
         let view = self.view(&client, known, comes);
         let is_near = view.level != Level::GLOBAL;
-        if let Some(Promise { seconds, distant }) = request.duty.filter(|_| is_near) {
+        let offers = self.handler.candidates.offers();
+        let promises = is_near && offers.contains(NAMESERVER);
+        if let Some(Promise { seconds, distant }) = request.duty.filter(|_| promises) {
             let until = self.now + Duration::from_secs(seconds.into());
             prober.clients().promise(client.key(), Duty { until, distant });
         }
@@ -443,8 +444,8 @@ impl<'a> Asking<'a> {
         Some(appraisal::Reply {
             level: view.level,
             rtt,
-            services: self.handler.services,
-            has_promised: is_near && request.duty.is_some(),
+            services: offers,
+            has_promised: promises && request.duty.is_some(),
             fellows: fellows.iter().copied().filter(|ip| *ip != me).take(MAX_FELLOWS).collect(),
         })
     }

@@ -137,6 +137,11 @@ impl Driver {
             Command::Remove { key, value, reply } => (self.dsht.remove(now, key, value), Reply::Remove(reply)),
             Command::Nodes { query, reply } => (self.dsht.nodes(now, query), Reply::Nodes(reply)),
             Command::Hints { query, reply } => (self.dsht.hints(now, &query), Reply::Nodes(reply)),
+            Command::SetServices { services, reply } => {
+                self.dsht.set_services(services);
+                let _ = reply.send(());
+                return;
+            }
             Command::SetRouters { routers, reply } => {
                 self.dsht.set_routers(now, &routers);
                 let _ = reply.send(());

@@ -61,7 +61,7 @@ use crate::hint;
 use crate::id::{ID_BYTES, Id, Key, NodeId};
 use crate::level::{Level, Levels, MAX_LEVELS};
 use crate::message::{Body, Clusters};
-use crate::peer::Peer;
+use crate::peer::{Peer, Services};
 use crate::seal::Seal;
 use crate::stats::Stats;
 use crate::time::Instant;
@@ -383,6 +383,11 @@ impl Dsht {
     /// [`Outcome::Nodes`], by their round-trip time to this node.
     pub fn hints(&mut self, now: Instant, query: &HintsQuery) -> OpId {
         self.start(now, Op::Hints(Hints::new(query)), true)
+    }
+
+    /// What this node offers from now on. Others learn of it from its next messages.
+    pub fn set_services(&mut self, services: Services) {
+        self.me.services = services;
     }
 
     /// These are the routers in front of this node, the nearest first. Others that look for nodes behind them find this

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::api::{Claimed, Found, HintsQuery, Neighbour, NodesQuery, Snapshot, Stored, Value};
 use crate::id::{Id, Key};
 use crate::level::Levels;
+use crate::peer::Services;
 
 /// A node's index, to ask. Clones ask the same one.
 #[derive(Debug, Clone)]
@@ -82,6 +83,13 @@ pub enum Command {
         query: HintsQuery,
         /// For the answer.
         reply: oneshot::Sender<Vec<Neighbour>>,
+    },
+    /// See [`DshtHandle::set_services`].
+    SetServices {
+        /// All of them.
+        services: Services,
+        /// For the answer.
+        reply: oneshot::Sender<()>,
     },
     /// See [`DshtHandle::set_routers`].
     SetRouters {
@@ -211,6 +219,12 @@ impl DshtHandle {
     /// round-trip time to it. Without this node.
     pub async fn hints(&self, query: HintsQuery) -> Result<Vec<Neighbour>, Stopped> {
         self.ask(|reply| Command::Hints { query, reply }).await
+    }
+
+    /// What this node offers from now on, in place of what it offered. Others learn of it as they speak with it, within
+    /// [`Config::keepalive`](crate::Config::keepalive) or so.
+    pub async fn set_services(&self, services: Services) -> Result<(), Stopped> {
+        self.ask(|reply| Command::SetServices { services, reply }).await
     }
 
     /// Tells the node which routers are in front of it, the nearest first: others behind them find it from now on.

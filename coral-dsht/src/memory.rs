@@ -66,13 +66,21 @@ impl MemoryNetwork {
     /// A handle for the node `me`, answered by a task of the current tokio runtime until its last clone is dropped.
     ///
     /// `me` counts as a live neighbour of all the others from now on.
-    pub fn node(&self, me: Peer) -> DshtHandle {
+    pub fn node(&self, mut me: Peer) -> DshtHandle {
         let (handle, mut commands) = DshtHandle::channel(64);
         let shared = Arc::clone(&self.shared);
         lock(&shared).peers.push(me);
         tokio::spawn(async move {
             while let Some(command) = commands.recv().await {
-                lock(&shared).answer(me, command);
+                match command {
+                    Command::SetServices { services, reply } => {
+                        let mut shared = lock(&shared);
+                        shared.peers.iter_mut().filter(|peer| **peer == me).for_each(|peer| peer.services = services);
+                        me.services = services;
+                        let _ = reply.send(());
+                    }
+                    command => lock(&shared).answer(me, command),
+                }
             }
             let mut shared = lock(&shared);
             shared.peers.retain(|peer| *peer != me);
@@ -184,6 +192,8 @@ impl Shared {
             Command::Hints { query, reply } => {
                 let _ = reply.send(self.hinted(me, &query));
             }
+            // The task has changed what it knows of itself.
+            Command::SetServices { .. } => {}
             Command::SetRouters { routers, reply } => {
                 self.routers.insert(me.addr, routers);
                 let _ = reply.send(());

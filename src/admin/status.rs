@@ -43,6 +43,8 @@ pub struct Shared {
     pub registry: Registry,
     /// Parts that have ended before they were told to, and why.
     pub failures: watch::Receiver<Vec<String>>,
+    /// Whether the node is about to stop.
+    pub is_draining: watch::Receiver<bool>,
 }
 
 impl Shared {
@@ -126,6 +128,9 @@ pub(super) async fn health(shared: &Shared) -> Health {
         Ok(snapshot) if shared.has_joined(&snapshot) => {}
         Ok(_) => reasons.push("not joined: none of the seeds answers".to_owned()),
         Err(e) => reasons.push(format!("{e:#}")),
+    }
+    if *shared.is_draining.borrow() {
+        reasons.push("draining: it is about to stop".to_owned());
     }
     Health { healthy: reasons.is_empty(), reasons }
 }
