@@ -160,7 +160,8 @@ impl News {
         }
         let network = network_of(&peer);
         if let Some(wanted) = self.wanted.get_mut(&id) {
-            return wanted.add(peer);
+            wanted.add(peer);
+            return Offered::Wanted;
         }
         let of_network = self.wanted.values().filter(|wanted| network.is_some() && wanted.network() == network);
         if self.wanted.len() >= MAX_WANTED || of_network.count() >= MAX_WANTED_OF_NETWORK {
@@ -369,15 +370,24 @@ impl News {
 }
 
 impl Wanted {
-    /// Another one who offers it. Some of each network are remembered: they are asked if the first do not have it.
-    fn add(&mut self, peer: Peer) -> Offered {
+    /// Another one who offers it, to be asked if the first do not have it. Of too many, the largest crowd of one network
+    /// makes room.
+    fn add(&mut self, peer: Peer) {
         let others = || self.asked.iter().map(|asked| &asked.peer).chain(&self.sources);
-        let of_network = others().filter(|other| network_of(other) == network_of(&peer)).count();
-        let is_new = others().all(|other| other.id != peer.id);
-        if is_new && others().count() < MAX_SOURCES && of_network < MAX_SOURCES_OF_NETWORK {
+        if others().any(|other| other.id == peer.id) {
+            return;
+        }
+        if others().count() < MAX_SOURCES {
+            return self.sources.push(peer);
+        }
+        let size = |network| others().filter(|other| network_of(other) == network).count();
+        let Some(crowd) = self.sources.iter().map(network_of).max_by_key(|network| size(*network)) else { return };
+        if size(crowd) > size(network_of(&peer)) + 1
+            && let Some(place) = self.sources.iter().rposition(|other| network_of(other) == crowd)
+        {
+            self.sources.remove(place);
             self.sources.push(peer);
         }
-        Offered::Wanted
     }
 
     /// The network of the one who has offered it first.
@@ -441,8 +451,6 @@ const MAX_WANTED_OF_NETWORK: usize = MAX_OFFERS;
 const WANTED_FOR: Duration = Duration::from_secs(60);
 /// Who has offered one announcement.
 const MAX_SOURCES: usize = 16;
-/// Those of them in one network: its nodes may lie together.
-const MAX_SOURCES_OF_NETWORK: usize = 4;
 /// Peers that need not be offered what they have offered.
 const MAX_KNOWN_TO: usize = 64;
 /// What a network may bring to the application: so many at once, and then one in each of these.
@@ -546,13 +554,15 @@ mod tests {
             offered(&mut news, network);
         }
         assert_eq!((news.wanted.len(), fetches(&mut news, at(0)).len()), (MAX_WANTED, 12));
-        // One announcement is offered by many: a few of each network are remembered.
+        // One announcement is offered by many: some of each network are remembered.
         let mut news = listening();
         for number in 0..100 {
             news.offered(at(0), peer(number / 10, number), id(1));
         }
-        assert_eq!(news.wanted[&id(1)].sources.len(), MAX_SOURCES);
-        assert_eq!(news.wanted[&id(1)].sources[4], peer(1, 10));
+        let sources = &news.wanted[&id(1)].sources;
+        let of_network = |network| sources.iter().filter(|source| network_of(source) == network).count();
+        assert_eq!(sources.len(), MAX_SOURCES);
+        assert!((0..10).all(|network| (1..=2).contains(&of_network(network_of(&peer(network, 1))))), "{sources:?}");
         // What is offered and never comes, and what is never decided, is forgotten.
         assert!(bring(&mut news, at(0), peer(20, 1), 2, Duration::ZERO) || news.next_fetch(at(0)).is_none());
         news.sweep(at(61_000));
