@@ -14,7 +14,8 @@ use crate::cli::{
     DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, RunArgs, StatusArgs, UrlArgs,
 };
 use crate::config::{Config, Override};
-use crate::node::Node;
+use crate::logging::Lines;
+use crate::node::{Given, Node};
 use crate::takeover::{self, Attempt, Predecessor};
 use crate::{admin, http, logging, tables};
 
@@ -37,10 +38,10 @@ pub fn node(args: &RunArgs) -> anyhow::Result<bool> {
     let predecessor = if args.take_over { Some(Predecessor::meet()?) } else { None };
     let args = &args.node;
     let config = load_for_node(args)?;
-    let _log = logging::start(&config.log)?;
+    let log = logging::start(&config.log)?;
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
-        let mut node = start(config, predecessor).await?;
+        let mut node = start(config, predecessor, log.requests()).await?;
         let mut drained = None;
         let failure = loop {
             tokio::select! {
@@ -95,14 +96,14 @@ async fn over(time: &mut Option<Pin<Box<Sleep>>>) {
 }
 
 /// Starts a node, in the place of the `predecessor` if there is one.
-async fn start(config: Config, predecessor: Option<Predecessor>) -> anyhow::Result<Node> {
+async fn start(config: Config, predecessor: Option<Predecessor>, log: Option<Lines>) -> anyhow::Result<Node> {
     let Some(mut predecessor) = predecessor else {
-        let node = Node::start(config).await?;
+        let node = Node::start_with(config, Given { log, ..Given::default() }).await?;
         service_manager(&[NotifyState::Ready]);
         return Ok(node);
     };
     let (sockets, contacts) = predecessor.relieve()?;
-    let started = Node::start_with(config, sockets, contacts).await;
+    let started = Node::start_with(config, Given { sockets, contacts, log }).await;
     if started.is_ok() {
         // Before the other process may end, or the service would have ended with it. From one that has ended systemd takes no word.
         service_manager(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);

@@ -1,6 +1,6 @@
 //! The log: lines for people or for machines, on standard error, through `tracing`.
 
-mod access;
+mod human;
 mod lines;
 mod record;
 mod requests;
@@ -9,11 +9,13 @@ mod traces;
 use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
+use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
+pub(crate) use self::lines::Lines;
 pub use self::lines::Writing;
 pub(crate) use self::requests::Requests;
 pub(crate) use self::traces::Traces;
@@ -39,12 +41,14 @@ pub fn start(config: &Log) -> anyhow::Result<Writing> {
         // If whoever reads has gone, there is nobody to tell.
         let _ = writeln!(to, "coral: {lost} lines of the log were lost, as they are read too slowly");
     };
-    let (lines, writing) = lines::start(std::io::stderr(), lost).context("the log has no thread to be written by")?;
+    let (lines, mut writing) =
+        lines::start(std::io::stderr(), lost).context("the log has no thread to be written by")?;
+    let is_terminal = std::io::stderr().is_terminal();
+    if config.format == LogFormat::Human && !is_terminal && filter.would_enable(requests::TARGET, &Level::INFO) {
+        writing.set_requests(lines.clone());
+    }
     let layer = match config.format {
-        LogFormat::Human => {
-            let layer = fmt::layer().with_writer(lines).with_ansi(std::io::stderr().is_terminal());
-            layer.event_format(access::Lines::default()).boxed()
-        }
+        LogFormat::Human => fmt::layer().with_writer(lines).with_ansi(is_terminal).boxed(),
         LogFormat::Json => fmt::layer().with_writer(lines).json().boxed(),
     };
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));

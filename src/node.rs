@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::config::Config;
 use crate::join::Outwards;
-use crate::logging::{Requests, Traces};
+use crate::logging::{Lines, Requests, Traces};
 use crate::page::Page;
 
 pub(crate) mod address;
@@ -57,6 +57,8 @@ pub struct Node {
     proxy: Option<Proxy>,
     /// Where requests are logged.
     requests: Option<Arc<Requests>>,
+    /// Where they are if they go to the log.
+    log: Option<Lines>,
     /// What is in force, which [`Node::reload`] changes.
     config: Arc<RwLock<Config>>,
     /// The cache asks it as long as it runs.
@@ -86,6 +88,17 @@ pub struct Addresses {
     pub admin: Option<SocketAddr>,
 }
 
+/// What a process has for its node besides the configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    /// Sockets of another process, in whose place it is.
+    pub(crate) sockets: Shared,
+    /// Peers that the index of that one knew.
+    pub(crate) contacts: Vec<SocketAddr>,
+    /// Where requests are logged that go to the log.
+    pub(crate) log: Option<Lines>,
+}
+
 /// A part that runs as a task of its own until it is told to stop.
 #[derive(Debug)]
 struct Part {
@@ -101,11 +114,12 @@ impl Node {
     ///
     /// The node joins its network in the background; `/health` tells when it has.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        Self::start_with(config, Shared::default(), Vec::new()).await
+        Self::start_with(config, Given::default()).await
     }
 
-    /// The same in the place of another process, with its sockets and the `contacts` of its index.
-    pub(crate) async fn start_with(config: Config, sockets: Shared, contacts: Vec<SocketAddr>) -> anyhow::Result<Self> {
+    /// The same with what the process has been given.
+    pub(crate) async fn start_with(config: Config, given: Given) -> anyhow::Result<Self> {
+        let Given { sockets, contacts, log } = given;
         let started = Instant::now();
         let sockets = Sockets::bind(&config, sockets).await?;
         let (addresses, shared) = (sockets.addresses()?, sockets.share()?);
@@ -155,7 +169,7 @@ impl Node {
                 .context("cannot start the cache ([proxy])")?;
             // What it sees of clients, for the nameserver.
             cache.watch_clients(observe);
-            requests = Requests::open(&config.log.access)?;
+            requests = Requests::open(&config.log.access, log.clone())?;
             if let Some(requests) = &requests {
                 cache.log_requests(Arc::<Requests>::clone(requests));
             }
@@ -238,6 +252,7 @@ impl Node {
             dsht,
             proxy,
             requests,
+            log,
             config,
             _page: page,
             parts,
@@ -313,6 +328,11 @@ impl Node {
     /// What is in force.
     pub(crate) fn config(&self) -> Config {
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where its requests are logged that go to the log.
+    pub(crate) fn log(&self) -> Option<Lines> {
+        self.log.clone()
     }
 
     /// Its sockets once more.

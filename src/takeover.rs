@@ -32,7 +32,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::node::{Leaving, Node, Place, Shared};
+use crate::node::{Given, Leaving, Node, Place, Shared};
 
 /// How both sides know that they mean the same by what follows.
 const VERSION: u32 = 1;
@@ -84,7 +84,7 @@ pub(crate) async fn hand_over(node: Node, binary: &Path) -> anyhow::Result<Attem
         Ok(successor) => successor,
         Err(error) => return Ok(Attempt::Failed(Box::new(node), error)),
     };
-    let (config, process) = (node.config(), successor.process.id());
+    let (config, log, process) = (node.config(), node.log(), successor.process.id());
     let contacts = node.dsht().contacts().await.unwrap_or_default();
     let (leaving, kept) = node.leave().await;
     match successor.go(Go { contacts: contacts.clone() }).await {
@@ -92,7 +92,7 @@ pub(crate) async fn hand_over(node: Node, binary: &Path) -> anyhow::Result<Attem
         Err(error) => {
             // What it had under way ends by itself.
             tokio::spawn(leaving.finish());
-            let node = Node::start_with(config, Shared::new(kept), contacts).await;
+            let node = Node::start_with(config, Given { sockets: Shared::new(kept), contacts, log }).await;
             let node = node.with_context(|| format!("{error:#}; and this node cannot go on either"))?;
             Ok(Attempt::Failed(Box::new(node), error))
         }

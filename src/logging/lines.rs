@@ -23,7 +23,7 @@ const MOST: usize = 1 << 20;
 
 /// Where lines are put. Clones put them in the same place.
 #[derive(Debug, Clone)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     shared: Arc<Shared>,
 }
 
@@ -88,6 +88,19 @@ impl Shared {
 pub struct Writing {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    requests: Option<Lines>,
+}
+
+impl Writing {
+    /// From now on requests are put among these lines as they are.
+    pub(super) fn set_requests(&mut self, lines: Lines) {
+        self.requests = Some(lines);
+    }
+
+    /// Where lines of requests go that are among those of the log; `None` if these are made in another way.
+    pub(crate) fn requests(&self) -> Option<Lines> {
+        self.requests.clone()
+    }
 }
 
 impl Drop for Writing {
@@ -120,7 +133,7 @@ pub(super) fn start<W: Write + Send + 'static>(
             }
         }
     })?;
-    Ok((Lines { shared: Arc::clone(&shared) }, Writing { shared, thread: Some(thread) }))
+    Ok((Lines { shared: Arc::clone(&shared) }, Writing { shared, thread: Some(thread), requests: None }))
 }
 
 impl Lines {
@@ -132,7 +145,7 @@ impl Lines {
 
 /// One line in the making.
 #[derive(Debug)]
-pub(super) struct Line<'a> {
+pub(crate) struct Line<'a> {
     shared: &'a Shared,
     is_urgent: bool,
 }

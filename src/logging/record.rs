@@ -35,31 +35,20 @@ impl Client {
         };
         Self { address, port: None }
     }
+
+    /// The whole of its address, if that is told.
+    pub(super) fn socket(self) -> Option<SocketAddr> {
+        self.port.map(|port| SocketAddr::new(self.address, port))
+    }
 }
 
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => SocketAddr::new(self.address, port).fmt(f),
+        match self.socket() {
+            Some(client) => client.fmt(f),
             None => self.address.fmt(f),
         }
     }
-}
-
-/// Writes `access`, which ended `now`, as a line for people: much as the log has it.
-pub(super) fn human(to: &mut Vec<u8>, access: &Access, client: Client, now: SystemTime) -> io::Result<()> {
-    let request = &access.request;
-    write!(to, "{} client={client} method={}", humantime::format_rfc3339_micros(now), request.method)?;
-    if let Some(host) = request.headers.get(HOST) {
-        write!(to, " host={host:?}")?;
-    }
-    let (status, cache, from) = (access.status.as_u16(), access.cache, from(access));
-    write!(to, " uri={} status={status} cache={cache} from={from}", request.uri)?;
-    if let Some(error) = &access.error {
-        write!(to, " error={:?}", error.to_string())?;
-    }
-    let (bytes, whole) = (access.bytes, if access.is_whole { "" } else { " whole=false" });
-    writeln!(to, " bytes={bytes}{whole} ms={} id={}", access.took.as_millis(), access.id)
 }
 
 /// Writes `access`, which ended `now`, as a line of the Combined Log Format.
@@ -273,13 +262,6 @@ mod tests {
         let (line, json) = lines(&access, false);
         assert!(line.ends_with("\"HEAD http://x.com/a HTTP/1.1\" 200 - \"-\" \"-\"\n"), "{line}");
         assert_eq!(json["error"], ProxyError::Host.to_string());
-        let (mut text, client) = (Vec::new(), Client::of(access.client, true));
-        human(&mut text, &access, client, SystemTime::UNIX_EPOCH + TIME).unwrap();
-        assert_eq!(
-            String::from_utf8(text).unwrap(),
-            "2024-02-29T00:30:00.000000Z client=192.0.2.0 method=HEAD uri=http://x.com/a status=200 cache=hit from=client \
-             error=\"a request needs exactly one Host\" bytes=0 whole=false ms=1500 id=00000000000000ab\n"
-        );
         assert!(json.get("referer").is_none(), "{json}");
     }
 

@@ -1,7 +1,8 @@
 //! The access log: where each request goes that the cache has answered.
 //!
-//! Lines for people go the way of the whole log, through `tracing`. Those for the tools that count visits are in a form of theirs, go
-//! to a place of their own, and are written by a thread of their own, as all lines are ([`super::lines`]).
+//! Lines for people are among those of the whole log: put there as they are ([`super::human`]), but where colours or JSON are wanted, which
+//! are `tracing`'s to make. Those for the tools that count visits are in a form of theirs, go to a place of their own, and are written by
+//! a thread of their own, as all lines are ([`super::lines`]).
 
 use std::cell::RefCell;
 use std::fs::{self, OpenOptions};
@@ -16,9 +17,9 @@ use anyhow::Context as _;
 use coral_proxy::access::{Access, AccessLog};
 use hyper::header::HOST;
 
-use super::access::TARGET;
+use super::human::human;
 use super::lines::{self, Lines, Writing};
-use super::record::{Client, combined, human, json};
+use super::record::{Client, combined, json};
 use crate::config::{AccessFormat, AccessLog as Config};
 
 /// The access log of a node.
@@ -30,8 +31,10 @@ pub(crate) struct Requests {
 
 #[derive(Debug)]
 enum Form {
-    /// Lines of the log.
+    /// Events of the log.
     Event,
+    /// Lines of the log.
+    Log(Lines),
     Human(Place),
     Combined(Place),
     Json(Place),
@@ -47,11 +50,12 @@ struct Place {
 }
 
 impl Requests {
-    /// What `config` says; `None` if there is to be none. Fails if the file cannot be opened.
-    pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Arc<Self>>> {
+    /// What `config` says; `None` if there is to be none. `log` is the place for lines that are to be among those of the log. Fails if
+    /// the file cannot be opened.
+    pub(crate) fn open(config: &Config, log: Option<Lines>) -> anyhow::Result<Option<Arc<Self>>> {
         let form = match config.format {
             AccessFormat::Off => return Ok(None),
-            AccessFormat::Human if config.path.is_none() => Form::Event,
+            AccessFormat::Human if config.path.is_none() => log.map_or(Form::Event, Form::Log),
             AccessFormat::Human => Form::Human(Place::open(config.path.as_deref())?),
             AccessFormat::Combined => Form::Combined(Place::open(config.path.as_deref())?),
             AccessFormat::Json => Form::Json(Place::open(config.path.as_deref())?),
@@ -61,7 +65,7 @@ impl Requests {
 
     fn place(&self) -> Option<&Place> {
         match &self.form {
-            Form::Event => None,
+            Form::Event | Form::Log(_) => None,
             Form::Human(place) | Form::Combined(place) | Form::Json(place) => Some(place),
         }
     }
@@ -84,14 +88,33 @@ impl AccessLog for Requests {
         let client = Client::of(access.client, self.anonymize);
         match &self.form {
             Form::Event => event(access, client),
-            Form::Human(place) => place.add(|line| human(line, access, client, SystemTime::now())),
+            Form::Log(lines) => add(lines, |line| human(line, LOG_ORIGIN, access, client, SystemTime::now())),
+            Form::Human(place) => place.add(|line| human(line, "", access, client, SystemTime::now())),
             Form::Combined(place) => place.add(|line| combined(line, access, client, SystemTime::now())),
             Form::Json(place) => place.add(|line| json(line, access, client, SystemTime::now())),
         }
     }
 }
 
-fn event(access: &Access, client: Client) {
+/// Adds the line that `write` makes.
+fn add(lines: &Lines, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) {
+    thread_local!(static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+    LINE.with_borrow_mut(|line| {
+        line.clear();
+        // Into memory, where nothing fails.
+        if write(line).is_ok() {
+            lines.add(line);
+        }
+    });
+}
+
+/// Where a request stands in the log: modules and levels are filtered by it.
+pub(super) const TARGET: &str = "coral_proxy::access";
+
+/// What stands between the time and the fields of a line of the log.
+pub(super) const LOG_ORIGIN: &str = "  INFO coral_proxy::access:";
+
+pub(super) fn event(access: &Access, client: Client) {
     tracing::info!(
         target: TARGET,
         client = %client,
@@ -130,14 +153,7 @@ impl Place {
     }
 
     fn add(&self, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) {
-        thread_local!(static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            // Into memory, where nothing fails.
-            if write(line).is_ok() {
-                self.lines.add(line);
-            }
-        });
+        add(&self.lines, write);
     }
 }
 
