@@ -28,8 +28,13 @@ pub fn vary(response: &HeaderMap) -> Option<Vec<HeaderName>> {
     Some(names)
 }
 
-/// The key of the variant that `request` selects among the responses for `key` that vary by `names` (RFC 9111 §4.1).
+/// The key of the variant that `request` selects among the responses for `key` that vary by `names` (RFC 9111 §4.1): `key` itself, if
+/// they vary by nothing.
 pub fn variant_key(key: Key, names: &[HeaderName], request: &HeaderMap) -> Key {
+    // As most do.
+    if names.is_empty() {
+        return key;
+    }
     let values: Vec<Vec<u8>> = names.iter().map(|name| normalised(name, request)).collect();
     let selecting = names.iter().zip(&values).flat_map(|(name, value)| [name.as_str().as_bytes(), value]);
     let parts: Vec<&[u8]> = [b"variant", &key.as_bytes()[..]].into_iter().chain(selecting).collect();

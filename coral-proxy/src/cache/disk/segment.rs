@@ -28,7 +28,7 @@ pub(super) const MAX_RECORDS: usize = 1 << 16;
 const MAGIC: [u8; 8] = *b"coralseg";
 const END_MAGIC: [u8; 8] = *b"coralend";
 /// Of all files of the store: those of another version are removed.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const TRAILER_BYTES: u64 = 20;
 
 /// The bytes that segment `id` begins with.
