@@ -72,10 +72,12 @@ struct Kept {
     keep: Duration,
 }
 
-/// A peer is asked for all that it keeps, a few at a time.
+/// Peers are asked for all that they keep, a few announcements at a time.
 #[derive(Debug)]
 struct CatchingUp {
-    from: Peer,
+    /// The last one first.
+    peers: Vec<Peer>,
+    /// How often that one may offer something else.
     rounds: u32,
     /// It has not answered yet.
     is_asked: bool,
@@ -117,14 +119,14 @@ impl Default for News {
 }
 
 impl News {
-    /// Whether the application wants to hear of announcements from now on. If not, what it has not decided is dropped.
-    pub(crate) fn listen(&mut self, now: Instant, listening: bool) {
+    /// Whether the application wants to hear of announcements from now on. If not, what it has not decided is forgotten: it
+    /// comes again when somebody listens.
+    pub(crate) fn listen(&mut self, listening: bool) {
         self.listening = listening;
         if !listening {
             self.wanted.clear();
+            self.undecided.clear();
             self.catching_up = None;
-            let undecided: Vec<Id> = self.undecided.keys().copied().collect();
-            undecided.iter().for_each(|id| self.drop(now, id));
         }
     }
 
@@ -281,43 +283,47 @@ impl News {
         known
     }
 
-    /// Whether nobody is being asked for all that it keeps; then `peer` is, from now on.
-    pub(crate) fn begin_catching_up(&mut self, peer: Peer) -> bool {
-        let begins = self.listening && self.catching_up.is_none();
-        if begins {
-            self.catching_up = Some(CatchingUp { from: peer, rounds: MAX_ROUNDS, is_asked: true });
-        }
-        begins
-    }
-
-    /// The peer that is asked for all that it keeps has offered these.
-    pub(crate) fn offered_many(&mut self, now: Instant, peer: Peer, ids: &[Id]) {
-        let offered = ids.iter().take(MAX_OFFERS).filter(|id| self.offered(now, peer, **id) == Offered::Wanted).count();
-        match &mut self.catching_up {
-            Some(catching_up) if catching_up.from.id == peer.id && offered > 0 => catching_up.is_asked = false,
-            _ => self.end_catching_up(&peer),
+    /// Some peers are to be asked for all that they keep, one after the other, unless others are. See
+    /// [`next_round`](Self::next_round).
+    pub(crate) fn catch_up(&mut self, peers: Vec<Peer>) {
+        if self.listening && self.catching_up.is_none() && !peers.is_empty() {
+            self.catching_up = Some(CatchingUp { peers, rounds: MAX_ROUNDS, is_asked: false });
         }
     }
 
-    /// The peer that was asked for all that it keeps has nothing more to offer, or does not answer.
-    pub(crate) fn end_catching_up(&mut self, peer: &Peer) {
-        self.catching_up.take_if(|catching_up| catching_up.from.id == peer.id);
-    }
-
-    /// The peer to be asked for more: what it has offered so far has come.
+    /// The peer to be asked for what else it keeps: what it has offered so far has come.
     pub(crate) fn next_round(&mut self) -> Option<Peer> {
         let catching_up = self.catching_up.as_mut().filter(|catching_up| !catching_up.is_asked)?;
-        let peer = catching_up.from;
+        let peer = *catching_up.peers.last()?;
         if self.wanted.values().any(|wanted| wanted.is_from(&peer)) {
             return None;
         }
-        if catching_up.rounds == 0 {
-            self.catching_up = None;
-            return None;
-        }
-        catching_up.rounds -= 1;
         catching_up.is_asked = true;
         Some(peer)
+    }
+
+    /// A peer that was asked for what it keeps has offered these.
+    pub(crate) fn offered_many(&mut self, now: Instant, peer: Peer, ids: &[Id]) {
+        let offered = ids.iter().take(MAX_OFFERS).filter(|id| self.offered(now, peer, **id) == Offered::Wanted).count();
+        match &mut self.catching_up {
+            Some(CatchingUp { peers, rounds, is_asked })
+                if peers.last() == Some(&peer) && offered > 0 && *rounds > 0 =>
+            {
+                *rounds -= 1;
+                *is_asked = false;
+            }
+            _ => self.has_no_more(&peer),
+        }
+    }
+
+    /// A peer that was asked for what it keeps does not answer, or has nothing else.
+    pub(crate) fn has_no_more(&mut self, peer: &Peer) {
+        if let Some(CatchingUp { peers, rounds, is_asked }) = &mut self.catching_up
+            && peers.pop_if(|last| last == peer).is_some()
+        {
+            (*rounds, *is_asked) = (MAX_ROUNDS, false);
+        }
+        self.catching_up.take_if(|catching_up| catching_up.peers.is_empty());
     }
 
     /// Forgets what has become old by `now`.
@@ -489,7 +495,7 @@ mod tests {
 
     fn listening() -> News {
         let mut news = News::default();
-        news.listen(at(0), true);
+        news.listen(true);
         news
     }
 
@@ -644,47 +650,48 @@ mod tests {
 
     #[test]
     fn who_catches_up_asks_on_until_nothing_new_is_offered() {
-        let (mut news, source) = (listening(), peer(1, 1));
-        assert!(news.begin_catching_up(source) && !news.begin_catching_up(peer(2, 1)));
-        assert_eq!(news.next_round(), None, "it has not answered yet");
-        news.offered_many(at(0), source, &[id(1), id(2)]);
+        let (mut news, first, second) = (listening(), peer(1, 1), peer(2, 1));
+        news.catch_up(vec![second, first]);
+        news.catch_up(vec![peer(3, 1)]);
+        assert_eq!((news.next_round(), news.next_round()), (Some(first), None));
+        news.offered_many(at(0), first, &[id(1), id(2)]);
         assert_eq!(news.next_round(), None, "they have not come yet");
         for (id, _) in fetches(&mut news, at(0)) {
-            news.failed(&id, &source);
+            news.failed(&id, &first);
         }
-        assert_eq!(news.next_round(), Some(source));
+        assert_eq!(news.next_round(), Some(first));
         news.announce(at(0), &message(1), HOUR);
-        news.offered_many(at(0), source, &[id(1)]);
-        assert_eq!((news.next_round(), news.begin_catching_up(peer(2, 1))), (None, true));
-        news.end_catching_up(&source);
-        assert!(!news.begin_catching_up(source), "it is another one");
-        news.end_catching_up(&peer(2, 1));
+        news.offered_many(at(0), first, &[id(1)]);
+        assert_eq!(news.next_round(), Some(second));
+        news.has_no_more(&first);
+        news.has_no_more(&second);
+        assert_eq!(news.next_round(), None);
         // A liar who always has something else is left after so many rounds.
-        assert!(news.begin_catching_up(source));
+        news.catch_up(vec![first]);
         let mut rounds = 0;
-        loop {
-            news.offered_many(at(0), source, &[id(1000 + rounds)]);
+        while news.next_round().is_some() {
+            news.offered_many(at(0), first, &[id(1000 + rounds)]);
             for (id, _) in fetches(&mut news, at(0)) {
-                news.failed(&id, &source);
-            }
-            if news.next_round().is_none() {
-                break;
+                news.failed(&id, &first);
             }
             rounds += 1;
         }
-        assert_eq!(rounds, MAX_ROUNDS);
+        assert_eq!(rounds, MAX_ROUNDS + 1);
     }
 
     #[test]
     fn who_does_not_listen_wants_nothing_and_keeps_its_own() {
         let mut news = News::default();
         assert_eq!(news.offered(at(0), peer(1, 1), id(1)), Offered::Refused);
-        assert!(!news.begin_catching_up(peer(1, 1)));
+        news.catch_up(vec![peer(1, 1)]);
+        assert_eq!(news.next_round(), None);
         news.announce(at(0), &message(2), HOUR);
         assert!(news.get(at(0), &id(2)).is_some());
-        news.listen(at(0), true);
+        news.listen(true);
         assert!(bring(&mut news, at(0), peer(1, 1), 1, Duration::ZERO));
-        news.listen(at(0), false);
+        news.listen(false);
         assert!(news.pass_on(at(0), &id(1), HOUR).is_none());
+        news.listen(true);
+        assert!(bring(&mut news, at(0), peer(1, 1), 1, Duration::ZERO));
     }
 }
