@@ -259,6 +259,7 @@ async fn a_slice_that_has_expired_is_asked_about_and_not_fetched_again() {
     let (origin, node) = alone(&File::of(TOTAL, &format!("{TAG}\ncdn-cache-control: max-age=0"))).await;
     let film = film();
     watch(&node, &film, 1_500_000..1_600_000).await;
+    kept(&node, 1).await;
     let confirmed = b"HTTP/1.1 304 Not Modified\r\ncdn-cache-control: max-age=600\r\netag: \"a\"\r\n\r\n".to_vec();
     let asked = origin.count("/film");
     origin.no_file("/film").on("/film", vec![Step::Send(confirmed)]);
