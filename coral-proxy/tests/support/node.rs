@@ -58,13 +58,24 @@ impl Node {
         origin: &Origin,
         change: impl FnOnce(&mut Config),
     ) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        Self::start_behind(addr, listener, index, origin, change).await
+    }
+
+    /// A node that listens at `listener`, and that others know as `addr`.
+    pub async fn start_behind(
+        addr: SocketAddr,
+        listener: TcpListener,
+        index: impl FnOnce(SocketAddr) -> DshtHandle,
+        origin: &Origin,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::default();
         config.sites.push(Site::new(HOST, &format!("http://{}", origin.addr)).unwrap());
         // Tests count what an origin is asked.
         config.peer.verify = 0;
         change(&mut config);
-        let listener = TcpListener::bind((ip, 0)).await.unwrap();
-        let addr = listener.local_addr().unwrap();
         let dsht = index(addr);
         let metrics = Metrics::register(&mut Registry::default());
         let suffixes = vec!["nyud.net".parse().unwrap()];
