@@ -13,7 +13,10 @@ use coral::config::Config;
 use coral_dns::appraisal::{Promise, Reply, Request as Appraise};
 use coral_dsht::message::{Body, ClusterInfo, Clusters, Header, Message, Request, Response, Token};
 use coral_dsht::{Distance, Dsht, Id, Instant, Level, Peer, Services, hint, wire};
+use coral_proxy::stamp::Stamp;
 use coral_proxy::url::{CoralUrl, Names};
+use coral_proxy::version::Version;
+use sha2::Digest as _;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -252,7 +255,11 @@ fn the_ids_and_values_in_the_protocol_are_those_of_the_code() {
         Id::of_announcement(b"news"),
     ];
     assert_eq!(example("ids"), ids.map(|id| id.as_bytes().to_vec()));
-    let values = [coral_proxy::encode_reference(cache), hint::value(node)];
+    let headers = hyper::HeaderMap::from_iter([(hyper::header::ETAG, "\"a\"".parse().unwrap())]);
+    let version = Version::of(hyper::StatusCode::OK, &headers, Some(5), None).unwrap();
+    let stamp = Stamp::of(&version, &sha2::Sha256::digest("hello").into());
+    let stamped = coral_proxy::reference::encode_stamped(cache, stamp);
+    let values = [coral_proxy::encode_reference(cache), hint::value(node), stamped];
     assert_eq!(example("values"), values.map(|value| value.as_bytes().to_vec()));
 }
 

@@ -41,14 +41,40 @@ impl Value {
         })
     }
 
-    /// The kind and the address, if the value names one. Whatever has another form is opaque.
+    /// The same with `more` behind the address, of which the kind says what it is. `None` if that is longer than a value may be.
+    pub fn naming_with(kind: u8, addr: SocketAddr, more: &[u8]) -> Option<Self> {
+        Self::new(&[Self::naming(kind, addr).as_bytes(), more].concat())
+    }
+
+    /// The kind and the address, if the value names one, whatever is behind it. Whatever has another form is opaque.
     pub fn named(&self) -> Option<(u8, SocketAddr)> {
         let (ip, kind, port): (IpAddr, _, _) = match *self.0 {
-            [NAMES_V4, kind, a, b, c, d, high, low] => ([a, b, c, d].into(), kind, [high, low]),
-            [NAMES_V6, kind, ref ip @ .., high, low] => (<[u8; 16]>::try_from(ip).ok()?.into(), kind, [high, low]),
+            [NAMES_V4, kind, a, b, c, d, high, low, ..] => ([a, b, c, d].into(), kind, [high, low]),
+            [NAMES_V6, kind, ref rest @ ..] => {
+                let (ip, rest) = rest.split_first_chunk::<16>()?;
+                ((*ip).into(), kind, *rest.first_chunk()?)
+            }
             _ => return None,
         };
         Some((kind, SocketAddr::new(ip.to_canonical(), u16::from_be_bytes(port))))
+    }
+
+    /// What is behind the address, if the value names one.
+    pub fn behind_name(&self) -> Option<&[u8]> {
+        self.named()?;
+        let name = if self.0.first() == Some(&NAMES_V4) { 8 } else { 20 };
+        self.0.get(name..)
+    }
+
+    /// Whether both are the same to whoever stores them: a later one that names the same address, as the same kind, takes the place of
+    /// an earlier one.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self == other || self.named().is_some_and(|named| other.named() == Some(named))
+    }
+
+    /// What all have in common that are the same.
+    pub(crate) fn common(&self) -> Self {
+        self.named().map_or_else(|| self.clone(), |(kind, addr)| Self::naming(kind, addr))
     }
 
     /// Its bytes.
@@ -265,17 +291,34 @@ mod tests {
         fn a_named_address_comes_back(kind: u8, ip: IpAddr, port: u16) {
             let value = Value::naming(kind, SocketAddr::new(ip, port));
             prop_assert_eq!(value.named(), Some((kind, SocketAddr::new(ip.to_canonical(), port))));
+            prop_assert_eq!(value.behind_name(), Some(&[][..]));
         }
 
         #[test]
-        fn any_bytes_are_opaque_or_name_an_address(head in 0xa3u8..0xa8, tail in proptest::collection::vec(any::<u8>(), 0..24)) {
+        fn what_is_behind_an_address_makes_no_other_value_of_it(
+            kind: u8, ip: IpAddr, port: u16, more in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let addr = SocketAddr::new(ip, port);
+            let Some(value) = Value::naming_with(kind, addr, &more) else {
+                prop_assert!(more.len() > MAX_VALUE_BYTES - 20);
+                return Ok(());
+            };
+            let plain = Value::naming(kind, addr);
+            prop_assert_eq!((value.named(), value.behind_name()), (plain.named(), Some(&more[..])));
+            prop_assert!(value.is_same(&plain) && plain.is_same(&value) && value.common() == plain);
+            prop_assert!(!value.is_same(&Value::naming(kind.wrapping_add(1), addr)));
+            prop_assert!(!value.is_same(&Value::naming(kind, SocketAddr::new(ip, port.wrapping_add(1)))));
+        }
+
+        #[test]
+        fn any_bytes_are_opaque_or_name_an_address(head in 0xa3u8..0xa8, tail in proptest::collection::vec(any::<u8>(), 0..30)) {
             let value = Value::new(&[&[head][..], &tail].concat()).unwrap();
             let length = match head {
                 NAMES_V4 => 8,
                 NAMES_V6 => 20,
                 _ => usize::MAX,
             };
-            prop_assert_eq!(value.named().is_some(), value.as_bytes().len() == length);
+            prop_assert_eq!(value.named().is_some(), value.as_bytes().len() >= length);
         }
     }
 }

@@ -353,10 +353,10 @@ impl Dsht {
     ///
     /// A put or claim of it that is still under way ends where it stands.
     pub fn remove(&mut self, now: Instant, key: Key, value: Value) -> OpId {
-        let entry = (key, value);
+        let is_entry = |(of, other): (Key, &Value)| of == key && other.is_same(&value);
         let is_same = |op: &Op| match op {
-            Op::Put(put) => put.entry() == (entry.0, &entry.1),
-            Op::Claim(claim) => claim.entry() == (entry.0, &entry.1),
+            Op::Put(put) => is_entry(put.entry()),
+            Op::Claim(claim) => is_entry(claim.entry()),
             _ => false,
         };
         let same: Vec<OpId> = self.ops.iter().filter(|(_, running)| is_same(&running.op)).map(|(id, _)| *id).collect();
@@ -369,9 +369,9 @@ impl Dsht {
                 _ => {}
             }
         }
-        self.lost.retain(|lost| (&lost.key, &lost.value) != (&entry.0, &entry.1));
-        let holders = self.published.withdraw(now, &entry);
-        self.start(now, Op::Remove(Remove::new(entry.0, entry.1, holders)), true)
+        self.lost.retain(|lost| !(lost.key == key && lost.value.is_same(&value)));
+        let (last, holders) = self.published.withdraw(now, key, &value);
+        self.start(now, Op::Remove(Remove::new(key, last.unwrap_or(value), holders)), true)
     }
 
     /// Live members of one of this node's clusters, verified first-hand lately: [`Outcome::Nodes`].

@@ -153,7 +153,7 @@ impl Shared {
             Command::Put { key, value, ttl, reply, .. } => {
                 let values = self.values.entry(key).or_default();
                 let new = Held { value, expires: now + ttl, is_claim: false };
-                match values.iter_mut().find(|held| held.value == new.value) {
+                match values.iter_mut().find(|held| held.value.is_same(&new.value)) {
                     // A put no longer than a claim is one that renews it.
                     Some(held) => *held = Held { is_claim: held.is_claim && ttl <= LONGEST_CLAIM, ..new },
                     None => values.push(new),
@@ -162,11 +162,12 @@ impl Shared {
             }
             Command::Claim { key, value, ttl, refused, reply, .. } => {
                 let values = self.values.entry(key).or_default();
-                let mine = values.iter().position(|held| held.value == value);
+                let mine = values.iter().position(|held| held.value.is_same(&value));
+                let is_refused = |value: &Value| refused.iter().any(|refused| refused.is_same(value));
                 // Of those that only claim, none that might be waiting for this one.
                 let is_before = |index: usize| mine.is_none_or(|mine| index < mine);
                 let others = values.iter().enumerate().filter(|(index, held)| {
-                    held.value != value && !refused.contains(&held.value) && (!held.is_claim || is_before(*index))
+                    !held.value.is_same(&value) && !is_refused(&held.value) && (!held.is_claim || is_before(*index))
                 });
                 let others: Vec<Value> = others.map(|(_, held)| held.value.clone()).collect();
                 match mine {
@@ -182,7 +183,7 @@ impl Shared {
             Command::Remove { key, value, reply } => {
                 let removed = self.values.get_mut(&key).is_some_and(|values| {
                     let before = values.len();
-                    values.retain(|held| held.value != value);
+                    values.retain(|held| !held.value.is_same(&value));
                     values.len() < before
                 });
                 let _ = reply.send(usize::from(removed));

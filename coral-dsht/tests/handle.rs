@@ -51,6 +51,16 @@ async fn suite(a: &DshtHandle, b: &DshtHandle) {
     let refusing = b.claim(cold, value("b"), ttl, Levels::ALL, vec![value("a")]).await.unwrap();
     assert!(refusing.values.is_empty());
 
+    // An address is named once, by what was last put of it.
+    let named = Id::hash(&[b"named"]);
+    let [plain, told] =
+        [&b""[..], b"told"].map(|more| Value::naming_with(b'x', ([127, 0, 0, 1], 80).into(), more).unwrap());
+    a.claim(named, plain.clone(), ttl, Levels::ALL, Vec::new()).await.unwrap();
+    a.put(named, told.clone(), HOUR, Levels::ALL).await.unwrap();
+    assert_eq!(b.get(named, Levels::ALL).await.unwrap().values, [told]);
+    assert!(a.remove(named, plain).await.unwrap() > 0);
+    assert!(b.get(named, Levels::ALL).await.unwrap().values.is_empty());
+
     assert_eq!(a.contacts().await.unwrap(), [b.snapshot().await.unwrap().me.addr]);
     let query = NodesQuery { level: Level::GLOBAL, count: 5, target: None, services: WEB };
     let near = a.nodes(query).await.unwrap();

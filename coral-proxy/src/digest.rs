@@ -1,4 +1,5 @@
-//! Whether a body is what its head says: `Repr-Digest`, else `Content-Digest` (RFC 9530), by SHA-256 or SHA-512.
+//! Whether a body is what its head says: `Repr-Digest`, else `Content-Digest` (RFC 9530), by SHA-256 or SHA-512; and the SHA-256 that
+//! this node's reference tells others ([`crate::stamp`]).
 //!
 //! For a 200 without a range both speak of the same bytes. A field that is no dictionary, an algorithm that is not known and a
 //! digest of the wrong length are passed over, as if nothing had been said.
@@ -59,10 +60,49 @@ impl Check {
 
     /// Whether what has been taken in is the body that was meant.
     pub fn holds(self) -> bool {
+        self.finish().0
+    }
+
+    /// The same, and its SHA-256 if that is what was taken.
+    fn finish(self) -> (bool, Option<[u8; 32]>) {
         match self.hasher {
-            Hasher::Sha256(hasher) => hasher.finalize()[..] == self.expected[..],
-            Hasher::Sha512(hasher) => hasher.finalize()[..] == self.expected[..],
+            Hasher::Sha256(hasher) => {
+                let digest: [u8; 32] = hasher.finalize().into();
+                (digest[..] == self.expected[..], Some(digest))
+            }
+            Hasher::Sha512(hasher) => (hasher.finalize()[..] == self.expected[..], None),
         }
+    }
+}
+
+/// What is hashed of a body while it arrives: each byte once, but where its head has SHA-512 alone.
+#[derive(Debug, Default)]
+pub(crate) struct Hashing {
+    check: Option<Check>,
+    sha256: Option<Sha256>,
+}
+
+impl Hashing {
+    /// Of a body that is to be held against its `check`, if there is one, and whose SHA-256 is wanted if it `is_told` to others.
+    pub(crate) fn new(check: Option<Check>, is_told: bool) -> Self {
+        let has_it = check.as_ref().is_some_and(|check| matches!(check.hasher, Hasher::Sha256(_)));
+        Self { check, sha256: (is_told && !has_it).then(Sha256::new) }
+    }
+
+    /// Takes in the next bytes.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        if let Some(check) = &mut self.check {
+            check.add(bytes);
+        }
+        if let Some(sha256) = &mut self.sha256 {
+            sha256.update(bytes);
+        }
+    }
+
+    /// Whether it is the body that was meant, and its SHA-256 if that was taken.
+    pub(crate) fn finish(self) -> (bool, Option<[u8; 32]>) {
+        let (holds, digest) = self.check.map_or((true, None), Check::finish);
+        (holds, self.sha256.map(|sha256| sha256.finalize().into()).or(digest))
     }
 }
 
@@ -96,6 +136,26 @@ mod tests {
         assert_eq!(holds(&[other, &format!("repr-digest: {SHA_256}")], "hello"), Some(true), "the whole's counts");
         assert_eq!(holds(&[other], "hello"), Some(false));
         assert_eq!(holds(&["repr-digest: md5=:AAA=:", &format!("repr-digest: {SHA_512}")], "hello"), Some(true));
+    }
+
+    #[test]
+    fn the_digest_that_others_are_told_is_the_bodys_whatever_its_head_says() {
+        for (lines, is_told, expected) in [
+            (&[][..], true, (true, true)),
+            (&[], false, (true, false)),
+            (&[SHA_256], true, (true, true)),
+            (&[SHA_512], true, (true, true)),
+            (&[SHA_512], false, (true, false)),
+            (&["sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:"], true, (false, true)),
+        ] {
+            let lines: Vec<String> = lines.iter().map(|line| format!("repr-digest: {line}")).collect();
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            let mut hashing = Hashing::new(Check::of(&of_lines(&lines)), is_told);
+            "hello".as_bytes().chunks(2).for_each(|chunk| hashing.add(chunk));
+            let (holds, digest) = hashing.finish();
+            assert_eq!((holds, digest.is_some()), expected, "{lines:?}");
+            assert!(digest.is_none_or(|digest| digest[..] == Sha256::digest("hello")[..]), "{lines:?}");
+        }
     }
 
     #[test]

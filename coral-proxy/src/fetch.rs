@@ -35,6 +35,7 @@ use crate::peers::{Delivery, Inquiry, Missed, Peers, Search, Surroundings};
 use crate::policy::{CacheControl, Validity, variant_key};
 use crate::reference::References;
 use crate::resolver::Resolver;
+use crate::stamp::Words;
 use crate::tls;
 use crate::trace::Traces;
 use crate::url::CoralUrl;
@@ -45,6 +46,7 @@ use sources::Sources;
 /// URLs that are remembered as distrusted.
 const REMEMBERED_URLS: u64 = 10_000;
 
+mod ending;
 mod lent;
 mod one;
 mod part;
@@ -68,8 +70,8 @@ pub(crate) struct Fetcher {
     peers: Peers,
     origins: Origins,
     limits: Limits,
-    /// URLs of which another node has given what was not the origin's: the origin is asked itself.
-    distrusted: Moka<Key, ()>,
+    /// Of which another node has given what was not the origin's, or may not be: the origin is asked itself. And what was said of it.
+    distrusted: Moka<Key, Arc<Words>>,
 }
 
 /// What a client wants.
@@ -445,7 +447,7 @@ impl Fetcher {
         let fetcher = Arc::clone(self);
         self.runtime.spawn(async move {
             let sources = Sources::new(&fetcher, answer.body, None, answer.length, None);
-            pump(sources, writer, answer.length, None, || {}).await
+            pump(sources, writer, answer.length, None).await
         });
         Ok(served)
     }

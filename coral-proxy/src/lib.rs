@@ -103,6 +103,7 @@ mod server;
 mod service;
 pub mod slice;
 mod stall;
+pub mod stamp;
 mod tls;
 pub mod trace;
 pub mod url;

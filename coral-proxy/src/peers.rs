@@ -9,6 +9,9 @@
 //! moment only: so this node still waits for one node alone, and no circle comes of it. Who answers first with the object
 //! delivers; the other one is not to blame.
 //!
+//! References say what their nodes' bodies are ([`crate::stamp`]): whom two networks contradict is passed over, and of any other disagreement
+//! the origin is asked.
+//!
 //! In a closed network an answer counts only if it shows the network's key ([`crate::auth`]): one who cannot is set aside.
 //!
 //! Before the origin is asked for what is nowhere else, those are asked who have it stale (`max-stale`): see `fetch/lent.rs`.
@@ -38,8 +41,9 @@ use crate::headers::{CACHE_STATUS, only_if_cached};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Bounds, ask};
 use crate::policy::list_members;
-use crate::reference::{Fetching, decode_reference, stale_key};
+use crate::reference::{Fetching, decode_reference, decode_stamp, stale_key};
 use crate::searches::{self, Searches};
+use crate::stamp::Words;
 use crate::trace::{Open, Step, Traces};
 use crate::url::CoralUrl;
 use hedge::FirstBytes;
@@ -71,6 +75,8 @@ pub(crate) struct Delivery {
     pub(crate) peer: SocketAddr,
     /// Whether it is a stale copy, which was asked for as such.
     pub(crate) stale: bool,
+    /// What the references of those named say.
+    pub(crate) words: Words,
 }
 
 /// How the index is asked who has an object.
@@ -104,6 +110,8 @@ pub(crate) enum Missed {
     Unknown,
     /// A node says that the origin alone can help: each node is to ask for itself.
     AskOrigin,
+    /// References of one version say different things of its body, and no one knows who is right.
+    Disputed(Words),
 }
 
 /// The other nodes, as far as their content goes.
@@ -193,6 +201,7 @@ impl Peers {
         until: Instant,
     ) -> Result<Delivery, Missed> {
         let mut useless: Vec<Value> = Vec::new();
+        let mut words = Words::default();
         let mut attempts = match search.is_for_stale() {
             true => self.limits.attempts.min(MOST_ASKED_FOR_STALE),
             false => self.limits.attempts,
@@ -204,8 +213,21 @@ impl Peers {
             let (values, level) = self.named(inquiry.url, search, refused, step).await?;
             let known = useless.len();
             let values = values.into_iter().take(self.limits.attempts + MOST_REFUSED);
+            let named: Vec<(Option<SocketAddr>, Value)> = values
+                .filter(|value| !useless.iter().any(|refused| refused.is_same(value)))
+                .map(|value| (self.usable(&value), value))
+                .collect();
+            for (peer, value) in &named {
+                if let (Some(peer), Some(stamp)) = (peer, decode_stamp(value)) {
+                    words.hear(*peer, stamp);
+                }
+            }
+            if words.are_disputed() {
+                return Err(Missed::Disputed(words));
+            }
+            // Two networks say otherwise than these.
             let named: Vec<(Option<SocketAddr>, Value)> =
-                values.filter(|value| !useless.contains(value)).map(|value| (self.usable(&value), value)).collect();
+                named.into_iter().map(|(peer, value)| (peer.filter(|peer| !words.outvote(*peer)), value)).collect();
             for (place, (peer, value)) in named.iter().enumerate() {
                 if let Some(first) = *peer {
                     if attempts == 0 {
@@ -216,7 +238,7 @@ impl Peers {
                     match self.ask_hedged(first, second, inquiry, search, until).await {
                         Ok((answer, peer)) => {
                             let stale = matches!(said(&answer.headers), Said::Stale);
-                            return Ok(Delivery { answer, level, peer, stale });
+                            return Ok(Delivery { answer, level, peer, stale, words });
                         }
                         Err(Refusal::AskOrigin) => return Err(Missed::AskOrigin),
                         Err(Refusal::Waiting) => return Err(Missed::Nowhere),
@@ -292,7 +314,7 @@ impl Peers {
     /// The node that a reference names, if it may be asked. Other kinds of values are nobody's.
     fn usable(&self, value: &Value) -> Option<SocketAddr> {
         let peer = decode_reference(value)?;
-        (peer != self.me && may_be_peer(peer, self.me) && !self.set_aside.contains_key(&peer)).then_some(peer)
+        (peer != self.me && may_be_peer(peer, self.me) && !self.is_set_aside(peer)).then_some(peer)
     }
 
     /// Asks `first`, and when it is overdue `second`, too; who of them delivers.
@@ -373,6 +395,11 @@ impl Peers {
         let (count, order) = &self.delivered;
         let chance = order.hash_one(count.fetch_add(1, Ordering::Relaxed));
         chance.checked_rem(u64::from(self.limits.verify)).is_some_and(|rest| rest == 0)
+    }
+
+    /// Whether a node has failed lately.
+    pub(crate) fn is_set_aside(&self, peer: SocketAddr) -> bool {
+        self.set_aside.contains_key(&peer)
     }
 
     /// Asks a node that failed no more for a while.

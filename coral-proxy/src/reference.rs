@@ -6,6 +6,9 @@
 //! or the node stops. One task owns all of it: it is told what there is, compares that with what it has published, and
 //! has at most one request under way for each key, so that a withdrawal overtakes neither a claim nor a put.
 //!
+//! The reference of a whole object says what its body is, if that can be told from others ([`crate::stamp`]): whoever is named several can
+//! compare, and hold what is delivered against it.
+//!
 //! What has ceased to be fresh is named under a key of its own ([`stale_key`]), where claims do not see it: once, for an hour,
 //! and again when it was asked for in vain. It is only a hint, so it stays when the object is fresh again.
 
@@ -21,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::config;
 use crate::metrics::Metrics;
+use crate::stamp::Stamp;
 
 /// What a reference names: an HTTP address. Other kinds of values may come to share a key.
 const HTTP_ADDRESS: u8 = b'h';
@@ -42,6 +46,19 @@ pub fn encode_reference(addr: SocketAddr) -> Value {
     Value::naming(HTTP_ADDRESS, addr)
 }
 
+/// The reference that names the node with this HTTP address as one that has a whole body, and says what that is.
+pub fn encode_stamped(addr: SocketAddr, stamp: Stamp) -> Value {
+    let value = Value::naming_with(HTTP_ADDRESS, addr, &stamp.to_bytes());
+    // An address and a stamp have 44 bytes at most.
+    value.unwrap_or_else(|| encode_reference(addr))
+}
+
+/// What a reference says of the body that its node has, if it does.
+pub fn decode_stamp(value: &Value) -> Option<Stamp> {
+    decode_reference(value)?;
+    Stamp::from_bytes(value.behind_name()?)
+}
+
 /// The key under which the index names nodes that have of `key` what is no longer fresh.
 pub fn stale_key(key: Key) -> Key {
     Id::hash(&[b"stale", key.as_bytes()])
@@ -61,6 +78,7 @@ enum Event {
     Claim(Key, Claim),
     Fetched(Key),
     Stored(Key, Duration, bool),
+    Stamped(Key, Option<Stamp>),
     Dropped(Key),
     Stop(oneshot::Sender<()>),
 }
@@ -85,7 +103,7 @@ impl References {
         let (events, told) = mpsc::unbounded_channel();
         let keeper = Keeper {
             dsht,
-            value: encode_reference(me),
+            me,
             config,
             metrics,
             entries: BTreeMap::new(),
@@ -109,6 +127,11 @@ impl References {
     /// still, who have none.
     pub fn stored(&self, key: Key, fresh_for: Duration, of_use: bool) {
         self.tell(Event::Stored(key, fresh_for, of_use));
+    }
+
+    /// The body of the object that is told of next has this stamp, or none that would be of use: that is in the reference from then on.
+    pub fn stamped(&self, key: Key, stamp: Option<Stamp>) {
+        self.tell(Event::Stamped(key, stamp));
     }
 
     /// One has left it.
@@ -163,14 +186,31 @@ enum Kind {
     Complete,
 }
 
+/// What the index was last told.
+#[derive(Debug, Clone, Copy)]
+struct Published {
+    kind: Kind,
+    stamp: Option<Stamp>,
+    at: Instant,
+    /// When it is to be renewed.
+    renew_at: Instant,
+}
+
+impl Published {
+    fn now(kind: Kind, stamp: Option<Stamp>, ttl: Duration, now: Instant) -> Self {
+        Self { kind, stamp, at: now, renew_at: now + (ttl / 2).max(LEAST_RENEWAL) }
+    }
+}
+
 /// What is known of one key.
 #[derive(Debug, Default)]
 struct Entry {
     fetching: usize,
     stored: usize,
     fresh_until: Option<Instant>,
-    /// What the index was last told, and when that is to be renewed.
-    published: Option<(Kind, Instant)>,
+    /// Of the body that was stored last, of whatever variant.
+    stamp: Option<Stamp>,
+    published: Option<Published>,
     /// Whether a request for this key is under way.
     busy: bool,
     claims: VecDeque<Claim>,
@@ -195,7 +235,7 @@ struct Stale {
 /// What the index was told in the end.
 #[derive(Debug)]
 enum Told {
-    Reference(Option<(Kind, Instant)>),
+    Reference(Option<Published>),
     Stale(Option<Instant>),
 }
 
@@ -227,7 +267,7 @@ impl Entry {
 
 struct Keeper {
     dsht: DshtHandle,
-    value: Value,
+    me: SocketAddr,
     config: config::Reference,
     metrics: Metrics,
     entries: BTreeMap<Key, Entry>,
@@ -289,9 +329,15 @@ impl Keeper {
                 entry.stale.of_use |= of_use;
                 key
             }
+            Event::Stamped(key, stamp) => {
+                // What it is the stamp of comes next.
+                self.entries.entry(key).or_default().stamp = stamp;
+                return;
+            }
             Event::Dropped(key) => {
                 let entry = self.entries.entry(key).or_default();
                 entry.stored = entry.stored.saturating_sub(1);
+                entry.stamp = entry.stamp.filter(|_| entry.stored > 0);
                 entry.stale.of_use &= entry.stored > 0;
                 key
             }
@@ -315,8 +361,8 @@ impl Keeper {
                     let before = i64::from(entry.published.is_some());
                     self.metrics.references.inc_by(i64::from(published.is_some()) - before);
                     entry.published = published;
-                    if let Some((_, renew_at)) = published {
-                        self.due.insert((renew_at, key));
+                    if let Some(published) = published {
+                        self.due.insert((published.renew_at, key));
                     }
                 }
                 Told::Stale(until) => (entry.stale.busy, entry.stale.published) = (false, until),
@@ -361,7 +407,7 @@ impl Keeper {
         }
         let wanted = !stopping && entry.is_of_use_stale(now, ttl);
         let is_lasting = |until: Instant| until.duration_since(now) > ttl / 2;
-        let (dsht, value, permits) = (self.dsht.clone(), self.value.clone(), Arc::clone(&self.permits));
+        let (dsht, value, permits) = (self.dsht.clone(), encode_reference(self.me), Arc::clone(&self.permits));
         match entry.stale.published {
             Some(until) if wanted && is_lasting(until) => {}
             _ if wanted => {
@@ -398,14 +444,14 @@ impl Keeper {
             return;
         }
         let wanted = if self.stopping.is_some() { None } else { entry.wanted(now) };
-        let (dsht, value, permits) = (self.dsht.clone(), self.value.clone(), Arc::clone(&self.permits));
+        let (dsht, value, permits) = (self.dsht.clone(), encode_reference(self.me), Arc::clone(&self.permits));
         // A stopped node claims nothing, and nobody waits for a claim whose fetch has given up.
         while let Some(Claim { refused, reply }) = entry.claims.pop_front() {
             if self.stopping.is_some() || reply.is_closed() {
                 continue;
             }
             let ttl = self.config.fetching_ttl;
-            let complete = entry.published.filter(|(kind, _)| *kind == Kind::Complete);
+            let complete = entry.published.filter(|published| published.kind == Kind::Complete);
             entry.busy = true;
             // No permit: a client waits for this one.
             self.requests.spawn(async move {
@@ -415,10 +461,11 @@ impl Keeper {
                 }
                 // Counted as published in any case: it may be, and is then to be withdrawn. A claim does not shorten the
                 // life of what was put for longer.
-                (key, Told::Reference(complete.or(Some((Kind::Fetching, now + (ttl / 2).max(LEAST_RENEWAL))))))
+                (key, Told::Reference(complete.or(Some(Published::now(Kind::Fetching, None, ttl, now)))))
             });
             return;
         }
+        let stamp = entry.stamp.filter(|_| wanted.is_some_and(|(kind, _)| kind == Kind::Complete));
         match (wanted, entry.published) {
             (None, None) => {}
             (None, Some(_)) => {
@@ -429,8 +476,13 @@ impl Keeper {
                     (key, Told::Reference(None))
                 });
             }
-            (Some((kind, _)), Some((published, renew_at))) if kind == published && now < renew_at => {}
+            (Some((kind, _)), Some(told)) if kind == told.kind && stamp == told.stamp && now < told.renew_at => {}
+            // With another stamp alone no sooner than any renewal may be.
+            (Some((kind, _)), Some(told)) if kind == told.kind && now < told.renew_at.min(told.at + LEAST_RENEWAL) => {
+                self.due.insert((told.renew_at.min(told.at + LEAST_RENEWAL), key));
+            }
             (Some((kind, at_most)), _) => {
+                let value = stamp.map_or(value, |stamp| encode_stamped(self.me, stamp));
                 let ttl = match kind {
                     Kind::Fetching => self.config.fetching_ttl,
                     Kind::Complete => self.config.complete_ttl.min(at_most),
@@ -443,7 +495,7 @@ impl Keeper {
                         tracing::debug!(?key, "the index did not take a reference");
                     }
                     // Counted as published in any case: it may have been stored, and is then to be withdrawn.
-                    (key, Told::Reference(Some((kind, now + (ttl / 2).max(LEAST_RENEWAL)))))
+                    (key, Told::Reference(Some(Published::now(kind, stamp, ttl, now))))
                 });
             }
         }

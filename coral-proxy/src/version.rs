@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use coral_dsht::Id;
 use http::StatusCode;
 use http::header::{CONTENT_ENCODING, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE};
 
@@ -51,6 +52,16 @@ impl Version {
     /// Bytes of the whole.
     pub const fn total(&self) -> u64 {
         self.total
+    }
+
+    /// A hash of it, by which it is told from others where there is no room for all of it. Bytes of different places are of different ones.
+    pub(crate) fn tag(&self) -> Id {
+        let (field, value) = &self.validator;
+        let numbers = [self.body.start, self.body.end, self.total].map(u64::to_be_bytes);
+        let mut parts = vec![&b"version"[..], field.as_str().as_bytes(), value.as_bytes()];
+        parts.extend(numbers.iter().map(|number| &number[..]));
+        parts.extend(self.coding.iter().map(HeaderValue::as_bytes));
+        Id::hash(&parts)
     }
 
     /// Makes `request` one for what is missing after `so_far` bytes of the body.
@@ -140,6 +151,33 @@ mod tests {
         assert_eq!(of(StatusCode::OK, None), None);
         assert_eq!(of(StatusCode::NOT_FOUND, Some(10)), None);
         assert_eq!(of(StatusCode::PARTIAL_CONTENT, Some(10)), None, "which part it is is not known");
+    }
+
+    #[test]
+    fn versions_are_told_apart_by_their_tags() {
+        let [noon, one] = [12, 13].map(|hour| format!("last-modified: Thu, 01 Jan 2026 {hour}:00:00 GMT"));
+        let date = "date: Thu, 01 Jan 2026 20:00:00 GMT";
+        let whole: [&[&str]; 6] = [
+            &[TAG],
+            &["etag: \"b\""],
+            &[TAG, "content-encoding: br"],
+            &[TAG, "content-encoding: gzip"],
+            &[&noon, date],
+            &[&one, date],
+        ];
+        let mut tags: Vec<Id> = whole.iter().map(|lines| of_ten(lines).unwrap().tag()).collect();
+        tags.push(Version::of(StatusCode::OK, &headers(&[TAG]), Some(11), None).unwrap().tag());
+        for place in ["0-9", "10-19"] {
+            let (head, sought) =
+                (headers(&[TAG, &format!("content-range: bytes {place}/20")]), HeaderValue::from_static("bytes=0-9"));
+            let part = Part::of(StatusCode::PARTIAL_CONTENT, &head, Some(10), &sought).unwrap();
+            tags.push(Version::of(StatusCode::PARTIAL_CONTENT, &head, Some(10), Some(&part)).unwrap().tag());
+        }
+        let count = tags.len();
+        tags.sort();
+        tags.dedup();
+        assert_eq!(tags.len(), count);
+        assert_eq!(of_ten(&[TAG, "x: 1"]).unwrap().tag(), of_ten(&[TAG]).unwrap().tag());
     }
 
     #[test]

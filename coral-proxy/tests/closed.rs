@@ -2,16 +2,20 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use coral_dsht::Levels;
 use coral_dsht::memory::MemoryNetwork;
+use coral_dsht::{Levels, Peer, Services};
+use coral_proxy::reference::decode_stamp;
 use coral_proxy::{Config, encode_reference, index_key};
 use support::client::{get, get_with, request};
 use support::film::{film, watch};
 use support::node::{HOST, Node, ask_all};
 use support::origin::{Gate, Origin, Step};
 use support::until;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 const OK: &str = "HTTP/1.1 200 OK\ncache-control: max-age=600\netag: \"a\"";
 const FROM_ORIGIN: &str = "coral; fwd=uri-miss; detail=origin; stored";
@@ -117,6 +121,60 @@ async fn a_strangers_answer_is_not_taken_and_he_is_set_aside() {
         assert_eq!((stranger.count("/page"), stranger.count("/other")), (1, 0));
         assert_eq!(node.proxy.status().errors["peer"], 1);
     }
+}
+
+/// A box on the way to `to`: in what passes towards the one who asks, the first of the two texts is replaced by the second.
+async fn box_on_the_way(to: SocketAddr, listener: TcpListener, swap: (&'static str, &'static str)) {
+    while let Ok((near, _)) = listener.accept().await {
+        let far = TcpStream::connect(to).await.unwrap();
+        let ((mut near_read, mut near_write), (mut far_read, mut far_write)) = (near.into_split(), far.into_split());
+        tokio::spawn(async move { tokio::io::copy(&mut near_read, &mut far_write).await });
+        tokio::spawn(async move {
+            let mut bytes = vec![0; 64 * 1024];
+            while let Ok(count @ 1..) = far_read.read(&mut bytes).await {
+                let text = String::from_utf8(bytes[..count].to_vec()).unwrap().replace(swap.0, swap.1);
+                near_write.write_all(text.as_bytes()).await.unwrap();
+            }
+        });
+    }
+}
+
+/// What a client gets of a node whose one peer has `/page` and is behind a box that changes what it sends, and the errors of peers.
+async fn changed_on_the_way(swap: (&'static str, &'static str)) -> (Option<String>, String, u64) {
+    let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
+    origin.text("/page", OK, "hello");
+    let [outside, inside] =
+        [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+    let (known_as, listens) = (outside.local_addr().unwrap(), inside.local_addr().unwrap());
+    tokio::spawn(box_on_the_way(listens, outside, swap));
+    let index = |addr| network.node(Peer::new(addr, Services::NONE));
+    let far = Node::start_behind(known_as, inside, index, &origin, with_key('1')).await;
+    assert!(get(listens, HOST, "/page").await.whole);
+    let key = index_key(&format!("http://{HOST}/page"), &[], &[]).unwrap();
+    until(async || {
+        far.dsht.get(key, Levels::ALL).await.unwrap().values.iter().any(|value| decode_stamp(value).is_some())
+    })
+    .await;
+    let node = Node::start_with(&network, &origin, with_key('1')).await;
+    let reply = get(node.addr, HOST, "/page").await;
+    let errors = node.proxy.status().errors.get("peer").copied().unwrap_or_default();
+    (reply.whole.then(|| reply.text()), reply.cache().to_owned(), errors)
+}
+
+#[tokio::test]
+async fn a_box_on_the_way_changes_neither_head_nor_body_unnoticed() {
+    let hello = |cache: &str, errors| (Some("hello".to_owned()), cache.to_owned(), errors);
+    assert_eq!(changed_on_the_way(("x", "x")).await, hello(FROM_PEER, 0));
+    for swap in [
+        ("200 OK", "404 No"),
+        ("coral; hit", "coral; xyz"),
+        ("\"a\"", "\"b\""),
+        ("max-age=600", "max-age=900"),
+        ("coral-auth: ", "coral-auth: 0"),
+    ] {
+        assert_eq!(changed_on_the_way(swap).await, hello(FROM_ORIGIN, 1), "{swap:?}");
+    }
+    assert_eq!(changed_on_the_way(("hello", "hellO")).await, (None, FROM_PEER.to_owned(), 1), "cut off");
 }
 
 #[tokio::test]

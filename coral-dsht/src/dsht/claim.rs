@@ -197,7 +197,7 @@ impl Claim {
 
     /// Who lies, or is behind, may name what this node has refused, or this node itself.
     fn is_of_use(&self, value: &Value) -> bool {
-        *value != self.value && !self.refused.contains(value)
+        !value.is_same(&self.value) && !self.refused.iter().any(|refused| refused.is_same(value))
     }
 
     fn request(&self, aim: Distance, is_last: bool) -> Request {

@@ -38,7 +38,8 @@ impl Informants {
         let mut useless: BTreeMap<NodeId, usize> = BTreeMap::new();
         for answer in &self.answers {
             let is_recent = now.saturating_since(answer.at) < REMEMBERED;
-            if is_recent && answer.key == *key && answer.values.iter().all(|value| refused.contains(value)) {
+            let is_refused = |value: &Value| refused.iter().any(|refused| refused.is_same(value));
+            if is_recent && answer.key == *key && answer.values.iter().all(is_refused) {
                 *useless.entry(answer.peer).or_default() += 1;
             }
         }

@@ -52,9 +52,17 @@ impl Remove {
 /// Where the values that this node has put are alive.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    holders: BTreeMap<(Key, Value), Vec<Holder>>,
+    /// By key, and what all values have in common that are the same.
+    values: BTreeMap<(Key, Value), Placed>,
     /// Each of the holders once: in no table perhaps, and missed all the same when it goes.
     watched: BTreeMap<NodeId, Watched>,
+}
+
+/// A value of this node, as it was last put, and who holds it.
+#[derive(Debug)]
+struct Placed {
+    value: Value,
+    holders: Vec<Holder>,
 }
 
 #[derive(Debug)]
@@ -90,24 +98,36 @@ impl Published {
     /// `peer` has just taken a value, for as long as `expires`.
     pub(crate) fn stored(&mut self, now: Instant, entry: (Key, Value), level: Level, peer: Peer, expires: Instant) {
         self.watched.entry(peer.id).or_insert(Watched { peer, heard: now, instance: None, clusters: None }).heard = now;
-        let holders = self.holders.entry(entry).or_default();
+        let (key, value) = entry;
+        let place = self.values.entry((key, value.common()));
+        let placed = place.or_insert_with(|| Placed { value: value.clone(), holders: Vec::new() });
+        placed.value = value;
+        let holders = &mut placed.holders;
         match holders.iter_mut().find(|holder| holder.level == level && holder.peer.id == peer.id) {
             Some(holder) => (holder.expires, holder.elsewhere) = (expires, false),
             None => holders.push(Holder { level, peer, expires, elsewhere: false }),
         }
     }
 
-    /// Forgets a value, and tells who may still hold it.
-    pub(crate) fn withdraw(&mut self, now: Instant, entry: &(Key, Value)) -> Vec<(Level, Peer)> {
-        let holders = self.holders.remove(entry).unwrap_or_default();
-        holders.into_iter().filter(|holder| holder.expires > now).map(|holder| (holder.level, holder.peer)).collect()
+    /// The last value that was put and is the same as `value`.
+    pub(crate) fn last(&self, key: Key, value: &Value) -> Option<&Value> {
+        self.values.get(&(key, value.common())).map(|placed| &placed.value)
+    }
+
+    /// Forgets a value, and tells what was last put of those that are the same, and who may still hold one of them.
+    pub(crate) fn withdraw(&mut self, now: Instant, key: Key, value: &Value) -> (Option<Value>, Vec<(Level, Peer)>) {
+        let Some(Placed { value, holders }) = self.values.remove(&(key, value.common())) else {
+            return (None, Vec::new());
+        };
+        let living = holders.into_iter().filter(|holder| holder.expires > now);
+        (Some(value), living.map(|holder| (holder.level, holder.peer)).collect())
     }
 
     /// `peer` has gone, and what it held with it: there is nobody left to withdraw from. What it held, until when.
     pub(crate) fn lost(&mut self, peer: &NodeId) -> Vec<Lost> {
         let mut lost = Vec::new();
         self.watched.remove(peer);
-        self.holders.retain(|(key, value), holders| {
+        self.values.retain(|(key, _), Placed { value, holders }| {
             for holder in holders.iter().filter(|holder| holder.peer.id == *peer) {
                 lost.push(Lost { key: *key, value: value.clone(), level: holder.level, expires: holder.expires });
             }
@@ -133,7 +153,7 @@ impl Published {
     /// in this node's cluster, though it is there to be withdrawn.
     pub(crate) fn elsewhere(&mut self, level: Level, who: impl Fn(&NodeId) -> bool) -> Vec<Lost> {
         let mut lost = Vec::new();
-        for ((key, value), holders) in &mut self.holders {
+        for ((key, _), Placed { value, holders }) in &mut self.values {
             for holder in holders {
                 if holder.level == level && !holder.elsewhere && who(&holder.peer.id) {
                     holder.elsewhere = true;
@@ -147,7 +167,7 @@ impl Published {
     /// Forgets what has ended by `now`.
     pub(crate) fn sweep(&mut self, now: Instant) {
         let mut holding = BTreeSet::new();
-        self.holders.retain(|_, holders| {
+        self.values.retain(|_, Placed { holders, .. }| {
             holders.retain(|holder| holder.expires > now);
             holding.extend(holders.iter().map(|holder| holder.peer.id));
             !holders.is_empty()
@@ -176,6 +196,6 @@ impl Published {
 
     /// Values that are alive somewhere.
     pub(crate) fn len(&self) -> usize {
-        self.holders.len()
+        self.values.len()
     }
 }

@@ -92,6 +92,9 @@ impl Dsht {
             Op::Claim(claim) => (claim.entry(), claim.ttl(), claim.holders()),
             _ => return,
         };
+        // A claim leaves a value that was put as it is.
+        let put_before = self.published.last(key, value).filter(|_| matches!(op, Op::Claim(_)));
+        let value = put_before.unwrap_or(value).clone();
         // A little longer than it lives there: the request was under way for a while.
         let expires = now + ttl.min(self.config.max_ttl) + Duration::from_secs(1);
         for (level, peer) in holders {

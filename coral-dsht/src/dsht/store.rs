@@ -102,7 +102,7 @@ impl Store {
         }
     }
 
-    /// Stores `value`, or renews it, for `ttl`. Whether it did: a key, or the store, may have no room.
+    /// Stores `value`, or renews it, for `ttl`; it takes the place of one that is the same ([`Value::is_same`]). Whether it did: a key, or the store, may have no room.
     ///
     /// When a key has `config.values_per_key` values, one of the network that has most of them there makes room, the one
     /// that ends first; for a value of that network itself only if that lives longer.
@@ -120,14 +120,14 @@ impl Store {
         }
         let slot = self.slots.entry((level, key)).or_default();
         slot.drop_ended(now, &mut self.quota);
-        let stored = match slot.values.iter_mut().find(|stored| stored.value == value) {
+        let stored = match slot.values.iter_mut().find(|stored| stored.value.is_same(&value)) {
             // Whoever else claims the same value may lengthen its life, but neither shorten nor own it.
             Some(stored) if stored.owner != owner => {
                 stored.expires = stored.expires.max(expires);
                 true
             }
             Some(stored) => {
-                stored.expires = expires;
+                (stored.value, stored.expires) = (value, expires);
                 if ttl > LONGEST_CLAIM {
                     (stored.is_claim, stored.given) = (false, 0);
                 }
@@ -179,7 +179,7 @@ impl Store {
         }
         let slot = self.slots.entry((level, key)).or_default();
         slot.drop_ended(now, &mut self.quota);
-        let mine = slot.values.iter().position(|stored| stored.value == value && stored.owner == owner);
+        let mine = slot.values.iter().position(|stored| stored.value.is_same(&value) && stored.owner == owner);
         let given = slot.give(value_filter(&value, refused), mine, config);
         let recorded = if given.is_empty() && !is_last {
             None
@@ -210,7 +210,7 @@ impl Store {
             return false;
         };
         let before = slot.values.len();
-        slot.values.retain(|stored| stored.value != *value || stored.owner != owner);
+        slot.values.retain(|stored| !stored.value.is_same(value) || stored.owner != owner);
         let removed = before - slot.values.len();
         (0..removed).for_each(|_| self.quota.drop(owner));
         if slot.is_empty() {
@@ -270,7 +270,7 @@ impl Store {
 }
 
 fn value_filter<'a>(mine: &'a Value, refused: &'a [Value]) -> impl Fn(&Value) -> bool + 'a {
-    move |value| value != mine && !refused.contains(value)
+    move |value| !value.is_same(mine) && !refused.iter().any(|refused| refused.is_same(value))
 }
 
 impl Slot {
@@ -393,6 +393,28 @@ mod tests {
             store.put(&config, at(0), (Level::GLOBAL, key), entry(number, ttl, OWNER));
         }
         (config, store, key)
+    }
+
+    #[test]
+    fn one_address_is_named_once_and_by_the_last_value_that_was_put() {
+        let (config, mut store, key) = store_of(0, HOUR);
+        let at_key = (Level::GLOBAL, key);
+        let named = |host: u8, more: &[u8]| Value::naming_with(b'h', ([192, 0, 2, host], 80).into(), more).unwrap();
+        let entry = |value: &Value, ttl| Entry { value: value.clone(), ttl, owner: OWNER };
+        let [plain, first, second] = [&b""[..], b"first", b"second"].map(|more| named(1, more));
+        assert!(store.claim(&config, at(0), at_key, entry(&plain, SECOND), &[], true).is_some());
+        for value in [&first, &second] {
+            assert!(store.put(&config, at(0), at_key, entry(value, HOUR)));
+            assert_eq!(store.values(at(0), Level::GLOBAL, &key), std::slice::from_ref(value));
+        }
+        // A claim does not take away what is known.
+        assert_eq!(store.claim(&config, at(1), at_key, entry(&plain, SECOND), &[], true), Some(vec![]));
+        let other = Entry { value: named(2, b""), ttl: SECOND, owner: OTHER };
+        assert_eq!(store.claim(&config, at(1), at_key, other, &[], true), Some(vec![second.clone()]));
+        let other = Entry { value: named(2, b""), ttl: SECOND, owner: OTHER };
+        assert_eq!(store.claim(&config, at(1), at_key, other, &[first], true), Some(vec![]), "refused by its address");
+        assert!(store.remove(Level::GLOBAL, &key, &plain, OWNER));
+        assert_eq!(store.len(), 1);
     }
 
     #[test]

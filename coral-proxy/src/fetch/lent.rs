@@ -36,10 +36,10 @@ impl Fetcher {
 impl Fetch {
     /// Another node has given a stale copy: its head is here.
     pub(super) async fn borrowed(self, lent: Asked) {
-        let Asked { mut answer, peer, reference, .. } = lent;
+        let Asked { mut answer, peer, reference, words, .. } = lent;
         let fetcher = Arc::clone(&self.fetcher);
         clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
-        let copy = self.copy_of(&answer).map(|(stale, writer)| (stale, Arriving { answer, peer, writer }));
+        let copy = self.copy_of(&answer).map(|(stale, writer)| (stale, Arriving { answer, peer, writer, words }));
         let Some((stale, arriving)) = copy else {
             let headers = self.upstream.clone();
             return match self.ask_origin(headers).await {

@@ -9,6 +9,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE}
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
+use super::ending::Ending;
 use super::slices::{SliceWanted, version_of};
 use super::sources::{Rest, Sources};
 use super::verify::Doubt;
@@ -17,7 +18,6 @@ use crate::cache::body::{Body, BodyError, Writer};
 use crate::cache::{Object, Slicing};
 use crate::cache_status::Source;
 use crate::coalesce::{Fetched, How, Lead, Stage};
-use crate::digest::Check;
 use crate::error::ProxyError;
 use crate::headers::{add_condition, clean_response, has_validator, selecting};
 use crate::origin::Answer;
@@ -26,6 +26,7 @@ use crate::peers::{Delivery, Inquiry, Missed, Search};
 use crate::policy::{NotStored, may_store, variant_key};
 use crate::reference::Fetching;
 use crate::slice::{Came, range_of, slice_key};
+use crate::stamp::Words;
 use crate::version::Version;
 
 /// One fetch.
@@ -68,6 +69,8 @@ pub(super) struct Asked {
     pub(super) peer: Option<SocketAddr>,
     /// Whether it is a stale copy of that node.
     stale: bool,
+    /// What references say of it.
+    pub(super) words: Words,
     /// Held until the object is stored or lost.
     pub(super) reference: Option<Fetching>,
 }
@@ -77,15 +80,17 @@ pub(super) struct Arriving {
     pub(super) answer: Answer,
     pub(super) peer: Option<SocketAddr>,
     pub(super) writer: Writer,
+    /// What references say of it.
+    pub(super) words: Words,
 }
 
 impl Asked {
-    fn of(Delivery { answer, level, peer, stale }: Delivery, reference: Option<Fetching>) -> Self {
-        Self { answer, source: Source::Peer(level), peer: Some(peer), stale, reference }
+    fn of(Delivery { answer, level, peer, stale, words }: Delivery, reference: Option<Fetching>) -> Self {
+        Self { answer, source: Source::Peer(level), peer: Some(peer), stale, words, reference }
     }
 
     pub(super) fn of_origin(answer: Answer, reference: Option<Fetching>) -> Self {
-        Self { answer, source: Source::Origin, peer: None, stale: false, reference }
+        Self { answer, source: Source::Origin, peer: None, stale: false, words: Words::default(), reference }
     }
 }
 
@@ -183,6 +188,10 @@ impl Fetch {
                 Ok(Asked::of(delivery, claim))
             }
             Err(Missed::Nowhere | Missed::Unknown) => from_origin(headers, claim).await,
+            Err(Missed::Disputed(words)) => {
+                fetcher.distrusted.insert(key.unwrap_or(url.key()), Arc::new(words));
+                from_origin(headers, claim).await
+            }
             Err(Missed::AskOrigin) => {
                 // Told on at once: the crowd shall not go to the origin one behind the other.
                 self.lead.tell(Stage::Alone);
@@ -276,7 +285,7 @@ impl Fetch {
 
     /// A response with a body: shows it to all who wait, and stores it once it is whole.
     pub(super) async fn received(self, asked: Asked) {
-        let Asked { mut answer, source, peer, stale: _, reference } = asked;
+        let Asked { mut answer, source, peer, stale: _, words, reference } = asked;
         let fetcher = Arc::clone(&self.fetcher);
         let key = self.wanted.url.key();
         clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
@@ -310,7 +319,8 @@ impl Fetch {
             reference => (reference, None),
         };
         let how = if self.stale.is_some() { How::Replaced(source) } else { How::New(source) };
-        self.deliver(Arc::new(object), how, may_store.is_ok(), Arriving { answer, peer, writer }, reference).await;
+        self.deliver(Arc::new(object), how, may_store.is_ok(), Arriving { answer, peer, writer, words }, reference)
+            .await;
     }
 
     /// Shows an object that arrives to all who wait, and stores it once it is whole, if others may have it (`shared`). Whether
@@ -320,7 +330,7 @@ impl Fetch {
         object: Arc<Object>,
         how: How,
         shared: bool,
-        Arriving { answer, peer, writer }: Arriving,
+        Arriving { answer, peer, writer, words }: Arriving,
         reference: Option<Fetching>,
     ) -> bool {
         let fetcher = Arc::clone(&self.fetcher);
@@ -342,35 +352,22 @@ impl Fetch {
         let rest = version_of(&object).map(|version| Rest::of(version, asked_with, shared, claim));
         let length = object.body.length();
         let sources = Sources::new(&fetcher, answer.body, peer, length, rest);
-        let mut is_stored = false;
-        let store = || {
-            if shared && !object.body.is_window() {
-                fetcher.cache.insert(Arc::clone(&object), SystemTime::now());
-                is_stored = true;
-            }
-        };
-        // What the origin itself sends is as it means it.
-        let is_whole = object.status == StatusCode::OK && object.part.is_none();
-        let check = Check::of(&object.headers).filter(|_| peer.is_some() && is_whole);
+        let mut ending = Ending::new(&fetcher, &object, peer, words, stored);
         let delivered = matches!(how, How::New(Source::Peer(_)) | How::Replaced(Source::Peer(_)));
         let mut doubt = match peer.filter(|_| delivered && shared) {
             Some(peer) => fetcher.doubt(&object, peer, asked_with),
             None => Doubt::none(),
         };
         let pumped = tokio::select! {
-            pumped = pump(sources, writer, length, check, store) => pumped,
+            pumped = pump(sources, writer, length, Some(&mut ending)) => pumped,
             // Its readers see that it has no end.
             () = doubt.confirmed() => Err(ProxyError::BrokenOff),
         };
         if doubt.is_confirmed() {
             fetcher.cache.reject(Arc::clone(&object)).await;
         }
-        if let Err(error) = pumped {
-            tracing::debug!(%error, "a fetch ended before its end");
-            if matches!(error, ProxyError::Peer(_)) {
-                fetcher.distrusted.insert(object.key, ());
-            }
-        }
+        let is_stored = ending.is_stored;
+        ending.ended(&pumped);
         drop((lead, reference));
         is_stored
     }
@@ -386,26 +383,23 @@ pub(super) fn unasked_304() -> ProxyError {
     ProxyError::OriginProtocol("304 to a request without condition".into())
 }
 
-/// Moves a body from where it comes to all who read it. `whole` is called when all of it is here, before any reader
-/// can have seen the end: the next request then finds it in the cache. A body that is not what `check` says has no end.
+/// Moves a body from where it comes to all who read it. What becomes of it when all of it is here, `ending` knows, and is done before any
+/// reader can have seen the end: the next request then finds it in the cache.
 pub(super) async fn pump(
     mut from: Sources<'_>,
     mut to: Writer,
     length: Option<u64>,
-    mut check: Option<Check>,
-    whole: impl FnOnce(),
+    mut ending: Option<&mut Ending<'_>>,
 ) -> Result<(), ProxyError> {
-    let mut so_far = 0;
     let mut last = Bytes::new();
     loop {
         match from.chunk().await {
             Ok(None) => break,
             Ok(Some(chunk)) => {
-                so_far += chunk.len() as u64;
-                if let Some(check) = &mut check {
-                    check.add(&chunk);
+                if let Some(ending) = &mut ending {
+                    ending.add(&chunk);
                 }
-                if length == Some(so_far) {
+                if length == Some(from.so_far()) {
                     last = chunk;
                 } else if let Err(error) = to.write(chunk).await {
                     to.fail(error);
@@ -420,8 +414,9 @@ pub(super) async fn pump(
             }
         }
     }
-    if !check.is_none_or(Check::holds) {
-        let error = ProxyError::Peer("its body has another digest than its head says".into());
+    if let Some(ending) = &mut ending
+        && let Err(error) = ending.judge(&from)
+    {
         from.accuse(&error);
         to.fail(BodyError::BrokenOff);
         return Err(error);
@@ -430,7 +425,9 @@ pub(super) async fn pump(
         to.fail(error);
         return Err(ProxyError::Node(error.to_string().into()));
     }
-    whole();
+    if let Some(ending) = ending {
+        ending.store();
+    }
     to.end();
     Ok(())
 }

@@ -135,6 +135,16 @@ impl<'a> Sources<'a> {
         true
     }
 
+    /// Bytes that were handed out.
+    pub(super) const fn so_far(&self) -> u64 {
+        self.so_far
+    }
+
+    /// Whether other sources than the first one have given some of it.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| rest.continued > 0)
+    }
+
     /// The body is not what was asked for: whoever gave the last of it is asked no more for a while.
     pub(super) fn accuse(&self, error: &ProxyError) {
         if let Some(peer) = self.peer {

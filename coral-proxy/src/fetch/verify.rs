@@ -1,4 +1,5 @@
-//! Whether what another node delivers is what the origin has: for a small share of what they deliver, the origin is asked.
+//! Whether what another node delivers is what the origin has: for a small share of what they deliver, the origin is asked. And who was
+//! wrong where nodes disagree, once its body is here.
 //!
 //! By HEAD, beside the transfer: nobody waits for the answer. What it contradicts is cut off if it still arrives, leaves the store,
 //! and is fetched from the origin for a while; and the node that gave it is set aside.
@@ -7,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use coral_dsht::Key;
 use http::header::{CONTENT_LENGTH, ETAG, HeaderMap, LAST_MODIFIED};
 use http::{Method, StatusCode, Version};
 use tokio::sync::oneshot;
@@ -16,6 +18,7 @@ use crate::cache::Object;
 use crate::digest::REPR_DIGEST;
 use crate::error::ProxyError;
 use crate::interim::Outbox;
+use crate::stamp::Stamp;
 
 /// What the origin says of an object that another node delivers, if it is asked.
 #[derive(Debug)]
@@ -67,13 +70,23 @@ impl Fetcher {
             let believed = !fetcher.origins.is_failure(&url, answer.status);
             if believed && contradicts(answer.status, &answer.headers, &object) {
                 fetcher.peers.set_aside(peer, &ProxyError::Peer("the origin has something else".into()));
-                fetcher.distrusted.insert(object.key, ());
+                fetcher.distrusted.insert(object.key, Arc::default());
                 // In this order: who stores it after the first has been told, and what was stored before is seen by the second.
                 let _ = contradicted.send(());
                 fetcher.cache.reject(object).await;
             }
         });
         Doubt(Some(told))
+    }
+}
+
+impl Fetcher {
+    /// The origin's body for `key` has this stamp: those who have said otherwise of it, when that made this node ask, are set aside.
+    pub(super) fn settle(&self, key: &Key, stamp: Stamp) {
+        let Some(words) = self.distrusted.get(key) else { return };
+        for peer in words.against(stamp).filter(|peer| !self.peers.is_set_aside(*peer)) {
+            self.peers.set_aside(peer, &ProxyError::Peer("it says that the origin's body is another".into()));
+        }
     }
 }
 

@@ -162,7 +162,53 @@ async fn an_object_that_is_stale_at_once_and_of_no_use_then_is_not_published() {
     assert!(lines.try_recv().is_err());
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_body_is_stands_in_the_reference_once_it_is_whole_and_until_it_goes() {
+    let (dsht, mut commands) = DshtHandle::channel(8);
+    let metrics = Metrics::register(&mut Registry::default());
+    let me = "192.0.2.1:80".parse().unwrap();
+    let references = References::start(me, dsht, config::Reference::default(), metrics);
+    let mut next = async || match commands.recv().await.unwrap() {
+        Command::Put { value, reply, .. } => {
+            reply.send(Stored::default()).unwrap();
+            assert_eq!(decode_reference(&value), Some(me));
+            decode_stamp(&value)
+        }
+        Command::Claim { value, reply, .. } => {
+            reply.send(Claimed::default()).unwrap();
+            decode_stamp(&value)
+        }
+        other => panic!("{other:?}"),
+    };
+    let [first, second] = [1, 2].map(|byte| Stamp::from_bytes(&[byte; 24]));
+    let (began, day) = (Instant::now(), Duration::from_secs(24 * 3600));
+    let fetching = references.fetching(key());
+    assert_eq!(next().await, None);
+    references.stamped(key(), first);
+    references.stored(key(), day, true);
+    drop(fetching);
+    assert_eq!((next().await, began.elapsed().as_secs()), (first, 0));
+    references.stamped(key(), second);
+    references.stored(key(), day, true);
+    assert_eq!((next().await, began.elapsed().as_secs()), (second, 5), "no sooner than any renewal");
+    references.dropped(key());
+    assert_eq!((next().await, began.elapsed().as_secs()), (second, 1805), "renewed");
+    references.stamped(key(), None);
+    references.stored(key(), day, true);
+    assert_eq!((next().await, began.elapsed().as_secs()), (None, 1810));
+}
+
 proptest! {
+    #[test]
+    fn a_stamp_makes_no_other_reference(ip: IpAddr, port in 1_u16.., bytes: [u8; 24]) {
+        let addr = SocketAddr::new(ip.to_canonical(), port);
+        let stamp = Stamp::from_bytes(&bytes).unwrap();
+        let value = encode_stamped(addr, stamp);
+        prop_assert_eq!((decode_reference(&value), decode_stamp(&value)), (Some(addr), Some(stamp)));
+        prop_assert!(value.is_same(&encode_reference(addr)));
+        prop_assert_eq!(decode_stamp(&encode_reference(addr)), None);
+    }
+
     #[test]
     fn a_reference_comes_back_as_it_went(ip: IpAddr, port in 1_u16..) {
         let addr = SocketAddr::new(ip.to_canonical(), port);

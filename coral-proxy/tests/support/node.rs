@@ -38,8 +38,35 @@ impl Node {
         Self::start_on(|addr| network.node(Peer::new(addr, Services::NONE)), origin, change).await
     }
 
+    /// A node of `network` at this loopback address: 127.0.1.1 and 127.0.2.1 are of different networks.
+    pub async fn start_at(ip: &str, network: &MemoryNetwork, origin: &Origin) -> Self {
+        Self::start_on_ip(ip, |addr| network.node(Peer::new(addr, Services::NONE)), origin, |_| {}).await
+    }
+
     /// A node whose index is what `index` makes of its address.
     pub async fn start_on(
+        index: impl FnOnce(SocketAddr) -> DshtHandle,
+        origin: &Origin,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        Self::start_on_ip("127.0.0.1", index, origin, change).await
+    }
+
+    async fn start_on_ip(
+        ip: &str,
+        index: impl FnOnce(SocketAddr) -> DshtHandle,
+        origin: &Origin,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        Self::start_behind(addr, listener, index, origin, change).await
+    }
+
+    /// A node that listens at `listener`, and that others know as `addr`.
+    pub async fn start_behind(
+        addr: SocketAddr,
+        listener: TcpListener,
         index: impl FnOnce(SocketAddr) -> DshtHandle,
         origin: &Origin,
         change: impl FnOnce(&mut Config),
@@ -49,8 +76,6 @@ impl Node {
         // Tests count what an origin is asked.
         config.peer.verify = 0;
         change(&mut config);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
         let dsht = index(addr);
         let metrics = Metrics::register(&mut Registry::default());
         let suffixes = vec!["nyud.net".parse().unwrap()];

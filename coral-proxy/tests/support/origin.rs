@@ -175,16 +175,21 @@ pub fn pattern(from: u64, length: u64) -> Vec<u8> {
 
 impl Origin {
     pub async fn start() -> Self {
-        Self::start_with(None).await
+        Self::start_with("127.0.0.1", None).await
+    }
+
+    /// One at this loopback address.
+    pub async fn start_at(ip: &str) -> Self {
+        Self::start_with(ip, None).await
     }
 
     /// One that speaks TLS; what it answers to is told as to any other.
     pub async fn start_tls(acceptor: TlsAcceptor) -> Self {
-        Self::start_with(Some(acceptor)).await
+        Self::start_with("127.0.0.1", Some(acceptor)).await
     }
 
-    async fn start_with(acceptor: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    async fn start_with(ip: &str, acceptor: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let origin = Self { addr: listener.local_addr().unwrap(), shared: Arc::default() };
         let served = origin.clone();
         tokio::spawn(async move {
