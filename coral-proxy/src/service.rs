@@ -10,6 +10,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderMap, MAX_FORWARDS, TRANSFER_ENCOD
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::access::{self, Access, AccessLog, Logged, RequestId};
@@ -26,7 +27,8 @@ use crate::metrics::RequestLabels;
 use crate::pace::Line;
 use crate::policy::CacheControl;
 use crate::popular::Popularity;
-use crate::reply::{Locations, ReplyBody, UnderWay, of_error, of_home, of_object, of_options};
+use crate::purge::owner;
+use crate::reply::{Locations, ReplyBody, UnderWay, of_error, of_home, of_object, of_options, of_owners_file};
 use crate::url::{CoralUrl, Names, UrlError};
 
 /// What answers requests. Shared by all connections.
@@ -40,6 +42,8 @@ pub(crate) struct Service {
     /// Who is told of each request, if anybody is.
     pub(crate) log: OnceLock<Arc<dyn AccessLog>>,
     pub(crate) popularity: Popularity,
+    /// Where it is told which origin's owner has purged something, for other nodes.
+    pub(crate) purged: OnceLock<mpsc::Sender<String>>,
 }
 
 /// Who asks.
@@ -188,7 +192,10 @@ impl Service {
         if is_loop {
             return Err(ProxyError::Loop);
         }
-        let found = self.fetcher.cache.find(url.key(), &head.headers).await;
+        if owner::is_path(&url.target) && head.method != Method::OPTIONS {
+            return Box::pin(self.owners_file(caller, &url, from_peer)).await;
+        }
+        let found = self.fetcher.find(&url, &head.headers).await;
         if let Err(error) = self.check_share(caller.line, &url, from_peer) {
             let said = found.object.as_ref().and_then(|object| control(&object.headers));
             return said.filter(|_| !from_peer).and_then(|_| Outcome::home(&url)).ok_or(error);
@@ -241,6 +248,16 @@ impl Service {
         };
         caller.line.own();
         Some(Outcome { response, word: "own", error: None })
+    }
+
+    /// Asks the origin what its owner has purged, shows it, and what became of it. That is never in the cache, here or elsewhere.
+    async fn owners_file(&self, caller: &Caller<'_>, url: &CoralUrl, from_peer: bool) -> Result<Outcome, ProxyError> {
+        if from_peer {
+            return Err(ProxyError::NotCached);
+        }
+        caller.line.own();
+        let response = of_owners_file(self.fetcher.read_owner(url, self.purged.get()).await?);
+        Ok(Outcome { response, word: "own", error: None })
     }
 
     /// Counts what was asked for among what is popular. A few requests come here, and what they ask for is read once more.
@@ -369,7 +386,14 @@ mod tests {
         };
         fetcher.cache.insert(Arc::new(object), now);
         let names = ArcSwap::from_pointee(names);
-        Service { fetcher, names, front: OnceLock::new(), log: OnceLock::new(), popularity: Popularity::default() }
+        Service {
+            fetcher,
+            names,
+            front: OnceLock::new(),
+            log: OnceLock::new(),
+            popularity: Popularity::default(),
+            purged: OnceLock::new(),
+        }
     }
 
     /// The status, and the location if there is one, for a request with these header lines; `hot` if its domain waits long.
