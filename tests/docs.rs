@@ -249,6 +249,7 @@ fn the_ids_and_values_in_the_protocol_are_those_of_the_code() {
         coral_proxy::slice::slice_key(url, 3),
         hint::network(node.ip()),
         hint::router(node.ip()),
+        Id::of_announcement(b"news"),
     ];
     assert_eq!(example("ids"), ids.map(|id| id.as_bytes().to_vec()));
     let values = [coral_proxy::encode_reference(cache), hint::value(node)];
@@ -283,6 +284,11 @@ fn the_datagrams_in_the_protocol_are_those_of_the_code() {
     let reference = coral_proxy::encode_reference("192.0.2.1:80".parse().unwrap());
     let answer = Message { header, request_id, body: Body::Response(Response::Values(vec![reference])) };
     assert_eq!(example("values-answer").concat(), wire::encode(&answer));
+
+    let header = Header { services, instance: 0x0a0b_0c0d, ..Header::default() };
+    let announcement = Response::Announcement { age: Duration::from_secs(60), message: (*b"news").into() };
+    let answer = Message { header, request_id, body: Body::Response(announcement) };
+    assert_eq!(example("announcement-answer").concat(), wire::encode(&answer));
 }
 
 /// Only who has sealed it rightly is answered.

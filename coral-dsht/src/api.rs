@@ -13,6 +13,12 @@ use crate::stats::Stats;
 /// The longest value in bytes. A value is an address or a few; the content itself never enters the index.
 pub const MAX_VALUE_BYTES: usize = 64;
 
+/// The longest announcement in bytes. With a header and a seal it fits into a datagram.
+pub const MAX_ANNOUNCEMENT_BYTES: usize = 700;
+
+/// How long an announcement is kept at most, counted from when it was announced: a week.
+pub const MAX_KEEP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// A value stored under a key: a few bytes whose meaning this crate does not know.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Value(Box<[u8]>);

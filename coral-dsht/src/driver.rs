@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
@@ -17,7 +18,7 @@ use tracing::{debug, info, warn};
 use crate::api::{Claimed, Found, Neighbour, OpId, Outcome, Stored};
 use crate::config::Config;
 use crate::dsht::{Dsht, Output};
-use crate::handle::{Command, DshtHandle};
+use crate::handle::{Announced, Command, Decision, DshtHandle};
 use crate::peer::Peer;
 use crate::time::Instant;
 use crate::wire::MAX_DATAGRAM_BYTES;
@@ -29,7 +30,17 @@ pub struct Driver {
     socket: UdpSocket,
     commands: mpsc::Receiver<Command>,
     waiting: BTreeMap<OpId, Reply>,
+    announcing: Announcing,
     epoch: tokio::time::Instant,
+}
+
+/// The way of announcements to the application, and of its decisions back.
+#[derive(Debug)]
+struct Announcing {
+    listener: Option<mpsc::Sender<Announced>>,
+    decisions: mpsc::UnboundedReceiver<Decision>,
+    /// For each announcement, a clone. As many decisions can wait as announcements are undecided, which are few.
+    decided: mpsc::UnboundedSender<Decision>,
 }
 
 /// Who waits for the outcome of an operation.
@@ -53,7 +64,9 @@ impl Driver {
         let (handle, commands) = DshtHandle::channel(WAITING_COMMANDS);
         let epoch = tokio::time::Instant::now();
         let dsht = Dsht::new(config, me, seed, Instant::START);
-        Ok((handle, Self { dsht, socket, commands, waiting: BTreeMap::new(), epoch }))
+        let (decided, decisions) = mpsc::unbounded_channel();
+        let announcing = Announcing { listener: None, decisions, decided };
+        Ok((handle, Self { dsht, socket, commands, waiting: BTreeMap::new(), announcing, epoch }))
     }
 
     /// Joins by any of `seeds` and serves until `shutdown`, or until the last handle is gone; then says goodbye to those
@@ -83,6 +96,7 @@ impl Driver {
                     Some(command) => self.command(command),
                     None => break,
                 },
+                Some(decision) = self.announcing.decisions.recv() => self.decide(decision),
                 () = sleep_until(due) => {
                     // On a busy machine this task gets its core late; an answer that has come meanwhile is not late.
                     self.receive_waiting();
@@ -128,6 +142,17 @@ impl Driver {
                 let _ = reply.send(());
                 return;
             }
+            Command::Announce { message, keep, reply } => {
+                self.dsht.announce(now, &message, keep);
+                let _ = reply.send(());
+                return;
+            }
+            Command::Announcements { reply } => {
+                let (listener, receiver) = mpsc::channel(WAITING_ANNOUNCEMENTS);
+                self.announcing.listener = reply.send(receiver).is_ok().then_some(listener);
+                self.dsht.listen(now, self.announcing.listener.is_some());
+                return;
+            }
             Command::Contacts { reply } => {
                 let _ = reply.send(self.dsht.lasting_peers().iter().map(|peer| peer.addr).collect());
                 return;
@@ -154,12 +179,34 @@ impl Driver {
                 Output::Done { op, outcome: Outcome::Joined { contact, seen_as } } if Some(op) == joining => {
                     self.joined(contact, seen_as);
                 }
+                Output::Announced { id, message, age } => {
+                    self.announced(Announced::new(id, message.to_vec(), age, self.announcing.decided.clone()));
+                }
                 Output::Done { op, outcome } => {
                     if let Some(reply) = self.waiting.remove(&op) {
                         answer(reply, outcome);
                     }
                 }
             }
+        }
+    }
+
+    /// Hands an announcement to the application. If that does not listen any more, it is dropped, and so decided.
+    fn announced(&mut self, announced: Announced) {
+        let is_closed = |listener: &mpsc::Sender<Announced>| match listener.try_send(announced) {
+            Ok(()) | Err(TrySendError::Full(_)) => false,
+            Err(TrySendError::Closed(_)) => true,
+        };
+        if self.announcing.listener.as_ref().is_none_or(is_closed) {
+            self.announcing.listener = None;
+            self.dsht.listen(self.now(), false);
+        }
+    }
+
+    fn decide(&mut self, Decision { id, keep }: Decision) {
+        match keep {
+            Some(keep) => self.dsht.pass_on(self.now(), &id, keep),
+            None => self.dsht.disregard(self.now(), &id),
         }
     }
 
@@ -189,5 +236,7 @@ fn answer(reply: Reply, outcome: Outcome) {
 
 /// Requests of the application that wait to be taken up; more callers wait in line.
 const WAITING_COMMANDS: usize = 1024;
+/// Announcements that wait for the application: more than can be undecided.
+const WAITING_ANNOUNCEMENTS: usize = 32;
 /// Datagrams taken in between two rounds of sending.
 const DATAGRAMS_AT_ONCE: usize = 64;

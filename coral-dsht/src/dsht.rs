@@ -2,12 +2,13 @@
 //!
 //! It takes datagrams, the passing of time and the application's requests in, and gives datagrams and outcomes out. Its
 //! methods come in four families: `handle_*` is the world speaking; [`join`](Dsht::join), [`get`](Dsht::get),
-//! [`put`](Dsht::put), [`claim`](Dsht::claim), [`remove`](Dsht::remove), [`nodes`](Dsht::nodes) and [`leave`](Dsht::leave) the application;
+//! [`put`](Dsht::put), [`claim`](Dsht::claim), [`remove`](Dsht::remove), [`nodes`](Dsht::nodes), [`announce`](Dsht::announce) and
+//! [`leave`](Dsht::leave) the application;
 //! `poll_*` gives the answers; the rest are getters. Output is queued: draining it late is slow, never wrong.
 //!
 //! The parts in `dsht/` each own one idea and no clock, queue or other part. What they need for a call is lent to
-//! them; the decisions are taken here, and in five files that are more of `Dsht`: `serve` answers others, `exchange` asks
-//! them, `running` carries operations, `settle` and `upkeep` are what a node does by itself.
+//! them; the decisions are taken here, and in six files that are more of `Dsht`: `serve` answers others, `exchange` asks
+//! them, `running` carries operations, `gossip` announcements, `settle` and `upkeep` are what a node does by itself.
 
 mod admission;
 mod candidates;
@@ -16,12 +17,14 @@ mod cluster;
 mod exchange;
 mod get;
 mod gone;
+mod gossip;
 mod hearsay;
 mod hints;
 mod informants;
 mod join;
 mod lookup;
 mod meter;
+mod news;
 mod nodes;
 mod op;
 mod put;
@@ -76,10 +79,11 @@ use informants::Informants;
 use join::Join;
 use lookup::Lookup;
 use meter::Meter;
+use news::News;
 use nodes::{Nodes, neighbour, shares};
 use op::Op;
 use put::Put;
-use rates::Rates;
+use rates::{Allowance, Rates};
 use recent::Recent;
 use remove::{Lost, Published, Remove};
 use routing::Routing;
@@ -126,6 +130,7 @@ pub struct Dsht {
     next_hint: Instant,
     next_weigh: Instant,
     gone: Gone,
+    news: News,
     informants: Informants,
     next_maintenance: Instant,
     next_refresh: Instant,
@@ -151,6 +156,15 @@ pub enum Output {
         /// How.
         outcome: Outcome,
     },
+    /// Somebody announces something that the application wants to hear: see [`Dsht::listen`]. Nobody has checked it.
+    Announced {
+        /// Its name, for the decision.
+        id: Id,
+        /// Its bytes.
+        message: Arc<[u8]>,
+        /// How long ago it was announced, at least, if its carriers are right.
+        age: Duration,
+    },
 }
 
 /// What a part is lent for one call.
@@ -161,6 +175,7 @@ struct Lent<'a> {
     clusters: &'a Clusters,
     routing: &'a Routing,
     store: &'a mut Store,
+    news: &'a mut News,
     rng: &'a mut ChaCha12Rng,
 }
 
@@ -206,6 +221,7 @@ impl Dsht {
             next_hint: now + FIRST_HINT,
             next_weigh: now,
             gone: Gone::default(),
+            news: News::default(),
             informants: Informants::default(),
             next_maintenance: now + config.maintenance(),
             next_refresh: now + FIRST_REFRESH.min(config.refresh),
@@ -217,7 +233,7 @@ impl Dsht {
             rng,
             membership,
         };
-        dsht.announce(now);
+        dsht.update_clusters(now);
         dsht
     }
 
@@ -231,7 +247,8 @@ impl Dsht {
             Ok(sealed) => sealed,
             Err(error) => return self.drop_datagram(error.name()),
         };
-        if !wire::is_answer(sealed) && !self.rates.admit(&self.config, now, from.ip()) {
+        let allowance = Allowance::per_second(self.config.requests_per_prefix);
+        if !wire::is_answer(sealed) && !self.rates.admit(allowance, now, from.ip()) {
             return self.drop_datagram("flood");
         }
         match self.seal.decode(sealed) {
@@ -259,7 +276,7 @@ impl Dsht {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(expired) = self.rpcs.expire(now) {
             match expired {
-                Expired::Late(owner, peer) => self.late(now, owner, &peer),
+                Expired::Late(pending) => self.late(now, &pending),
                 Expired::Repeat(id, pending) => self.request(now, pending.to, id, pending.request),
                 Expired::Failed(pending) => self.gave_up(now, &pending),
             }
@@ -276,6 +293,7 @@ impl Dsht {
                 self.look_around(now, level);
                 self.weigh(now, level);
             }
+            self.catch_up(now);
         }
     }
 
@@ -446,9 +464,9 @@ impl Dsht {
         Walk::new(Lookup::new(self.me.id, key), purpose, levels.and(self.config.levels()))
     }
 
-    fn announce(&mut self, now: Instant) {
+    fn update_clusters(&mut self, now: Instant) {
         let routing = &self.routing;
-        self.clusters = self.membership.announce(now, |level| routing.size(level));
+        self.clusters = self.membership.clusters(now, |level| routing.size(level));
     }
 
     fn shares(&self, theirs: &Clusters, level: Level) -> bool {
@@ -467,6 +485,7 @@ impl Dsht {
             clusters: &self.clusters,
             routing: &self.routing,
             store: &mut self.store,
+            news: &mut self.news,
             rng: &mut self.rng,
         }
     }

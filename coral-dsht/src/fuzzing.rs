@@ -30,6 +30,7 @@ pub fn operations(bytes: &[u8]) {
     let mut dsht = Dsht::new(Arc::new(config), me, [7; 32], now);
     let mut asked: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
     let mut tokens: Vec<(SocketAddr, Token)> = Vec::new();
+    let mut undecided: Vec<Id> = Vec::new();
     let mut rest = bytes;
     while let Some((code, tail)) = rest.split_first() {
         let (argument, tail) = tail.split_at(tail.len().min(usize::from(*code >> 4) * 8));
@@ -69,8 +70,9 @@ pub fn operations(bytes: &[u8]) {
                 if let Some((from, token)) = tokens.pop() {
                     let header = Header { token: Some(token), ..Header::default() };
                     let (level, key, value, ttl) = (Level::GLOBAL, take.key(), take.value(), Duration::from_secs(60));
-                    let body = match take.u8() % 4 {
+                    let body = match take.u8() % 5 {
                         0 => Body::Proof,
+                        4 => Body::Request(Request::Offer { id: Id::of_announcement(&[take.u8()]) }),
                         1 => Body::Request(Request::Remove { level, key, value }),
                         2 => Body::Request(Request::Store { level, key, ttl, value, turned_back: take.u8() > 127 }),
                         _ => {
@@ -103,7 +105,25 @@ pub fn operations(bytes: &[u8]) {
                 let count = usize::from(take.u8());
                 dsht.nodes(now, NodesQuery { level: Level::GLOBAL, count, target: None, services: Services::NONE });
             }
-            12 => dsht.leave(),
+            12 => match take.u8() % 6 {
+                0 => dsht.leave(),
+                1 => dsht.listen(now, take.u8() < 192),
+                2 => dsht.announce(now, &[take.u8()], Duration::from_secs(u64::from(take.u8()) * 60)),
+                3 => {
+                    // A peer sends what it has offered, or something else.
+                    let is_fetch = |(_, bytes): &(SocketAddr, Vec<u8>)| bytes.get(1) == Some(&9);
+                    if let Some((to, request)) = asked.iter().rposition(is_fetch).map(|place| asked.remove(place)) {
+                        let id = request.get(2..10).unwrap_or_default();
+                        let announcement = [0, 0, take.u8(), take.u8(), 0, 1, take.u8()];
+                        dsht.handle_datagram(now, to, &datagram(40, id, 0, &announcement));
+                    }
+                }
+                4 => undecided.drain(..).for_each(|id| dsht.disregard(now, &id)),
+                _ => {
+                    let keep = Duration::from_secs(u64::from(take.u8()) * 60);
+                    undecided.drain(..).for_each(|id| dsht.pass_on(now, &id, keep));
+                }
+            },
             14 => {
                 let routers = [peer(take.u8()).ip(), peer(take.u8()).ip()];
                 dsht.set_routers(now, &routers);
@@ -115,6 +135,10 @@ pub fn operations(bytes: &[u8]) {
         }
         dsht.handle_timeout(now);
         while let Some(output) = dsht.poll_output() {
+            if let Output::Announced { id, message, .. } = &output {
+                assert_eq!(*id, Id::of_announcement(message));
+                undecided.push(*id);
+            }
             if let Output::Send { to, bytes } = output {
                 assert!(bytes.len() <= wire::MAX_DATAGRAM_BYTES);
                 let message = wire::decode(&bytes).expect("we understand what we say");
@@ -124,6 +148,7 @@ pub fn operations(bytes: &[u8]) {
                 asked.push((to, bytes));
             }
         }
+        undecided.drain(..undecided.len().saturating_sub(16));
         asked.drain(..asked.len().saturating_sub(32));
         tokens.drain(..tokens.len().saturating_sub(32));
         assert!(dsht.poll_timeout() > now, "what was due has been done");

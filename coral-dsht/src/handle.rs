@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::{Claimed, Found, HintsQuery, Neighbour, NodesQuery, Snapshot, Stored, Value};
-use crate::id::Key;
+use crate::id::{Id, Key};
 use crate::level::Levels;
 
 /// A node's index, to ask. Clones ask the same one.
@@ -90,6 +90,20 @@ pub enum Command {
         /// For the answer.
         reply: oneshot::Sender<()>,
     },
+    /// See [`DshtHandle::announce`].
+    Announce {
+        /// What to tell.
+        message: Vec<u8>,
+        /// For how long those who join are told, too.
+        keep: Duration,
+        /// For the answer.
+        reply: oneshot::Sender<()>,
+    },
+    /// See [`DshtHandle::announcements`].
+    Announcements {
+        /// For the answer.
+        reply: oneshot::Sender<mpsc::Receiver<Announced>>,
+    },
     /// See [`DshtHandle::contacts`].
     Contacts {
         /// For the answer.
@@ -100,6 +114,52 @@ pub enum Command {
         /// For the answer.
         reply: oneshot::Sender<Snapshot>,
     },
+}
+
+/// What some node has announced to all. Nobody has checked it so far.
+#[derive(Debug)]
+pub struct Announced {
+    /// Its bytes.
+    pub message: Vec<u8>,
+    /// How long ago it was announced, at least, if those who carried it are right.
+    pub age: Duration,
+    verdict: Verdict,
+}
+
+impl Announced {
+    /// What is decided of it goes to `decisions`, under `id`.
+    pub(crate) fn new(id: Id, message: Vec<u8>, age: Duration, decisions: mpsc::UnboundedSender<Decision>) -> Self {
+        Self { message, age, verdict: Verdict { decision: Decision { id, keep: None }, decisions } }
+    }
+
+    /// It is true: others are told, and for `keep` since it was announced, a week at most, those who join later. Dropped
+    /// instead, or not decided within a minute, it goes no further.
+    pub fn pass_on(mut self, keep: Duration) {
+        self.verdict.decision.keep = Some(keep);
+    }
+}
+
+/// Sends the decision when it is dropped, so that there is one in any case.
+#[derive(Debug)]
+struct Verdict {
+    decision: Decision,
+    decisions: mpsc::UnboundedSender<Decision>,
+}
+
+impl Drop for Verdict {
+    fn drop(&mut self) {
+        // The node may have stopped.
+        let _ = self.decisions.send(self.decision);
+    }
+}
+
+/// What the application makes of an announcement.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Decision {
+    /// Of which.
+    pub(crate) id: Id,
+    /// It is true, and to be kept so long; `None` if it goes no further.
+    pub(crate) keep: Option<Duration>,
 }
 
 /// The node has stopped: whatever was asked was not, or not wholly, done.
@@ -156,6 +216,25 @@ impl DshtHandle {
     /// Tells the node which routers are in front of it, the nearest first: others behind them find it from now on.
     pub async fn set_routers(&self, routers: Vec<IpAddr>) -> Result<(), Stopped> {
         self.ask(|reply| Command::SetRouters { routers, reply }).await
+    }
+
+    /// Tells all nodes of the network of `message`, which has at most [`MAX_ANNOUNCEMENT_BYTES`]; a longer one is not told.
+    /// For `keep`, at most [`MAX_KEEP`], those who join later are told, too. To announce the same bytes again does nothing.
+    ///
+    /// Ends before anybody has heard of it. Nobody can say whether all have.
+    ///
+    /// [`MAX_ANNOUNCEMENT_BYTES`]: crate::api::MAX_ANNOUNCEMENT_BYTES
+    /// [`MAX_KEEP`]: crate::api::MAX_KEEP
+    pub async fn announce(&self, message: Vec<u8>, keep: Duration) -> Result<(), Stopped> {
+        self.ask(|reply| Command::Announce { message, keep, reply }).await
+    }
+
+    /// What other nodes announce, each once, and at first what they have kept. Whoever receives it decides whether it is true
+    /// and [passes it on](Announced::pass_on); a few wait for that at one time, and while they do no others come.
+    ///
+    /// There is one receiver: a new one ends the one before. Without any, announcements are neither kept nor passed on.
+    pub async fn announcements(&self) -> Result<mpsc::Receiver<Announced>, Stopped> {
+        self.ask(|reply| Command::Announcements { reply }).await
     }
 
     /// What the node knows of itself and its neighbours: its clusters by level, its tables, its counters.

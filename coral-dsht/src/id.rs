@@ -77,6 +77,11 @@ impl Id {
         }
     }
 
+    /// What an announcement is known by: who has one of this id has the bytes.
+    pub fn of_announcement(message: &[u8]) -> Self {
+        Self::hash(&[b"announcement", message])
+    }
+
     /// The XOR distance to `other`.
     #[inline]
     pub fn distance(&self, other: &Self) -> Distance {

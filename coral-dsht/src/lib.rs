@@ -34,6 +34,7 @@
 //!                 nodes[1 - from].handle_datagram(now, sender, &bytes);
 //!             }
 //!             Output::Done { outcome, .. } => done.push(outcome),
+//!             Output::Announced { .. } => {}
 //!         }
 //!     }
 //!     done
@@ -93,15 +94,15 @@ pub mod memory;
 pub mod sim;
 
 pub use api::{
-    Claimed, ClusterStatus, Found, HintsQuery, Hop, HopAnswer, MAX_VALUE_BYTES, Neighbour, NodesQuery, OpId, Outcome,
-    Snapshot, Stored, Value,
+    Claimed, ClusterStatus, Found, HintsQuery, Hop, HopAnswer, MAX_ANNOUNCEMENT_BYTES, MAX_KEEP, MAX_VALUE_BYTES,
+    Neighbour, NodesQuery, OpId, Outcome, Snapshot, Stored, Value,
 };
 pub use config::{Config, Rules};
 #[cfg(feature = "net")]
 pub use driver::Driver;
 pub use dsht::{Dsht, Output};
 #[cfg(feature = "handle")]
-pub use handle::{Command, DshtHandle, Stopped};
+pub use handle::{Announced, Command, DshtHandle, Stopped};
 pub use id::{ClusterId, Distance, Id, Key, NodeId};
 pub use level::{Level, Levels};
 pub use peer::{Peer, Prefix, Services};

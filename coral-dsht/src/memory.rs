@@ -3,15 +3,19 @@
 //! It has no network, no levels but the global one, and no clock but tokio's, which tests pause. Where levels are what
 //! matters, [`fixed`] has them, and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::api::{Claimed, ClusterStatus, Found, HintsQuery, Neighbour, NodesQuery, Snapshot, Stored, Value};
-use crate::handle::{Command, DshtHandle};
+use crate::api::{
+    Claimed, ClusterStatus, Found, HintsQuery, MAX_ANNOUNCEMENT_BYTES, MAX_KEEP, Neighbour, NodesQuery, Snapshot,
+    Stored, Value,
+};
+use crate::handle::{Announced, Command, DshtHandle};
 use crate::hint;
 use crate::id::{Id, Key};
 use crate::level::{Level, Levels};
@@ -30,6 +34,19 @@ struct Shared {
     values: BTreeMap<Key, Vec<Held>>,
     peers: Vec<Peer>,
     routers: BTreeMap<SocketAddr, Vec<IpAddr>>,
+    /// By their hash.
+    announcements: BTreeMap<Id, Announcement>,
+    listeners: BTreeMap<SocketAddr, mpsc::Sender<Announced>>,
+}
+
+/// Everybody is everybody's neighbour here, so all are told by the one who announces, who also keeps it.
+#[derive(Debug)]
+struct Announcement {
+    message: Vec<u8>,
+    announced: Instant,
+    expires: Instant,
+    /// Who need not be told.
+    known_to: BTreeSet<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -57,7 +74,9 @@ impl MemoryNetwork {
             while let Some(command) = commands.recv().await {
                 lock(&shared).answer(me, command);
             }
-            lock(&shared).peers.retain(|peer| *peer != me);
+            let mut shared = lock(&shared);
+            shared.peers.retain(|peer| *peer != me);
+            shared.listeners.remove(&me.addr);
         });
         handle
     }
@@ -169,12 +188,46 @@ impl Shared {
                 self.routers.insert(me.addr, routers);
                 let _ = reply.send(());
             }
+            Command::Announce { message, keep, reply } => {
+                if message.len() <= MAX_ANNOUNCEMENT_BYTES {
+                    let (known_to, expires) = (BTreeSet::from([me.addr]), now + keep.min(MAX_KEEP));
+                    let id = Id::of_announcement(&message);
+                    self.announcements.entry(id).or_insert(Announcement { message, announced: now, expires, known_to });
+                    self.tell(now);
+                }
+                let _ = reply.send(());
+            }
+            Command::Announcements { reply } => {
+                let (listener, receiver) = mpsc::channel(WAITING_ANNOUNCEMENTS);
+                self.listeners.insert(me.addr, listener);
+                self.tell(now);
+                let _ = reply.send(receiver);
+            }
             Command::Contacts { reply } => {
                 let others = self.peers.iter().filter(|peer| **peer != me);
                 let _ = reply.send(others.map(|peer| peer.addr).collect());
             }
             Command::Snapshot { reply } => {
                 let _ = reply.send(self.snapshot(me));
+            }
+        }
+    }
+
+    /// Tells everybody who listens of what is news to him. Who has no room for more is told with the next ones.
+    fn tell(&mut self, now: Instant) {
+        for (id, announcement) in &mut self.announcements {
+            // Those that are over are remembered, so that nobody hears of them twice.
+            if now > announcement.announced && now >= announcement.expires {
+                continue;
+            }
+            for (addr, listener) in &self.listeners {
+                // Nobody is farther than one hop: it makes no difference what is passed on.
+                let (decisions, _) = mpsc::unbounded_channel();
+                let age = now.duration_since(announcement.announced);
+                let announced = || Announced::new(*id, announcement.message.clone(), age, decisions);
+                if !announcement.known_to.contains(addr) && listener.try_send(announced()).is_ok() {
+                    announcement.known_to.insert(*addr);
+                }
             }
         }
     }
@@ -228,5 +281,7 @@ fn neighbour(peer: Peer) -> Neighbour {
 
 /// The longest a claim lives without being renewed, as in the real index.
 const LONGEST_CLAIM: Duration = Duration::from_secs(60);
+/// Announcements that wait for one node's application.
+const WAITING_ANNOUNCEMENTS: usize = 256;
 /// What a neighbour in the map is said to be away.
 const RTT: Duration = Duration::from_millis(1);

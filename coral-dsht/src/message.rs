@@ -4,10 +4,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::Value;
-use crate::id::{ClusterId, Distance, Key};
+use crate::id::{ClusterId, Distance, Id, Key};
 use crate::level::{Level, MAX_LEVELS};
 use crate::peer::{Peer, Services};
 
@@ -197,7 +198,28 @@ pub enum Request {
         /// Which of your clusters.
         level: Level,
     },
+    /// The sender has an announcement, should you want it. Answered by [`Response::Done`].
+    Offer {
+        /// The hash of it.
+        id: Id,
+    },
+    /// Send an announcement that you have offered. Answered by [`Response::Announcement`], or [`Response::Done`] if it is not
+    /// there any more.
+    Fetch {
+        /// The hash of it.
+        id: Id,
+    },
+    /// What do you keep beside these? Answered by [`Response::Offers`].
+    CatchUp {
+        /// The first four bytes of the hash of each announcement that the sender need not be told of; at most [`MAX_KNOWN`].
+        known: Vec<u32>,
+    },
 }
+
+/// Announcements that a node says it knows, so that one byte counts them.
+pub const MAX_KNOWN: usize = 255;
+/// Announcements that are offered at once: a receiver looks at no more.
+pub const MAX_OFFERS: usize = 16;
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -224,6 +246,15 @@ pub enum Response {
     Done(bool),
     /// To `Claim`: you are the first.
     Claimed,
+    /// To `Fetch`.
+    Announcement {
+        /// How long ago it was announced, at least.
+        age: Duration,
+        /// Its bytes, [`MAX_ANNOUNCEMENT_BYTES`](crate::api::MAX_ANNOUNCEMENT_BYTES) at most.
+        message: Arc<[u8]>,
+    },
+    /// To `CatchUp`: the hashes of some that are kept, the youngest first.
+    Offers(Vec<Id>),
     /// To any request with a level: we share no cluster there. The header tells which one the sender is in.
     OtherCluster,
     /// To any request: ask again, with the token that the header has. Nothing has been done.
@@ -248,7 +279,10 @@ impl Request {
             | Self::Get { .. }
             | Self::Put { .. }
             | Self::Claim { .. }
-            | Self::Sample { .. } => false,
+            | Self::Sample { .. }
+            | Self::Offer { .. }
+            | Self::Fetch { .. }
+            | Self::CatchUp { .. } => false,
         }
     }
 
@@ -263,13 +297,16 @@ impl Request {
             Self::Claim { .. } => "claim",
             Self::Remove { .. } => "remove",
             Self::Sample { .. } => "sample",
+            Self::Offer { .. } => "offer",
+            Self::Fetch { .. } => "fetch",
+            Self::CatchUp { .. } => "catch-up",
         }
     }
 
     /// The level at which sender and receiver must share a cluster.
     pub fn level(&self) -> Option<Level> {
         match self {
-            Self::Ping | Self::Sample { .. } => None,
+            Self::Ping | Self::Sample { .. } | Self::Offer { .. } | Self::Fetch { .. } | Self::CatchUp { .. } => None,
             Self::Find { level, .. }
             | Self::Get { level, .. }
             | Self::Put { level, .. }

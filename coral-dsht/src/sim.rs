@@ -62,6 +62,7 @@ pub struct Simulation {
     events: BinaryHeap<Reverse<Event>>,
     sequence: u64,
     outcomes: BTreeMap<(usize, OpId), (Instant, Outcome)>,
+    heard: Vec<Heard>,
     map: Map,
     link: Link,
     partition: Partition,
@@ -77,6 +78,8 @@ struct Node {
     /// When its earliest timer event is in the heap.
     timer: Option<Instant>,
     intruder: Option<Box<dyn Intruder>>,
+    /// How long announcements that it hears are to be kept; `None` if it passes none on.
+    passes_on: Option<Duration>,
 }
 
 /// What an intruder does with a datagram that has come to it. The honest node that it has been, and that made it known to
@@ -103,6 +106,19 @@ pub struct Ended {
     pub at: Instant,
     /// How.
     pub outcome: Outcome,
+}
+
+/// A node's application was told of an announcement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// Which node.
+    pub node: usize,
+    /// When.
+    pub at: Instant,
+    /// What it was told.
+    pub message: Arc<[u8]>,
+    /// How old it was said to be.
+    pub age: Duration,
 }
 
 /// Ordered by time, then by the order in which they were made: ties keep their order.
@@ -132,6 +148,7 @@ impl Simulation {
             events: BinaryHeap::new(),
             sequence: 0,
             outcomes: BTreeMap::new(),
+            heard: Vec::new(),
             map,
             link: Link::default(),
             partition: Partition::default(),
@@ -171,7 +188,7 @@ impl Simulation {
         let number = self.nodes.len();
         let dsht = self.newborn(number);
         self.map.place();
-        self.nodes.push(Node { dsht, alive: true, timer: None, intruder: None });
+        self.nodes.push(Node { dsht, alive: true, timer: None, intruder: None, passes_on: None });
         self.schedule(number);
         number
     }
@@ -205,7 +222,7 @@ impl Simulation {
         let contacts = self.some_contacts();
         let dsht = self.newborn(number);
         self.outcomes.retain(|(node, _), _| *node != number);
-        self.nodes[number] = Node { dsht, alive: true, timer: None, intruder: None };
+        self.nodes[number] = Node { dsht, alive: true, timer: None, intruder: None, passes_on: None };
         self.trace.event(self.now, "restart", number, &[]);
         self.schedule(number);
         self.join_by(number, &contacts);
@@ -290,6 +307,18 @@ impl Simulation {
         let result = action(&mut self.nodes[number].dsht);
         self.drain(number);
         result
+    }
+
+    /// Lets node `number` listen to announcements, and pass on what it hears, to be kept for so long; or nothing.
+    pub fn listen(&mut self, number: usize, passes_on: Option<Duration>) {
+        self.nodes[number].passes_on = passes_on;
+        let now = self.now;
+        self.act(number, |dsht| dsht.listen(now, true));
+    }
+
+    /// What nodes have been told since this was last asked, in that order.
+    pub fn heard(&mut self) -> Vec<Heard> {
+        std::mem::take(&mut self.heard)
     }
 
     /// How operation `op` of node `number` ended, if it has; told once.
@@ -463,6 +492,13 @@ impl Simulation {
         while let Some(output) = self.nodes[number].dsht.poll_output() {
             match output {
                 Output::Send { to, bytes } => self.deliver(number, to, bytes),
+                Output::Announced { id, message, age } => {
+                    self.heard.push(Heard { node: number, at: self.now, message, age });
+                    match self.nodes[number].passes_on {
+                        Some(keep) => self.nodes[number].dsht.pass_on(self.now, &id, keep),
+                        None => self.nodes[number].dsht.disregard(self.now, &id),
+                    }
+                }
                 Output::Done { op, outcome } => {
                     self.outcomes.insert((number, op), (self.now, outcome));
                 }

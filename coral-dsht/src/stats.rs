@@ -37,4 +37,12 @@ pub struct Stats {
     pub puts_turned_back: u64,
     /// Moves of this node into another cluster, or out of one.
     pub cluster_moves: u64,
+    /// Announcements of this node.
+    pub announcements_made: u64,
+    /// Announcements of others that the application was told of.
+    pub announcements_heard: u64,
+    /// Those of them that it found true, so that others were told.
+    pub announcements_passed_on: u64,
+    /// Offers and announcements for which there was no room, or that were not what was offered.
+    pub announcements_refused: u64,
 }

@@ -14,9 +14,10 @@
 //! message: see [`crate::seal`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{MAX_VALUE_BYTES, Value};
+use crate::api::{MAX_ANNOUNCEMENT_BYTES, MAX_VALUE_BYTES, Value};
 use crate::id::{Distance, ID_BYTES, Id};
 use crate::level::{Level, MAX_LEVELS};
 use crate::message::{Body, ClusterInfo, Clusters, Header, Message, Request, Response, Token};
@@ -82,6 +83,9 @@ const STORE: u8 = 4;
 const REMOVE: u8 = 5;
 const SAMPLE: u8 = 6;
 const CLAIM: u8 = 7;
+const OFFER: u8 = 8;
+const FETCH: u8 = 9;
+const CATCH_UP: u8 = 10;
 const LEAVE: u8 = 16;
 const PROOF: u8 = 17;
 const PONG: u8 = 32;
@@ -92,6 +96,8 @@ const DONE: u8 = 36;
 const OTHER_CLUSTER: u8 = 37;
 const CHALLENGE: u8 = 38;
 const CLAIMED: u8 = 39;
+const ANNOUNCEMENT: u8 = 40;
+const OFFERS: u8 = 41;
 
 /// The bits of the flags that count clusters.
 const CLUSTERS: u8 = 3;
@@ -160,8 +166,8 @@ pub(crate) fn decode_version(version: u8, bytes: &[u8]) -> Result<Message, Decod
     let body = match kind {
         LEAVE => Body::Leave,
         PROOF => Body::Proof,
-        PING..=CLAIM => Body::Request(decode_request(kind, &mut input)?),
-        PONG..=CLAIMED => Body::Response(decode_response(kind, &mut input)?),
+        PING..=CATCH_UP => Body::Request(decode_request(kind, &mut input)?),
+        PONG..=OFFERS => Body::Response(decode_response(kind, &mut input)?),
         _ => return Err(DecodeError::Kind),
     };
     if !is_possible(&header, &body) {
@@ -203,6 +209,9 @@ fn kind(body: &Body) -> u8 {
         Body::Request(Request::Remove { .. }) => REMOVE,
         Body::Request(Request::Sample { .. }) => SAMPLE,
         Body::Request(Request::Claim { .. }) => CLAIM,
+        Body::Request(Request::Offer { .. }) => OFFER,
+        Body::Request(Request::Fetch { .. }) => FETCH,
+        Body::Request(Request::CatchUp { .. }) => CATCH_UP,
         Body::Response(Response::Pong { .. }) => PONG,
         Body::Response(Response::Peers(_)) => PEERS,
         Body::Response(Response::Values(_)) => VALUES,
@@ -211,6 +220,8 @@ fn kind(body: &Body) -> u8 {
         Body::Response(Response::OtherCluster) => OTHER_CLUSTER,
         Body::Response(Response::Challenge) => CHALLENGE,
         Body::Response(Response::Claimed) => CLAIMED,
+        Body::Response(Response::Announcement { .. }) => ANNOUNCEMENT,
+        Body::Response(Response::Offers(_)) => OFFERS,
     }
 }
 
@@ -250,6 +261,13 @@ fn encode_request(out: &mut Vec<u8>, request: &Request) {
             encode_value(out, value);
         }
         Request::Sample { level } => out.push(level.number()),
+        Request::Offer { id } | Request::Fetch { id } => out.extend(id.as_bytes()),
+        Request::CatchUp { known } => {
+            out.push(known.len() as u8);
+            for short in known {
+                out.extend(short.to_be_bytes());
+            }
+        }
     }
 }
 
@@ -263,6 +281,17 @@ fn encode_response(out: &mut Vec<u8>, response: &Response) {
             encode_peers(out, peers);
         }
         Response::Done(done) => out.push(u8::from(*done)),
+        Response::Announcement { age, message } => {
+            encode_age(out, *age);
+            out.extend((message.len() as u16).to_be_bytes());
+            out.extend(&message[..]);
+        }
+        Response::Offers(ids) => {
+            out.push(ids.len() as u8);
+            for id in ids {
+                out.extend(id.as_bytes());
+            }
+        }
         Response::OtherCluster | Response::Challenge | Response::Claimed => {}
     }
 }
@@ -271,6 +300,11 @@ fn encode_response(out: &mut Vec<u8>, response: &Response) {
 fn encode_ttl(out: &mut Vec<u8>, ttl: Duration) {
     let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
     out.extend(u32::try_from(seconds).unwrap_or(u32::MAX).to_be_bytes());
+}
+
+/// Whole seconds, rounded down: nothing that came after an announcement may be taken for older.
+fn encode_age(out: &mut Vec<u8>, age: Duration) {
+    out.extend(u32::try_from(age.as_secs()).unwrap_or(u32::MAX).to_be_bytes());
 }
 
 fn encode_value(out: &mut Vec<u8>, value: &Value) {
@@ -329,18 +363,21 @@ fn decode_request(kind: u8, input: &mut Reader<'_>) -> Result<Request, DecodeErr
         PING => Request::Ping,
         FIND => Request::Find { level: input.level()?, key: input.id()?, aim: input.distance()? },
         GET => Request::Get { level: input.level()?, key: input.id()?, aim: input.distance()? },
-        PUT => Request::Put { level: input.level()?, key: input.id()?, ttl: input.ttl()?, aim: input.distance()? },
+        PUT => Request::Put { level: input.level()?, key: input.id()?, ttl: input.seconds()?, aim: input.distance()? },
         STORE => {
-            let (level, key, ttl) = (input.level()?, input.id()?, input.ttl()?);
+            let (level, key, ttl) = (input.level()?, input.id()?, input.seconds()?);
             let turned_back = input.flag()?;
             Request::Store { level, key, ttl, value: input.value()?, turned_back }
         }
         REMOVE => Request::Remove { level: input.level()?, key: input.id()?, value: input.value()? },
         SAMPLE => Request::Sample { level: input.level()? },
+        OFFER => Request::Offer { id: input.id()? },
+        FETCH => Request::Fetch { id: input.id()? },
+        CATCH_UP => Request::CatchUp { known: (0..input.u8()?).map(|_| input.u32()).collect::<Result<_, _>>()? },
         CLAIM => Request::Claim {
             level: input.level()?,
             key: input.id()?,
-            ttl: input.ttl()?,
+            ttl: input.seconds()?,
             aim: input.distance()?,
             is_last: input.flag()?,
             value: input.value()?,
@@ -366,6 +403,8 @@ fn decode_response(kind: u8, input: &mut Reader<'_>) -> Result<Response, DecodeE
         OTHER_CLUSTER => Response::OtherCluster,
         CHALLENGE => Response::Challenge,
         CLAIMED => Response::Claimed,
+        ANNOUNCEMENT => Response::Announcement { age: input.seconds()?, message: input.announcement()? },
+        OFFERS => Response::Offers((0..input.u8()?).map(|_| input.id()).collect::<Result<_, _>>()?),
         _ => return Err(DecodeError::Kind),
     })
 }
@@ -418,7 +457,7 @@ impl Reader<'_> {
         Level::new(self.u8()?).ok_or(DecodeError::Field)
     }
 
-    fn ttl(&mut self) -> Result<Duration, DecodeError> {
+    fn seconds(&mut self) -> Result<Duration, DecodeError> {
         Ok(Duration::from_secs(self.u32()?.into()))
     }
 
@@ -430,6 +469,16 @@ impl Reader<'_> {
         let (bytes, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         Value::new(bytes).ok_or(DecodeError::Field)
+    }
+
+    fn announcement(&mut self) -> Result<Arc<[u8]>, DecodeError> {
+        let length = usize::from(self.u16()?);
+        if length > MAX_ANNOUNCEMENT_BYTES {
+            return Err(DecodeError::Field);
+        }
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Truncated)?;
+        self.rest = rest;
+        Ok(bytes.into())
     }
 
     fn values(&mut self) -> Result<Vec<Value>, DecodeError> {
@@ -459,6 +508,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::message::{MAX_KNOWN, MAX_OFFERS};
 
     fn id() -> impl Strategy<Value = Id> {
         any::<[u8; ID_BYTES]>().prop_map(Id::from_bytes)
@@ -499,6 +549,9 @@ mod tests {
             }),
             (level(), id(), value()).prop_map(|(level, key, value)| Request::Remove { level, key, value }),
             level().prop_map(|level| Request::Sample { level }),
+            id().prop_map(|id| Request::Offer { id }),
+            id().prop_map(|id| Request::Fetch { id }),
+            vec(any::<u32>(), 0..=MAX_KNOWN).prop_map(|known| Request::CatchUp { known }),
             ((level(), id(), distance(), ttl()), any::<bool>(), value(), vec(value(), 0..5)).prop_map(
                 |((level, key, aim, ttl), is_last, value, refused)| {
                     Request::Claim { level, key, aim, ttl, is_last, value, refused }
@@ -518,6 +571,9 @@ mod tests {
             Just(Response::OtherCluster),
             Just(Response::Challenge),
             Just(Response::Claimed),
+            (ttl(), vec(any::<u8>(), 0..=MAX_ANNOUNCEMENT_BYTES))
+                .prop_map(|(age, bytes)| Response::Announcement { age, message: bytes.into() }),
+            vec(id(), 0..=MAX_OFFERS).prop_map(Response::Offers),
         ];
         prop_oneof![
             Just(Body::Leave),
@@ -575,7 +631,7 @@ mod tests {
         }
 
         #[test]
-        fn junk_behind_a_good_header_is_an_error_or_means_just_itself(kind in 0u8..40, body in vec(any::<u8>(), 0..300)) {
+        fn junk_behind_a_good_header_is_an_error_or_means_just_itself(kind in 0u8..42, body in vec(any::<u8>(), 0..300)) {
             let mut bytes = header_of(kind);
             bytes.extend(body);
             if let Ok(message) = decode(&bytes) {
@@ -616,6 +672,16 @@ mod tests {
         assert_eq!(with_flags(PING, HAS_TOKEN), Ok(()));
         assert_eq!(with_flags(PING, HAS_TOKEN | WANTS_PROOF), Err(DecodeError::Field));
         assert_eq!(with_flags(PING, 16), Err(DecodeError::Field));
+    }
+
+    #[test]
+    fn an_announcement_that_is_too_long_is_refused() {
+        let announcement = |length: usize| {
+            let length_bytes = (length as u16).to_be_bytes();
+            decode(&[&header_of(ANNOUNCEMENT), &[0; 4][..], &length_bytes, &vec![7; length]].concat()).map(drop)
+        };
+        assert_eq!(announcement(MAX_ANNOUNCEMENT_BYTES), Ok(()));
+        assert_eq!(announcement(MAX_ANNOUNCEMENT_BYTES + 1), Err(DecodeError::Field));
     }
 
     #[test]

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use coral_dsht::memory::MemoryNetwork;
 use coral_dsht::{
-    Config, Driver, DshtHandle, HintsQuery, Id, Level, Levels, NodesQuery, Peer, Services, Stopped, Value,
+    Announced, Config, Driver, DshtHandle, HintsQuery, Id, Level, Levels, MAX_ANNOUNCEMENT_BYTES, NodesQuery, Peer,
+    Services, Stopped, Value,
 };
 use tokio::net::UdpSocket;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 const HOUR: Duration = Duration::from_secs(3600);
+/// What takes longer does not happen.
+const SOON: Duration = Duration::from_secs(20);
 const WEB: Services = Services::from_bits(1);
 
 fn value(text: &str) -> Value {
@@ -64,6 +67,41 @@ async fn suite(a: &DshtHandle, b: &DshtHandle) {
     assert_eq!(hinted(a, far_away(vec![[192, 0, 2, 1].into(), [203, 0, 113, 1].into()])).await, [me]);
     let unknown = NodesQuery { services: Services::from_bits(0x80), ..query };
     assert!(a.nodes(unknown).await.unwrap().is_empty());
+}
+
+/// What every far end must do with announcements: `a` and `b` know each other, and so does the node that `join` makes.
+async fn announcements(a: &DshtHandle, b: &DshtHandle, join: impl AsyncFnOnce() -> DshtHandle) {
+    let (mut told_a, mut told_b) = (a.announcements().await.unwrap(), b.announcements().await.unwrap());
+    a.announce(b"one".to_vec(), HOUR).await.unwrap();
+    let announced = heard(&mut told_b).await;
+    assert!(announced.message == b"one" && announced.age < SOON, "{announced:?}");
+    announced.pass_on(HOUR);
+    b.announce(b"two".to_vec(), HOUR).await.unwrap();
+    let announced = heard(&mut told_a).await;
+    assert_eq!(announced.message, b"two");
+    // Dropped, it goes no further; but whoever has announced it keeps it.
+    drop(announced);
+    // Whoever joins later hears of what is kept. What was announced before, or is too long, is not announced.
+    let c = join().await;
+    let mut told_c = c.announcements().await.unwrap();
+    let mut messages = [heard(&mut told_c).await.message, heard(&mut told_c).await.message];
+    messages.sort();
+    assert_eq!(messages, [b"one".to_vec(), b"two".to_vec()]);
+    a.announce(b"one".to_vec(), HOUR).await.unwrap();
+    a.announce(vec![0; MAX_ANNOUNCEMENT_BYTES + 1], HOUR).await.unwrap();
+    a.announce(vec![7; MAX_ANNOUNCEMENT_BYTES], Duration::ZERO).await.unwrap();
+    assert_eq!(heard(&mut told_b).await.message, [7; MAX_ANNOUNCEMENT_BYTES]);
+    assert_eq!(heard(&mut told_c).await.message, [7; MAX_ANNOUNCEMENT_BYTES]);
+    // There is one receiver: the last.
+    let mut told_b_from_now_on = b.announcements().await.unwrap();
+    assert!(told_b.recv().await.is_none());
+    c.announce(b"three".to_vec(), HOUR).await.unwrap();
+    assert_eq!(heard(&mut told_b_from_now_on).await.message, b"three");
+    assert_eq!(heard(&mut told_a).await.message, b"three");
+}
+
+async fn heard(told: &mut mpsc::Receiver<Announced>) -> Announced {
+    tokio::time::timeout(SOON, told.recv()).await.expect("it is heard in time").expect("somebody announces")
 }
 
 /// Those that hints name, as soon as there are any.
@@ -118,6 +156,7 @@ async fn the_map_does_what_the_index_does() {
     let a = network.node(Peer::new(([127, 0, 0, 1], 1).into(), Services::NONE));
     let b = network.node(Peer::new(([127, 0, 0, 2], 1).into(), WEB));
     suite(&a, &b).await;
+    announcements(&a, &b, async || network.node(Peer::new(([127, 0, 0, 3], 1).into(), Services::NONE))).await;
 }
 
 #[tokio::test]
@@ -127,6 +166,11 @@ async fn real_sockets_do_what_the_index_does() {
     neighbours(&a.handle, 1).await;
     neighbours(&b.handle, 1).await;
     suite(&a.handle, &b.handle).await;
+    let mut late = None;
+    announcements(&a.handle, &b.handle, async || {
+        late.insert(node(Services::NONE, vec![a.me.addr]).await).handle.clone()
+    })
+    .await;
 }
 
 #[tokio::test]

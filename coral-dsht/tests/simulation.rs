@@ -490,3 +490,120 @@ fn hints_name_only_those_who_answer() {
     sim.run_for(Duration::from_secs(30));
     assert!(matches!(sim.outcome(17, op), Some(Outcome::Nodes(found)) if !found.is_empty()));
 }
+
+/// A message that is told to all.
+const NEWS: &[u8] = b"news";
+
+/// Nodes that all listen, and pass on whatever they hear.
+fn listening(seed: u64, nodes: usize, link: Link) -> Simulation {
+    let mut sim = network(seed, nodes);
+    sim.set_link(link);
+    for number in 0..nodes {
+        sim.listen(number, Some(HOUR));
+    }
+    // They have asked each other for what there is.
+    sim.run_for(Duration::from_secs(10));
+    assert_eq!(sim.heard(), []);
+    sim
+}
+
+#[test]
+fn what_one_of_200_nodes_announces_all_others_hear_once_within_seconds() {
+    let mut sim = listening(21, 200, Link { loss_per_mille: 50, ..Link::default() });
+    let (began, sent) = (sim.now(), datagrams_sent(&sim));
+    sim.act(17, |dsht| dsht.announce(began, NEWS, HOUR));
+    sim.run_for(Duration::from_secs(10));
+    let heard = sim.heard();
+    let nodes: std::collections::BTreeSet<usize> = heard.iter().map(|heard| heard.node).collect();
+    assert_eq!((heard.len(), nodes.len()), (199, 199));
+    assert!(!nodes.contains(&17) && heard.iter().all(|heard| &heard.message[..] == NEWS));
+    let last = heard.last().unwrap().at.saturating_since(began);
+    assert!(last < Duration::from_secs(3), "{last:?}");
+    let most = datagrams_sent(&sim).iter().zip(sent).map(|(after, before)| after - before).max().unwrap();
+    assert!(most < 400, "{most} datagrams by one node");
+}
+
+#[test]
+fn an_announcement_that_nobody_passes_on_reaches_the_neighbours_of_its_announcer_alone() {
+    let mut sim = network(22, 200);
+    (0..200).for_each(|number| sim.listen(number, None));
+    sim.run_for(Duration::from_secs(10));
+    let now = sim.now();
+    let neighbours = sim.act(17, |dsht| dsht.snapshot(now)).neighbours;
+    let mut neighbours: Vec<usize> = neighbours.iter().filter_map(|near| sim.number_of(near.peer.addr)).collect();
+    sim.act(17, |dsht| dsht.announce(now, NEWS, HOUR));
+    sim.run_for(Duration::from_secs(10));
+    let mut heard: Vec<usize> = sim.heard().iter().map(|heard| heard.node).collect();
+    heard.sort_unstable();
+    neighbours.sort_unstable();
+    assert!(heard.len() > 20 && heard.iter().all(|node| neighbours.contains(node)), "{heard:?} of {neighbours:?}");
+}
+
+#[test]
+fn who_joins_later_or_was_cut_off_hears_what_was_announced_meanwhile() {
+    let mut sim = listening(23, 100, Link { loss_per_mille: 50, ..Link::default() });
+    let announce = |sim: &mut Simulation, numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            let now = sim.now();
+            sim.act(50 + number, |dsht| dsht.announce(now, &number.to_be_bytes(), HOUR));
+            sim.run_for(Duration::from_secs(5));
+        }
+    };
+    // A third is cut off for so long that the rest has given it up.
+    let island: Vec<usize> = (0..33).collect();
+    sim.split(&island);
+    sim.run_for(Duration::from_secs(120));
+    announce(&mut sim, 0..5);
+    assert!(sim.heard().iter().all(|heard| !island.contains(&heard.node)));
+    sim.heal();
+    let healed = sim.now();
+    sim.run_for(Duration::from_secs(360));
+    let heard = sim.heard();
+    assert!((0..33).all(|node| heard.iter().filter(|heard| heard.node == node).count() == 5));
+    assert_eq!(heard.len(), 5 * 33);
+    let last = heard.last().unwrap().at.saturating_since(healed);
+    assert!(last < Duration::from_secs(30), "the last of the island after {last:?}");
+
+    // A newcomer is told within seconds, and how old it is; not of what nobody keeps any more.
+    let newcomer = sim.join_one();
+    sim.listen(newcomer, Some(HOUR));
+    let joined = sim.now();
+    sim.run_for(Duration::from_secs(10));
+    let heard = sim.heard();
+    assert!(heard.iter().all(|heard| heard.node == newcomer));
+    assert_eq!(heard.len(), 5);
+    let first = heard.iter().find(|heard| heard.message[..] == 0usize.to_be_bytes()).unwrap();
+    let age = Duration::from_secs(385) + first.at.saturating_since(joined);
+    assert!(first.age <= age && age < first.age + Duration::from_secs(8), "{first:?}, and it is {age:?} old");
+    sim.run_for(HOUR);
+    let newcomer = sim.join_one();
+    sim.listen(newcomer, Some(HOUR));
+    sim.run_for(Duration::from_secs(10));
+    assert_eq!(sim.heard(), []);
+}
+
+#[test]
+fn a_newcomer_hears_hundreds_of_announcements_within_seconds_and_does_not_tell_them_all_again() {
+    let mut sim = listening(24, 30, Link::default());
+    for number in 0..250usize {
+        let now = sim.now();
+        sim.act(number % 30, |dsht| dsht.announce(now, &number.to_be_bytes(), HOUR));
+        sim.run_for(Duration::from_secs(1));
+    }
+    sim.run_for(Duration::from_secs(60));
+    assert_eq!(sim.heard().len(), 250 * 29);
+    let newcomer = sim.join_one();
+    sim.listen(newcomer, Some(HOUR));
+    let joined = sim.now();
+    sim.run_for(Duration::from_secs(60));
+    let heard = sim.heard();
+    assert_eq!(heard.len(), 250);
+    let took = heard.last().unwrap().at.saturating_since(joined);
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    let sent = sim.node(newcomer).stats().datagrams_sent;
+    assert!(sent < 2500, "{sent} datagrams: offering each to all would be 7,250");
+}
+
+fn datagrams_sent(sim: &Simulation) -> Vec<u64> {
+    (0..sim.len()).map(|number| sim.node(number).stats().datagrams_sent).collect()
+}

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use coral_dsht::message::{Body, Header, Message, Request, Response};
 use coral_dsht::{
-    Config, Distance, Dsht, Found, Id, Instant, Key, Level, Levels, Outcome, Output, Peer, Services, Stored, Value,
-    wire,
+    Config, Distance, Dsht, Found, Id, Instant, Key, Level, Levels, MAX_ANNOUNCEMENT_BYTES, Outcome, Output, Peer,
+    Services, Stored, Value, wire,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -26,9 +26,13 @@ struct Net {
     sent: u64,
     /// Pairs that cannot reach each other.
     cut: BTreeSet<(u8, u8)>,
+    /// A node of a version that has no announcements.
+    deaf: Option<u8>,
     /// All that was sent.
     log: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     done: Vec<Outcome>,
+    /// What was told to whom; the test decides.
+    heard: Vec<(SocketAddr, Id, Vec<u8>)>,
 }
 
 fn addr(number: u8) -> SocketAddr {
@@ -57,8 +61,10 @@ impl Net {
             flying: BTreeMap::new(),
             sent: 0,
             cut: BTreeSet::new(),
+            deaf: None,
             log: Vec::new(),
             done: Vec::new(),
+            heard: Vec::new(),
         };
         for number in 1..=count {
             net.start(number, 0);
@@ -96,6 +102,7 @@ impl Net {
                         self.flying.insert((self.now + ONE_WAY, self.sent), (from, to, bytes));
                     }
                     Output::Done { outcome, .. } => self.done.push(outcome),
+                    Output::Announced { id, message, .. } => self.heard.push((from, id, message.to_vec())),
                 }
             }
         }
@@ -125,7 +132,8 @@ impl Net {
                 };
                 let (a, b) = (number(from), number(to));
                 let is_cut = self.cut.contains(&(a.min(b), a.max(b)));
-                if let Some(node) = self.nodes.get_mut(&b).filter(|_| to == addr(b) && !is_cut) {
+                let is_deaf = [a, b].map(Some).contains(&self.deaf) && (8..=10).contains(&bytes[1]);
+                if let Some(node) = self.nodes.get_mut(&b).filter(|_| to == addr(b) && !is_cut && !is_deaf) {
                     node.handle_datagram(self.now, from, &bytes);
                 }
                 self.drain();
@@ -208,7 +216,15 @@ fn every_request(key: Key) -> Vec<Request> {
         Request::Remove { level, key, value: value(1) },
         Request::Sample { level },
         Request::Claim { level, key, aim, ttl, is_last: true, value: value(9), refused: vec![value(1)] },
+        Request::Offer { id: Id::of_announcement(b"a lie") },
+        Request::Fetch { id: Id::of_announcement(&long_news()) },
+        Request::CatchUp { known: Vec::new() },
     ]
+}
+
+/// What makes an answer longer than a request.
+fn long_news() -> Vec<u8> {
+    vec![7; MAX_ANNOUNCEMENT_BYTES]
 }
 
 #[test]
@@ -221,6 +237,12 @@ fn a_made_up_sender_draws_one_datagram_no_longer_than_its_own_and_changes_nothin
     let targets: Vec<u8> = net.holders(key());
     for number in targets {
         let now = net.now;
+        net.node(number).listen(now, true);
+        net.node(number).announce(now, &long_news(), HOUR);
+        for byte in 0..20 {
+            net.node(number).announce(now, &[number, byte], HOUR);
+        }
+        net.run(SECOND);
         let before = net.node(number).stored(now, Level::GLOBAL, &key());
         for body in every_request(key()) {
             let bytes = request(body.clone());
@@ -370,7 +392,7 @@ fn a_closed_network_works_as_an_open_one_and_answers_no_stranger() {
         net.inject(([203, 0, 113, 7], 4000).into(), 5, &request(body.clone()));
         net.inject(addr(1), 5, &request(body));
     }
-    assert_eq!((net.log.len(), net.node(5).stats().dropped["stranger"]), (0, 16));
+    assert_eq!((net.log.len(), net.node(5).stats().dropped["stranger"]), (0, 22));
     // Who has another key, or none, finds nobody and is found by nobody.
     for (number, config) in [(20, with_key("2")), (21, Config::default())] {
         net.config = Arc::new(config);
@@ -381,6 +403,101 @@ fn a_closed_network_works_as_an_open_one_and_answers_no_stranger() {
     }
     let now = net.now;
     assert_eq!(net.node(1).snapshot(now).neighbours.len(), 7);
+}
+
+/// What the nodes of a network have been told, by their addresses.
+fn told(net: &mut Net) -> Vec<(SocketAddr, Vec<u8>)> {
+    net.heard.drain(..).map(|(who, _, message)| (who, message)).collect()
+}
+
+#[test]
+fn an_announcement_goes_on_only_after_the_application_has_passed_it_on() {
+    let mut net = Net::of(3);
+    net.cut.insert((1, 3));
+    let now = net.now;
+    for number in 1..=3 {
+        net.node(number).listen(now, true);
+    }
+    net.node(1).announce(now, b"news", HOUR);
+    net.run(5 * SECOND);
+    let (who, id, _) = net.heard[0].clone();
+    assert_eq!(told(&mut net), [(addr(2), b"news".to_vec())]);
+    // It takes its time; nobody else is told meanwhile, nor told that there is something.
+    net.run(20 * SECOND);
+    assert!(told(&mut net).is_empty() && who == addr(2));
+    let now = net.now;
+    net.node(2).pass_on(now, &id, HOUR);
+    net.run(SECOND);
+    assert_eq!(told(&mut net), [(addr(3), b"news".to_vec())]);
+    // Node 3 drops it, and does not hear of it again from those who keep it.
+    net.node(3).disregard(now, &id);
+    net.cut.clear();
+    net.run(400 * SECOND);
+    assert!(told(&mut net).is_empty());
+    assert_eq!(net.node(3).stats().announcements_passed_on, 0);
+}
+
+#[test]
+fn whoever_floods_with_offers_is_answered_once_for_each_and_fetched_from_at_a_bounded_rate() {
+    let mut net = Net::of(3);
+    let now = net.now;
+    net.node(1).listen(now, true);
+    let flooder: SocketAddr = ([203, 0, 113, 7], 4000).into();
+    // It has a token, by an offer that was answered with a challenge.
+    let offer = |token, number: u32| {
+        let header = Header { token, ..Header::default() };
+        let body = Body::Request(Request::Offer { id: Id::of_announcement(&number.to_be_bytes()) });
+        wire::encode(&Message { header, request_id: 7, body })
+    };
+    let answer = |net: &Net| wire::decode(&net.log.last().unwrap().2).unwrap();
+    net.inject(flooder, 1, &offer(None, 0));
+    let token = answer(&net).header.token;
+    assert_eq!(answer(&net).body, Body::Response(Response::Challenge));
+    net.log.clear();
+    let mut fetched = 0;
+    for number in 0..5000 {
+        net.inject(flooder, 1, &offer(token, number));
+        // It answers each fetch at once, and the application drops all of it.
+        while let Some(place) = net.log.iter().position(|sent| sent.1 == flooder && sent.2[1] == 9) {
+            let fetch = wire::decode(&net.log.swap_remove(place).2).unwrap();
+            fetched += 1;
+            let message = number.to_be_bytes().into();
+            let body = Body::Response(Response::Announcement { age: SECOND, message });
+            let header = Header::default();
+            net.inject(flooder, 1, &wire::encode(&Message { header, request_id: fetch.request_id, body }));
+        }
+        for (_, id, _) in std::mem::take(&mut net.heard) {
+            let now = net.now;
+            net.node(1).disregard(now, &id);
+        }
+    }
+    let answers: Vec<usize> = net.log.iter().filter(|sent| sent.1 == flooder).map(|sent| sent.2.len()).collect();
+    assert_eq!((answers.len(), fetched), (5000, 256));
+    assert!(answers.iter().all(|length| *length <= 176), "{:?}", answers.iter().max());
+    // Those who ask for it are told what others announce all the same.
+    let now = net.now;
+    net.node(2).announce(now, b"news", HOUR);
+    net.run(SECOND);
+    assert_eq!(told(&mut net), [(addr(1), b"news".to_vec())]);
+}
+
+#[test]
+fn a_peer_that_knows_no_announcements_keeps_its_place() {
+    let mut net = Net::of(3);
+    let now = net.now;
+    for number in 1..=3 {
+        net.node(number).listen(now, true);
+    }
+    net.run(SECOND);
+    net.deaf = Some(3);
+    let now = net.now;
+    net.node(1).announce(now, b"news", HOUR);
+    for _ in 0..400 {
+        net.run(SECOND / 10);
+        let now = net.now;
+        assert_eq!(net.node(1).snapshot(now).neighbours.len(), 2);
+    }
+    assert_eq!(told(&mut net), [(addr(2), b"news".to_vec())]);
 }
 
 /// A reaches B, B reaches C, A does not reach C [NT05].

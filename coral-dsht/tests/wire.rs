@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use coral_dsht::message::{Body, ClusterInfo, Clusters, Header, Message, Request, Response, Token};
-use coral_dsht::{Distance, Id, Level, Peer, Services, Value, wire};
+use coral_dsht::message::{
+    Body, ClusterInfo, Clusters, Header, MAX_KNOWN, MAX_OFFERS, Message, Request, Response, Token,
+};
+use coral_dsht::{Distance, Id, Level, MAX_ANNOUNCEMENT_BYTES, Peer, Services, Value, wire};
 use expect_test::{Expect, expect};
 
 /// Everything behind the header of a message, which is checked by itself.
@@ -55,6 +57,26 @@ fn a_proof_is_a_header_with_a_token() {
 }
 
 #[test]
+fn the_largest_messages_about_announcements_fit_into_a_datagram_with_a_seal() {
+    let cluster = ClusterInfo { id: id(0xaa), age_minutes: 3, size: 500 };
+    let header = Header {
+        clusters: Clusters::new(vec![cluster; 3]),
+        token: Some(Token::from_bytes([0xbb; 16])),
+        ..Header::default()
+    };
+    for body in [
+        Body::Request(Request::CatchUp { known: vec![7; MAX_KNOWN] }),
+        Body::Response(Response::Announcement { age: MINUTE, message: vec![7; MAX_ANNOUNCEMENT_BYTES].into() }),
+        Body::Response(Response::Offers(vec![id(0xcc); MAX_OFFERS])),
+    ] {
+        let message = Message { header: header.clone(), request_id: 7, body };
+        let bytes = wire::encode(&message);
+        assert!(bytes.len() + 16 <= wire::MAX_DATAGRAM_BYTES, "{} bytes", bytes.len());
+        assert_eq!(wire::decode(&bytes), Ok(message));
+    }
+}
+
+#[test]
 fn requests() {
     let (level, key) = (LEVEL_2, id(0xcc));
     check(Body::Leave, expect!["10 "]);
@@ -94,6 +116,9 @@ fn requests() {
         expect!["05 02cccccccccccccccccccccccccccccccccccccccc0176"],
     );
     check(Body::Request(Request::Sample { level }), expect!["06 02"]);
+    check(Body::Request(Request::Offer { id: key }), expect!["08 cccccccccccccccccccccccccccccccccccccccc"]);
+    check(Body::Request(Request::Fetch { id: key }), expect!["09 cccccccccccccccccccccccccccccccccccccccc"]);
+    check(Body::Request(Request::CatchUp { known: vec![1, 0xcccc_cccc] }), expect!["0a 0200000001cccccccc"]);
 }
 
 #[test]
@@ -113,4 +138,14 @@ fn responses() {
     check(Body::Response(Response::Done(true)), expect!["24 01"]);
     check(Body::Response(Response::OtherCluster), expect!["25 "]);
     check(Body::Response(Response::Claimed), expect!["27 "]);
+    // An age is rounded down.
+    let announcement = |age| Response::Announcement { age, message: (*b"news").into() };
+    check(Body::Response(announcement(MINUTE)), expect!["28 0000003c00046e657773"]);
+    let header = Header::default();
+    let young = Message { header, request_id: 0, body: Body::Response(announcement(MINUTE - Duration::from_nanos(1))) };
+    assert_eq!(wire::encode(&young)[17..21], [0, 0, 0, 59]);
+    check(
+        Body::Response(Response::Offers(vec![id(0xaa), id(0xbb)])),
+        expect!["29 02aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"],
+    );
 }

@@ -93,7 +93,15 @@ impl Collector for Now {
         let help = "Gets that found values, by level";
         counters(&mut encoder, "coral_dsht_gets_found", help, None, "level", &stats.gets_found)?;
         let help = "Ends of this node's own requests and operations, by kind";
-        counters(&mut encoder, "coral_dsht_outcomes", help, None, "kind", &counts(stats))
+        counters(&mut encoder, "coral_dsht_outcomes", help, None, "kind", &counts(stats))?;
+        let announcements = BTreeMap::from([
+            ("made", stats.announcements_made),
+            ("heard", stats.announcements_heard),
+            ("passed_on", stats.announcements_passed_on),
+            ("refused", stats.announcements_refused),
+        ]);
+        let help = "Announcements to all nodes, by what this node did with them";
+        counters(&mut encoder, "coral_dsht_announcements", help, None, "kind", &announcements)
     }
 }
 

@@ -82,7 +82,7 @@ impl Admission {
     }
 }
 
-/// The bytes of an answer, of which there may be `limit`: some peers or values are left out if need be. `None` if it
+/// The bytes of an answer, of which there may be `limit`: some peers, values or offers are left out if need be. `None` if it
 /// says nothing any more then.
 pub(crate) fn fitted(mut answer: Message, limit: usize) -> Option<Vec<u8>> {
     loop {
@@ -98,6 +98,7 @@ pub(crate) fn fitted(mut answer: Message, limit: usize) -> Option<Vec<u8>> {
                 peers.remove(peers.len() - 2);
             }
             crate::message::Body::Response(Response::Values(values)) if values.len() > 1 => drop(values.pop()),
+            crate::message::Body::Response(Response::Offers(ids)) if ids.len() > 1 => drop(ids.pop()),
             _ => return None,
         }
     }

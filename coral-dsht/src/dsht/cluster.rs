@@ -52,7 +52,7 @@ impl Membership {
     }
 
     /// What the header of each message says, with the sizes that the tables tell.
-    pub(crate) fn announce(&self, now: Instant, size: impl Fn(Level) -> u32) -> Clusters {
+    pub(crate) fn clusters(&self, now: Instant, size: impl Fn(Level) -> u32) -> Clusters {
         let at = |(level, member): (Level, &Member)| ClusterInfo {
             id: member.cluster,
             age_minutes: member.age(now),
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn all_members_tell_the_age_of_the_oldest() {
         let (mut membership, now) = settled();
-        let age = |membership: &Membership, now| membership.announce(now, |_| 1).at(LEVEL_1).unwrap().age_minutes;
+        let age = |membership: &Membership, now| membership.clusters(now, |_| 1).at(LEVEL_1).unwrap().age_minutes;
         assert_eq!(age(&membership, now), 600);
         membership.accessed(now, LEVEL_1, true, 599);
         assert_eq!(age(&membership, now), 600);

@@ -36,7 +36,7 @@ impl Dsht {
         if self.published.has_moved(&peer.id, &header.clusters) {
             self.publish_again(&peer.id, &header.clusters);
         }
-        self.announce(now);
+        self.update_clusters(now);
         // The way into a cluster that this node has just moved to.
         for level in first {
             self.refresh(now, level);
@@ -80,12 +80,14 @@ impl Dsht {
         }
         if self.gone.returned(&peer.id) {
             self.start(now, Op::Refresh(Refresh::by(peer, self.me.id, Level::GLOBAL)), false);
+            self.catch_up_by(now, peer);
         }
         match pending.owner {
             Owner::Tables => {
                 self.verifying.remove(&peer.id);
                 self.hearsay.settled(&peer.id);
             }
+            Owner::News => self.news_answered(now, peer, &pending.request, response),
             Owner::Op(id) => self.advance(now, id, |op, lent| {
                 op.answered(lent, pending.request.level(), &peer, rtt, response);
                 op.pass_over(&silent);
@@ -94,9 +96,11 @@ impl Dsht {
     }
 
     /// An answer takes longer than most: an operation may ask somebody else meanwhile.
-    pub(super) fn late(&mut self, now: Instant, owner: Owner, peer: &Peer) {
-        if let Owner::Op(op) = owner {
-            self.advance(now, op, |op, _| op.late(peer));
+    pub(super) fn late(&mut self, now: Instant, pending: &Pending) {
+        match pending.owner {
+            Owner::Op(op) => self.advance(now, op, |op, _| op.late(&pending.to)),
+            Owner::News => self.news_late(now, &pending.request, &pending.to),
+            Owner::Tables => {}
         }
     }
 
@@ -104,18 +108,22 @@ impl Dsht {
     pub(super) fn gave_up(&mut self, now: Instant, pending: &Pending) {
         let peer = pending.to;
         self.stats.timeouts += 1;
+        if pending.owner == Owner::News {
+            return self.news_failed(now, pending);
+        }
         self.silent.note(now, peer.id, ());
         if self.routing.remove(&peer.id).is_some() || self.contacts.contains(&peer.addr) {
             self.gone.note(peer);
         }
         self.candidates.forget(&peer.id);
         self.lost.extend(self.published.lost(&peer.id));
-        self.announce(now);
+        self.update_clusters(now);
         match pending.owner {
             Owner::Tables => {
                 self.verifying.remove(&peer.id);
                 self.hearsay.settled(&peer.id);
             }
+            Owner::News => {}
             Owner::Op(id) => self.advance(now, id, |op, lent| op.failed(lent, pending.request.level(), &peer)),
         }
     }

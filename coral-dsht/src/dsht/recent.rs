@@ -37,6 +37,12 @@ impl<K: Copy + Ord, V> Recent<K, V> {
         self.entries.get(key).filter(|(noted, _)| now.saturating_since(*noted) < self.life).map(|(_, value)| value)
     }
 
+    /// What was noted lately, the last first.
+    pub(crate) fn latest(&self, now: Instant) -> impl Iterator<Item = &K> {
+        let is_recent = move |noted: Instant| now.saturating_since(noted) < self.life;
+        self.by_age.iter().rev().filter(move |(noted, _)| is_recent(*noted)).map(|(_, key)| key)
+    }
+
     /// Forgets one entry.
     pub(crate) fn forget(&mut self, key: &K) {
         if let Some((noted, _)) = self.entries.remove(key) {
@@ -74,6 +80,7 @@ mod tests {
         let known =
             |recent: &Recent<char, i32>, second| ['a', 'b', 'c'].map(|key| recent.get(at(second), &key).copied());
         assert_eq!(known(&recent, 3), [Some(3), None, Some(4)]);
+        assert_eq!(recent.latest(at(3)).collect::<String>(), "ca");
         assert_eq!(known(&recent, 62), [None, None, Some(4)]);
         recent.sweep(at(62));
         assert_eq!((recent.entries.len(), recent.by_age.len()), (1, 1));

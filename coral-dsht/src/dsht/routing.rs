@@ -150,17 +150,26 @@ impl Routing {
     /// Up to `count` peers that have lasted, from as many buckets as there are: with them a node finds back to its network.
     pub(crate) fn lasting(&self, count: usize) -> Vec<Peer> {
         // A bucket keeps its peers in the order in which they came. The nearer a level, the sooner it is lost.
-        let buckets: Vec<&Bucket> = self.tables.iter().rev().flat_map(|table| &table.buckets).collect();
+        self.some_of_each(&self.tables.iter().rev().flat_map(|table| &table.buckets).collect::<Vec<_>>(), count)
+    }
+
+    /// Up to `count` members of `level`, from as many buckets as there are. The nearest, whom few others know, come first.
+    pub(crate) fn across(&self, level: Level, count: usize) -> Vec<Peer> {
+        self.some_of_each(&self.tables[level.index()].buckets.iter().rev().collect::<Vec<_>>(), count)
+    }
+
+    /// Up to `count` peers: the first of each bucket, then the second of each, and so on.
+    fn some_of_each(&self, buckets: &[&Bucket], count: usize) -> Vec<Peer> {
         let longest = buckets.iter().map(|bucket| bucket.peers.len()).max().unwrap_or(0);
-        let mut lasting: Vec<NodeId> = Vec::new();
+        let mut some: Vec<NodeId> = Vec::new();
         for place in 0..longest {
             for id in buckets.iter().filter_map(|bucket| bucket.peers.get(place)) {
-                if lasting.len() < count && !lasting.contains(id) {
-                    lasting.push(*id);
+                if some.len() < count && !some.contains(id) {
+                    some.push(*id);
                 }
             }
         }
-        lasting.iter().filter_map(|id| self.known.get(id)).map(|known| known.peer).collect()
+        some.iter().filter_map(|id| self.known.get(id)).map(|known| known.peer).collect()
     }
 
     /// The round-trip time that nine of ten members of `level` stay below; `None` while too few have been measured.

@@ -47,6 +47,8 @@ pub(crate) struct Pending {
 pub(crate) enum Owner {
     /// A request of the application, or one of the node's own lookups.
     Op(OpId),
+    /// Announcements.
+    News,
     /// Nobody in particular: a ping to see whether a peer is alive, and where.
     Tables,
 }
@@ -55,7 +57,7 @@ pub(crate) enum Owner {
 #[derive(Debug)]
 pub(crate) enum Expired {
     /// The owner may ask somebody else meanwhile.
-    Late(Owner, Peer),
+    Late(Pending),
     /// Send the request again, under this id.
     Repeat(u64, Pending),
     /// It was the last one.
@@ -116,7 +118,7 @@ impl Rpcs {
             pending.is_late = true;
             pending.deadline = pending.sent + pending.timeout;
             self.deadlines.insert((pending.deadline, id));
-            return Some(Expired::Late(pending.owner, pending.to));
+            return Some(Expired::Late(pending.clone()));
         }
         if pending.repeats == 0 {
             return self.pending.remove(&id).map(Expired::Failed);
@@ -167,7 +169,7 @@ mod tests {
     fn a_silent_peer_is_late_then_asked_again_and_failed_after_twice_as_long() {
         let (mut rpcs, to) = one_ping();
         assert!(rpcs.expire(at(39)).is_none());
-        assert!(matches!(rpcs.expire(at(40)), Some(Expired::Late(Owner::Tables, peer)) if peer == to));
+        assert!(matches!(rpcs.expire(at(40)), Some(Expired::Late(pending)) if pending.to == to));
         assert!(rpcs.expire(at(99)).is_none());
         assert!(matches!(rpcs.expire(at(100)), Some(Expired::Repeat(7, pending)) if pending.repeated));
         assert_eq!(rpcs.next_deadline(), Some(at(300)));

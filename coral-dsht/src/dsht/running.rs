@@ -79,6 +79,7 @@ impl Dsht {
             (_, Outcome::Joined { contact: Some(_), .. }) => {
                 self.refresh(now, Level::GLOBAL);
                 self.put_hints(now);
+                self.catch_up(now);
             }
             _ => {}
         }

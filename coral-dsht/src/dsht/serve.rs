@@ -11,6 +11,7 @@ use rand_core::Rng as _;
 
 use super::admission::fitted;
 use super::cluster::levels_from_1;
+use super::news::Offered;
 use super::routing::Known;
 use super::store::Entry;
 use super::token::TOKEN_LIFE;
@@ -40,6 +41,7 @@ impl Dsht {
         let is_proven = shows_token || is_known || self.admission.is_proven(now, peer.addr);
         // What may follow changes the store.
         let wants_token = matches!(request, Request::Get { .. } | Request::Put { .. } | Request::Claim { .. });
+        let is_offer = matches!(request, Request::Offer { .. });
         let response = match request.level() {
             Some(level) if !self.shares(&header.clusters, level) && !request.is_withdrawal() => Response::OtherCluster,
             _ if !request.changes_store() => answer_to(&mut self.lent(now), peer, is_proven, request),
@@ -57,6 +59,9 @@ impl Dsht {
         if matches!(response, Response::Room { full: true, loaded: true, .. }) {
             self.stats.puts_turned_back += 1;
         }
+        if is_offer && response == Response::Done(false) && self.news.is_listening() {
+            self.stats.announcements_refused += 1;
+        }
         // What a request says of its sender is hearsay until the sender proves to be there: the address may be made up.
         let wants_proof = match self.routing.get(&peer.id) {
             Some(known) => !known.clusters.from_l1().iter().map(|info| info.id).eq(ids(&header.clusters)),
@@ -69,17 +74,16 @@ impl Dsht {
         let token = needs_token.then(|| self.admission.issue(now, peer.addr));
         let header = Header { token, wants_proof, ..self.header() };
         let answer = Message { header, request_id, body: Body::Response(response) };
-        if is_proven {
-            self.send(peer.addr, wire::encode(&answer));
-            return;
-        }
-        match fitted(answer, length) {
+        match if is_proven { Some(wire::encode(&answer)) } else { fitted(answer, length) } {
             Some(bytes) => self.send(peer.addr, bytes),
             None => {
                 let header = Header { token, ..self.header() };
                 let challenge = Message { header, request_id, body: Body::Response(Response::Challenge) };
                 self.send(peer.addr, wire::encode(&challenge));
             }
+        }
+        if is_offer {
+            self.hear_more(now);
         }
     }
 
@@ -157,6 +161,14 @@ fn answer_to(lent: &mut Lent<'_>, peer: Peer, is_proven: bool, request: Request)
             let members = lent.routing.members(level).map(|known| known.peer).collect();
             Response::Peers(some_of(lent.rng, members, count))
         }
+        // What is offered will be fetched: nobody is sent a request who may not be there.
+        Request::Offer { .. } if !is_proven => Response::Challenge,
+        Request::Offer { id } => Response::Done(lent.news.offered(lent.now, peer, id) != Offered::Refused),
+        Request::Fetch { id } => match lent.news.get(lent.now, &id) {
+            Some((age, message)) => Response::Announcement { age, message },
+            None => Response::Done(false),
+        },
+        Request::CatchUp { known } => Response::Offers(lent.news.offers(lent.now, &known)),
     }
 }
 

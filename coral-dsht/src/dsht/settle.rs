@@ -127,10 +127,10 @@ impl Dsht {
             .take(MAX_TOLD)
             .map(|known| known.peer)
             .collect();
-        self.announce(now);
+        self.update_clusters(now);
         let mine = &self.clusters;
         self.routing.rebuild(level, |theirs| shares(mine, theirs, level));
-        self.announce(now);
+        self.update_clusters(now);
         // Nobody in the new cluster finds what is stored in the old one.
         self.lost.extend(self.published.elsewhere(level, |_| true));
         for peer in old {

@@ -18,7 +18,7 @@ impl Dsht {
     #[doc(hidden)]
     pub fn settle(&mut self, now: Instant, clusters: &Clusters) {
         self.membership.settle(clusters);
-        self.announce(now);
+        self.update_clusters(now);
         self.born = Instant::START;
         self.next_weigh = now + self.part_of(self.config.refresh);
         let maintenance = self.config.maintenance();
@@ -40,7 +40,7 @@ impl Dsht {
     /// Says how large its clusters are, after all peers have been made known to it.
     #[doc(hidden)]
     pub fn acquainted(&mut self, now: Instant) {
-        self.announce(now);
+        self.update_clusters(now);
     }
 
     /// The cluster that this node is in at `level`; the zero id for a level that the network has not.

@@ -56,6 +56,8 @@ impl Dsht {
         self.admission.sweep(now);
         self.silent.sweep(now);
         self.rates.sweep(now);
+        self.news.sweep(now);
+        self.hear_more(now);
         for level in self.config.levels().nearest_first() {
             let typical = self.routing.typical_rtt(level).map_or(self.config.initial_rto, |rtt| rtt * 3 / 2);
             self.first_late[level.index()] = typical.max(rtt::GRANULARITY).min(self.config.initial_rto);
@@ -68,7 +70,7 @@ impl Dsht {
             self.next_hint = now + hint::TTL / 2;
             self.put_hints(now);
         }
-        self.announce(now);
+        self.update_clusters(now);
         let is_quiet = |heard| now.saturating_since(heard) >= self.config.keepalive;
         let known = self.routing.all().map(|known| (known.heard, known.peer));
         let mut quiet: Vec<(Instant, Peer)> = known
