@@ -7,10 +7,13 @@ use coral_dns::dnssec::key::{Algorithm, Key};
 use serde_json::Value as Json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, StatusArgs, UrlArgs};
+use crate::cli::{
+    DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, PurgeArgs, PurgeKeyArgs, StatusArgs,
+    UrlArgs,
+};
 use crate::config::{Config, Override};
 use crate::node::Node;
-use crate::{admin, http, logging, tables};
+use crate::{admin, http, logging, purge, tables};
 
 /// What rereads the configuration; for who has none, the terminal is gone, as good a reason as any to leave in good order.
 const HANGUP: &str = "SIGHUP";
@@ -89,6 +92,41 @@ pub fn lookup(args: &LookupArgs) -> anyhow::Result<bool> {
 pub fn explain(args: &LookupArgs) -> anyhow::Result<bool> {
     let path = format!("/explain?url={}", admin::escaped(&with_scheme(&args.url)));
     print_answer(args.admin, &path, args.json, tables::explain)
+}
+
+/// `coral purge`: an error unless all of it was purged, at the node that is asked.
+pub fn purge(args: &PurgeArgs) -> anyhow::Result<bool> {
+    let token = admin::token(&args.token)?;
+    let path = if args.here { "/purge?here" } else { "/purge" };
+    let posted = http::post_text(args.admin, path, &token, args.patterns.join("\n"));
+    let (status, text) = runtime()?.block_on(posted)?;
+    let answer = understood(args.admin, status, text)?;
+    if args.json {
+        print!("{}", answer.text);
+        return Ok(true);
+    }
+    for pattern in answer.json["purged"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+        println!("purged {pattern}");
+    }
+    match (answer.json["network"].as_bool(), answer.json["note"].as_str()) {
+        (Some(true), _) => println!("the other nodes have been told"),
+        (_, Some(note)) => println!("at this node alone: {note}"),
+        _ => println!("at this node alone"),
+    }
+    Ok(true)
+}
+
+/// `coral purge-key`: makes the file unless it is there, and prints what other nodes know it by.
+pub fn purge_key(args: &PurgeKeyArgs) -> anyhow::Result<bool> {
+    let key = if args.file.exists() {
+        purge::key::Key::read(&args.file)?
+    } else {
+        let key = purge::key::Key::create(&args.file)?;
+        eprintln!("made {}, which only its owner can read", args.file.display());
+        key
+    };
+    println!("{}", key.operator());
+    Ok(true)
 }
 
 /// `coral map`.
@@ -186,6 +224,11 @@ fn ask(addr: SocketAddr, path: &str) -> anyhow::Result<Answer> {
 /// What the admin address at `addr` answers to `path`.
 pub(crate) async fn answer(addr: SocketAddr, path: &str) -> anyhow::Result<Answer> {
     let (status, text) = http::get_text(addr, path).await?;
+    understood(addr, status, text)
+}
+
+/// What an admin address answered; an error if it says that something is wrong.
+fn understood(addr: SocketAddr, status: hyper::StatusCode, text: String) -> anyhow::Result<Answer> {
     let json: Option<Json> = serde_json::from_str(&text).ok();
     let Some(json) = json else {
         bail!("{addr} is no node's admin address: it answered {status}, and not in JSON");
