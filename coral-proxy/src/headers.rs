@@ -32,7 +32,7 @@ pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-statu
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("coral-request-id");
 /// To the owner of a site who has a node read what he has purged: what became of it.
 pub(crate) const PURGE: HeaderName = HeaderName::from_static("coral-purge");
-/// From node to node: how many milliseconds ago the origin was asked for this, at most.
+/// From node to node: how many milliseconds before the request the origin was asked for this, at most.
 pub(crate) const ORIGIN_AGE: HeaderName = HeaderName::from_static("coral-origin-age");
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

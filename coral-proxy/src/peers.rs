@@ -391,7 +391,7 @@ impl Peers {
     }
 }
 
-/// Before when the origin has not sent what another node delivers, by its word. Its age is counted from when it was asked, and one in
+/// Before when the origin has not sent what another node delivers, by its word: it tells how old that was when it was asked. An age in
 /// seconds, from a node that says no more, may be nearly one more.
 fn sent_to_peer(answer: &Answer) -> SystemTime {
     let number = |name: &HeaderName| answer.headers.get(name)?.to_str().ok()?.parse::<u64>().ok();

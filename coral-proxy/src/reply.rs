@@ -173,13 +173,16 @@ fn chunks(reader: Reader) -> Chunks {
     }))
 }
 
-/// What becomes of `Location` in a response.
+/// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Locations {
-    /// It stays as the origin gave it: another node coralizes with its own client's suffix.
-    AsTheyAre,
-    /// It is coralized with the client's suffix.
-    Coralized {
+pub(crate) enum Asker {
+    /// Another node. `Location` stays as the origin gave it: that node coralizes with its own client's suffix.
+    Node {
+        /// When its request came.
+        came: SystemTime,
+    },
+    /// A client. `Location` is coralized with his suffix.
+    Client {
         /// Whether the client speaks TLS to this node, and so can do it again.
         secure: bool,
     },
@@ -192,7 +195,7 @@ pub(crate) fn of_object(
     request: &HeaderMap,
     url: &CoralUrl,
     served: Served,
-    locations: Locations,
+    asker: Asker,
     now: SystemTime,
 ) -> Response<ReplyBody> {
     let Served { object, reader, status, slices } = served;
@@ -202,12 +205,13 @@ pub(crate) fn of_object(
     if !matches!(status, CacheStatus::Passed(_)) {
         headers.insert(AGE, object.validity.age(now).as_secs().into());
     }
-    match (&url.suffix, locations) {
-        (Some(suffix), Locations::Coralized { secure }) => coralize_location(&mut headers, url, suffix, secure),
-        (None, Locations::Coralized { .. }) => {}
-        (_, Locations::AsTheyAre) => {
-            // Rounded up: what was purged is not to look newer than it is.
-            let millis = now.duration_since(object.validity.sent()).unwrap_or_default().as_millis() + 1;
+    match (&url.suffix, asker) {
+        (Some(suffix), Asker::Client { secure }) => coralize_location(&mut headers, url, suffix, secure),
+        (None, Asker::Client { .. }) => {}
+        (_, Asker::Node { came }) => {
+            // When its request came and not now: that node knows when it has asked, and not how long the answer was waited for. Rounded
+            // up, as what was purged is not to look newer than it is.
+            let millis = came.duration_since(object.validity.sent()).unwrap_or_default().as_millis() + 1;
             headers.insert(ORIGIN_AGE, u64::try_from(millis).unwrap_or(u64::MAX).into());
         }
     }
@@ -328,7 +332,7 @@ fn unsatisfiable(mut headers: HeaderMap, length: u64) -> Response<ReplyBody> {
 }
 
 /// The file by which the owner of a site purges, as its origin has it, and what became of it.
-pub(crate) fn of_owners_file(read: Read) -> Response<ReplyBody> {
+pub(crate) fn of_owners_file(method: &Method, read: Read) -> Response<ReplyBody> {
     let (status, said, text) = match read {
         Read::Obeyed { text, lines, new } => (StatusCode::OK, format!("applied={new}, lines={lines}"), text),
         Read::Refused { status, why } => (status, "refused".to_owned(), (why + "\n").into()),
@@ -340,7 +344,7 @@ pub(crate) fn of_owners_file(read: Read) -> Response<ReplyBody> {
     // Whatever the file holds is not to be taken for a page of the origin.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     append(&mut headers, PURGE, &said);
-    respond(status, headers, ReplyBody::whole(text))
+    respond(status, headers, ReplyBody::whole(if method == Method::HEAD { Bytes::new() } else { text }))
 }
 
 /// Sends the client to the coralized form of where the origin sends it (design §4.1).

@@ -28,7 +28,7 @@ use crate::pace::Line;
 use crate::policy::CacheControl;
 use crate::popular::Popularity;
 use crate::purge::owner;
-use crate::reply::{Locations, ReplyBody, UnderWay, of_error, of_home, of_object, of_options, of_owners_file};
+use crate::reply::{Asker, ReplyBody, UnderWay, of_error, of_home, of_object, of_options, of_owners_file};
 use crate::url::{CoralUrl, Names, UrlError};
 
 /// What answers requests. Shared by all connections.
@@ -193,16 +193,16 @@ impl Service {
             return Err(ProxyError::Loop);
         }
         if owner::is_path(&url.target) && head.method != Method::OPTIONS {
-            return Box::pin(self.owners_file(caller, &url, from_peer)).await;
+            return Box::pin(self.owners_file(caller, &head.method, &url, from_peer)).await;
         }
         let found = self.fetcher.find(&url, &head.headers).await;
         if let Err(error) = self.check_share(caller.line, &url, from_peer) {
             let said = found.object.as_ref().and_then(|object| control(&object.headers));
             return said.filter(|_| !from_peer).and_then(|_| Outcome::home(&url)).ok_or(error);
         }
-        let now = SystemTime::now();
-        let (served, now) = match self.fetcher.hit(&head.method, &found, now) {
-            Some(hit) => (hit, now),
+        let came = SystemTime::now();
+        let (served, now) = match self.fetcher.hit(&head.method, &found, came) {
+            Some(hit) => (hit, came),
             None => {
                 // A fetch goes on without its client, and so has all of it for itself.
                 let control = CacheControl::of(&head.headers);
@@ -218,7 +218,7 @@ impl Service {
                     interim,
                 };
                 // Boxed, as what most requests do not need makes the future large that each of them moves about.
-                let served = Box::pin(self.fetcher.serve(wanted, found, now)).await?;
+                let served = Box::pin(self.fetcher.serve(wanted, found, came)).await?;
                 (served, SystemTime::now())
             }
         };
@@ -229,9 +229,8 @@ impl Service {
             return Ok(home);
         }
         let word = served.status.word();
-        // Another node coralizes for its own client.
-        let location = if from_peer { Locations::AsTheyAre } else { Locations::Coralized { secure: caller.is_secure } };
-        let response = of_object(&head.method, &head.headers, &url, served, location, now);
+        let asker = if from_peer { Asker::Node { came } } else { Asker::Client { secure: caller.is_secure } };
+        let response = of_object(&head.method, &head.headers, &url, served, asker, now);
         Ok(Outcome { response, word, error: None })
     }
 
@@ -251,12 +250,18 @@ impl Service {
     }
 
     /// Asks the origin what its owner has purged, shows it, and what became of it. That is never in the cache, here or elsewhere.
-    async fn owners_file(&self, caller: &Caller<'_>, url: &CoralUrl, from_peer: bool) -> Result<Outcome, ProxyError> {
+    async fn owners_file(
+        &self,
+        caller: &Caller<'_>,
+        method: &Method,
+        url: &CoralUrl,
+        from_peer: bool,
+    ) -> Result<Outcome, ProxyError> {
         if from_peer {
             return Err(ProxyError::NotCached);
         }
         caller.line.own();
-        let response = of_owners_file(self.fetcher.read_owner(url, self.purged.get()).await?);
+        let response = of_owners_file(method, self.fetcher.read_owner(url, self.purged.get()).await?);
         Ok(Outcome { response, word: "own", error: None })
     }
 

@@ -277,6 +277,24 @@ async fn what_came_after_the_purge_passes_between_nodes_at_once_whatever_clock_t
 }
 
 #[tokio::test]
+async fn who_waits_for_another_node_after_the_purge_gets_what_it_fetches_however_long_that_takes() {
+    let (network, origin, gate) = (MemoryNetwork::new(), Origin::start().await, Gate::closed());
+    let text = format!("{FRESH}\ncontent-length: 3\n\nnew").replace('\n', "\r\n").into_bytes();
+    origin.on("/page", vec![Step::Wait(gate.clone()), Step::Send(text)]);
+    let (first, second) = (Node::start(&network, &origin).await, Node::start(&network, &origin).await);
+    for node in [&first, &second] {
+        purge(node, HOST).await;
+    }
+    let replies = [&first, &second].map(|node| tokio::spawn(get(node.addr, HOST, "/page")));
+    until(async || first.told_to_wait() + second.told_to_wait() > 0).await;
+    gate.open();
+    for reply in replies {
+        assert_eq!(reply.await.unwrap().text(), "new");
+    }
+    assert_eq!(origin.count("/page"), 1);
+}
+
+#[tokio::test]
 async fn a_stale_copy_of_a_node_that_has_not_heard_is_not_borrowed() {
     let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
     let stale = "HTTP/1.1 200 OK\ncache-control: max-age=40\nage: 100\netag: \"a\"";
