@@ -98,9 +98,9 @@ fn run() -> Result<(), String> {
 /// One node announces something that all others pass on: how long it takes, and what it costs.
 fn announce(mut sim: Simulation, nodes: usize) -> Result<(), String> {
     if nodes <= MAX_JOINING {
-        sim.join(nodes)
+        sim.join(nodes);
     } else {
-        sim.settled(nodes)
+        sim.settled(nodes);
     }
     sim.set_link(Link { loss_per_mille: 50, ..Link::default() });
     for number in 0..nodes {

@@ -3,7 +3,8 @@
 //! A *key* is a hash, a *value* a few bytes, usually an address; a value lives for its TTL, and several live under one
 //! key. Nodes that are near each other form *clusters*, each a hash table of its own, at levels from the global one
 //! inwards; a get searches the nearest first. Puts for a popular key are stopped on their way to it by nodes that hold
-//! enough values for it already: that is what makes the table sloppy, and why nobody is overrun.
+//! enough values for it already: that is what makes the table sloppy, and why nobody is overrun. Besides, a node can announce
+//! something to all others.
 //!
 //! # How to drive it
 //!

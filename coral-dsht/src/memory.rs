@@ -1,7 +1,8 @@
 //! A far end for tests: a map with the TTL rules of the real index, shared by any number of handles.
 //!
-//! It has no network, no levels but the global one, and no clock but tokio's, which tests pause. Where levels are what
-//! matters, [`fixed`] has them, and nothing else.
+//! It has no network, no levels but the global one, and no clock but tokio's, which tests pause. Everybody is everybody's
+//! neighbour: all who listen hear of an announcement, whether it is passed on or not. Where levels are what matters,
+//! [`fixed`] has them, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

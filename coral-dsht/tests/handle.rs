@@ -98,6 +98,12 @@ async fn announcements(a: &DshtHandle, b: &DshtHandle, join: impl AsyncFnOnce() 
     c.announce(b"three".to_vec(), HOUR).await.unwrap();
     assert_eq!(heard(&mut told_b_from_now_on).await.message, b"three");
     assert_eq!(heard(&mut told_a).await.message, b"three");
+    // What comes while nobody receives is heard later, from those who keep it.
+    drop(told_b_from_now_on);
+    a.announce(b"four".to_vec(), HOUR).await.unwrap();
+    assert_eq!(heard(&mut told_c).await.message, b"four");
+    let mut told_b = b.announcements().await.unwrap();
+    assert_eq!(heard(&mut told_b).await.message, b"four");
 }
 
 async fn heard(told: &mut mpsc::Receiver<Announced>) -> Announced {

@@ -509,7 +509,7 @@ fn listening(seed: u64, nodes: usize, link: Link) -> Simulation {
 
 #[test]
 fn what_one_of_200_nodes_announces_all_others_hear_once_within_seconds() {
-    let mut sim = listening(21, 200, Link { loss_per_mille: 50, ..Link::default() });
+    let mut sim = listening(21, 200, Link { loss_per_mille: 50, duplicate_per_mille: 50, ..Link::default() });
     let (began, sent) = (sim.now(), datagrams_sent(&sim));
     sim.act(17, |dsht| dsht.announce(began, NEWS, HOUR));
     sim.run_for(Duration::from_secs(10));
@@ -521,6 +521,31 @@ fn what_one_of_200_nodes_announces_all_others_hear_once_within_seconds() {
     assert!(last < Duration::from_secs(3), "{last:?}");
     let most = datagrams_sent(&sim).iter().zip(sent).map(|(after, before)| after - before).max().unwrap();
     assert!(most < 400, "{most} datagrams by one node");
+}
+
+/// Offers to others what it hears, and gives it to nobody.
+#[derive(Debug)]
+struct Hoarder;
+
+impl Intruder for Hoarder {
+    fn intercept(&mut self, _: Instant, _: Peer, _: SocketAddr, bytes: &[u8]) -> Option<Vec<(SocketAddr, Vec<u8>)>> {
+        matches!(wire::decode(bytes).ok()?.body, Body::Request(Request::Fetch { .. })).then(Vec::new)
+    }
+}
+
+#[test]
+fn those_who_offer_and_do_not_deliver_delay_an_announcement_by_seconds_at_most() {
+    let mut sim = listening(25, 200, Link::default());
+    for number in 0..60 {
+        sim.corrupt(number, Box::new(Hoarder));
+    }
+    let began = sim.now();
+    sim.act(100, |dsht| dsht.announce(began, NEWS, HOUR));
+    sim.run_for(Duration::from_secs(20));
+    let heard = sim.heard();
+    assert_eq!(heard.len(), 199);
+    let last = heard.last().unwrap().at.saturating_since(began);
+    assert!(last < Duration::from_secs(5), "{last:?}");
 }
 
 #[test]

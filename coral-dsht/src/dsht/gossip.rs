@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::news::Spread;
+use super::news::{Offered, Spread};
 use super::rpc::{Owner, Pending};
 use super::serve::some_of;
 use super::{Dsht, Output};
@@ -39,7 +39,7 @@ impl Dsht {
     ///
     /// It must then decide of each within a minute: [`pass_on`](Self::pass_on) or [`disregard`](Self::disregard).
     pub fn listen(&mut self, now: Instant, listening: bool) {
-        self.news.listen(now, listening);
+        self.news.listen(listening);
         self.catch_up(now);
     }
 
@@ -59,22 +59,23 @@ impl Dsht {
         self.hear_more(now);
     }
 
-    /// Asks a random peer what it keeps that this node does not know.
+    /// Asks a few random peers what they keep that this node does not know.
     pub(super) fn catch_up(&mut self, now: Instant) {
-        let members = self.routing.members(Level::GLOBAL).map(|known| known.peer).collect();
-        if let Some(peer) = some_of(&mut self.rng, members, 1).pop() {
-            self.catch_up_by(now, peer);
+        if !self.news.is_listening() {
+            return;
         }
+        let members = self.routing.members(Level::GLOBAL).map(|known| known.peer).collect();
+        self.news.catch_up(some_of(&mut self.rng, members, MAX_ASKED));
+        self.hear_more(now);
     }
 
     /// The same of this peer.
     pub(super) fn catch_up_by(&mut self, now: Instant, peer: Peer) {
-        if self.news.begin_catching_up(peer) {
-            self.ask(now, peer, Request::CatchUp { known: self.news.known(now) }, Owner::News);
-        }
+        self.news.catch_up(vec![peer]);
+        self.hear_more(now);
     }
 
-    /// Fetches what there is room for.
+    /// Fetches what there is room for, and goes on catching up.
     pub(super) fn hear_more(&mut self, now: Instant) {
         while let Some((id, peer)) = self.news.next_fetch(now) {
             self.ask(now, peer, Request::Fetch { id }, Owner::News);
@@ -92,7 +93,7 @@ impl Dsht {
             }
             (Request::Fetch { id }, _) => self.news.failed(id, &peer),
             (Request::CatchUp { .. }, Response::Offers(ids)) => self.news.offered_many(now, peer, &ids),
-            (Request::CatchUp { .. }, _) => self.news.end_catching_up(&peer),
+            (Request::CatchUp { .. }, _) => self.news.has_no_more(&peer),
             // Whether it wants what it was offered is its own affair.
             _ => {}
         }
@@ -100,11 +101,13 @@ impl Dsht {
     }
 
     fn fetched(&mut self, now: Instant, peer: &Peer, id: Id, age: Duration, message: Arc<[u8]>) {
-        if self.news.fetched(now, peer, &id, age, &message) {
-            self.stats.announcements_heard += 1;
-            self.outputs.push_back(Output::Announced { id, message, age });
-        } else {
-            self.stats.announcements_refused += 1;
+        match self.news.fetched(now, peer, &id, age, &message) {
+            Offered::Wanted => {
+                self.stats.announcements_heard += 1;
+                self.outputs.push_back(Output::Announced { id, message, age });
+            }
+            Offered::Known => {}
+            Offered::Refused => self.stats.announcements_refused += 1,
         }
     }
 
@@ -121,7 +124,7 @@ impl Dsht {
     pub(super) fn news_failed(&mut self, now: Instant, pending: &Pending) {
         match &pending.request {
             Request::Fetch { id } => self.news.failed(id, &pending.to),
-            Request::CatchUp { .. } => self.news.end_catching_up(&pending.to),
+            Request::CatchUp { .. } => self.news.has_no_more(&pending.to),
             _ => {}
         }
         self.verify_known(now, &pending.to.id);
@@ -145,5 +148,7 @@ impl Dsht {
 
 /// Peers that are offered a young announcement: all that a node knows in a network of some thousands.
 const MAX_TOLD_YOUNG: usize = 64;
-/// The same for one that has got around. Where it has not, as in a part of the network that was cut off, those few tell others.
+/// Peers that are asked, one after the other, for what this node does not know: one of them may be new itself, or a liar.
+const MAX_ASKED: usize = 3;
+/// As [`MAX_TOLD_YOUNG`] for one that has got around. Where it has not, as in a part of the network that was cut off, those few tell others.
 const MAX_TOLD_OLD: usize = 4;

@@ -72,23 +72,25 @@ struct Kept {
     keep: Duration,
 }
 
-/// A peer is asked for all that it keeps, a few at a time.
+/// Peers are asked for all that they keep, a few announcements at a time.
 #[derive(Debug)]
 struct CatchingUp {
-    from: Peer,
+    /// The last one first.
+    peers: Vec<Peer>,
+    /// How often that one may offer something else.
     rounds: u32,
     /// It has not answered yet.
     is_asked: bool,
 }
 
-/// What has become of an offer.
+/// What becomes of an offer, or of an announcement that has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Offered {
     /// It is here, or has been.
     Known,
-    /// It will be fetched.
+    /// It will be fetched; or the application is to hear of it.
     Wanted,
-    /// There is no room for it, or nobody wants to hear.
+    /// There is no room for it, nobody wants to hear, or it is something else than was offered.
     Refused,
 }
 
@@ -117,14 +119,14 @@ impl Default for News {
 }
 
 impl News {
-    /// Whether the application wants to hear of announcements from now on. If not, what it has not decided is dropped.
-    pub(crate) fn listen(&mut self, now: Instant, listening: bool) {
+    /// Whether the application wants to hear of announcements from now on. If not, what it has not decided is forgotten: it
+    /// comes again when somebody listens.
+    pub(crate) fn listen(&mut self, listening: bool) {
         self.listening = listening;
         if !listening {
             self.wanted.clear();
+            self.undecided.clear();
             self.catching_up = None;
-            let undecided: Vec<Id> = self.undecided.keys().copied().collect();
-            undecided.iter().for_each(|id| self.drop(now, id));
         }
     }
 
@@ -160,7 +162,8 @@ impl News {
         }
         let network = network_of(&peer);
         if let Some(wanted) = self.wanted.get_mut(&id) {
-            return wanted.add(peer);
+            wanted.add(peer);
+            return Offered::Wanted;
         }
         let of_network = self.wanted.values().filter(|wanted| network.is_some() && wanted.network() == network);
         if self.wanted.len() >= MAX_WANTED || of_network.count() >= MAX_WANTED_OF_NETWORK {
@@ -198,24 +201,31 @@ impl News {
         }
     }
 
-    /// `peer` has answered a fetch with this. Whether the application is to hear of it: it is what was asked for, new, and
-    /// the network of `peer` has not brought too many lately.
-    pub(crate) fn fetched(&mut self, now: Instant, peer: &Peer, id: &Id, age: Duration, message: &Arc<[u8]>) -> bool {
+    /// `peer` has answered a fetch with this. It is wanted if it is what was asked for, new, and the network of `peer` has
+    /// not brought too many lately.
+    pub(crate) fn fetched(
+        &mut self,
+        now: Instant,
+        peer: &Peer,
+        id: &Id,
+        age: Duration,
+        message: &Arc<[u8]>,
+    ) -> Offered {
         if Id::of_announcement(message) != *id {
             self.failed(id, peer);
-            return false;
+            return Offered::Refused;
         }
         let Some(wanted) = self.wanted.remove(id) else {
-            return false;
+            return Offered::Known;
         };
         if !self.rates.admit(ALLOWANCE, now, peer.addr.ip()) {
-            return false;
+            return Offered::Refused;
         }
         let asked = wanted.asked.iter().map(|asked| asked.peer.id);
         let known_to = asked.chain(wanted.sources.iter().map(|peer| peer.id)).collect();
         let from = network_of(peer);
         self.undecided.insert(*id, Undecided { message: Arc::clone(message), age, since: now, from, known_to });
-        true
+        Offered::Wanted
     }
 
     /// `peer` does not have what it has offered, or is gone. If nobody else has offered it, it is given up.
@@ -280,43 +290,47 @@ impl News {
         known
     }
 
-    /// Whether nobody is being asked for all that it keeps; then `peer` is, from now on.
-    pub(crate) fn begin_catching_up(&mut self, peer: Peer) -> bool {
-        let begins = self.listening && self.catching_up.is_none();
-        if begins {
-            self.catching_up = Some(CatchingUp { from: peer, rounds: MAX_ROUNDS, is_asked: true });
-        }
-        begins
-    }
-
-    /// The peer that is asked for all that it keeps has offered these.
-    pub(crate) fn offered_many(&mut self, now: Instant, peer: Peer, ids: &[Id]) {
-        let offered = ids.iter().take(MAX_OFFERS).filter(|id| self.offered(now, peer, **id) == Offered::Wanted).count();
-        match &mut self.catching_up {
-            Some(catching_up) if catching_up.from.id == peer.id && offered > 0 => catching_up.is_asked = false,
-            _ => self.end_catching_up(&peer),
+    /// Some peers are to be asked for all that they keep, one after the other, unless others are. See
+    /// [`next_round`](Self::next_round).
+    pub(crate) fn catch_up(&mut self, peers: Vec<Peer>) {
+        if self.listening && self.catching_up.is_none() && !peers.is_empty() {
+            self.catching_up = Some(CatchingUp { peers, rounds: MAX_ROUNDS, is_asked: false });
         }
     }
 
-    /// The peer that was asked for all that it keeps has nothing more to offer, or does not answer.
-    pub(crate) fn end_catching_up(&mut self, peer: &Peer) {
-        self.catching_up.take_if(|catching_up| catching_up.from.id == peer.id);
-    }
-
-    /// The peer to be asked for more: what it has offered so far has come.
+    /// The peer to be asked for what else it keeps: what it has offered so far has come.
     pub(crate) fn next_round(&mut self) -> Option<Peer> {
         let catching_up = self.catching_up.as_mut().filter(|catching_up| !catching_up.is_asked)?;
-        let peer = catching_up.from;
+        let peer = *catching_up.peers.last()?;
         if self.wanted.values().any(|wanted| wanted.is_from(&peer)) {
             return None;
         }
-        if catching_up.rounds == 0 {
-            self.catching_up = None;
-            return None;
-        }
-        catching_up.rounds -= 1;
         catching_up.is_asked = true;
         Some(peer)
+    }
+
+    /// A peer that was asked for what it keeps has offered these.
+    pub(crate) fn offered_many(&mut self, now: Instant, peer: Peer, ids: &[Id]) {
+        let offered = ids.iter().take(MAX_OFFERS).filter(|id| self.offered(now, peer, **id) == Offered::Wanted).count();
+        match &mut self.catching_up {
+            Some(CatchingUp { peers, rounds, is_asked })
+                if peers.last() == Some(&peer) && offered > 0 && *rounds > 0 =>
+            {
+                *rounds -= 1;
+                *is_asked = false;
+            }
+            _ => self.has_no_more(&peer),
+        }
+    }
+
+    /// A peer that was asked for what it keeps does not answer, or has nothing else.
+    pub(crate) fn has_no_more(&mut self, peer: &Peer) {
+        if let Some(CatchingUp { peers, rounds, is_asked }) = &mut self.catching_up
+            && peers.pop_if(|last| last == peer).is_some()
+        {
+            (*rounds, *is_asked) = (MAX_ROUNDS, false);
+        }
+        self.catching_up.take_if(|catching_up| catching_up.peers.is_empty());
     }
 
     /// Forgets what has become old by `now`.
@@ -369,15 +383,24 @@ impl News {
 }
 
 impl Wanted {
-    /// Another one who offers it. Some of each network are remembered: they are asked if the first do not have it.
-    fn add(&mut self, peer: Peer) -> Offered {
+    /// Another one who offers it, to be asked if the first do not have it. Of too many, the largest crowd of one network
+    /// makes room.
+    fn add(&mut self, peer: Peer) {
         let others = || self.asked.iter().map(|asked| &asked.peer).chain(&self.sources);
-        let of_network = others().filter(|other| network_of(other) == network_of(&peer)).count();
-        let is_new = others().all(|other| other.id != peer.id);
-        if is_new && others().count() < MAX_SOURCES && of_network < MAX_SOURCES_OF_NETWORK {
+        if others().any(|other| other.id == peer.id) {
+            return;
+        }
+        if others().count() < MAX_SOURCES {
+            return self.sources.push(peer);
+        }
+        let size = |network| others().filter(|other| network_of(other) == network).count();
+        let Some(crowd) = self.sources.iter().map(network_of).max_by_key(|network| size(*network)) else { return };
+        if size(crowd) > size(network_of(&peer)) + 1
+            && let Some(place) = self.sources.iter().rposition(|other| network_of(other) == crowd)
+        {
+            self.sources.remove(place);
             self.sources.push(peer);
         }
-        Offered::Wanted
     }
 
     /// The network of the one who has offered it first.
@@ -441,8 +464,6 @@ const MAX_WANTED_OF_NETWORK: usize = MAX_OFFERS;
 const WANTED_FOR: Duration = Duration::from_secs(60);
 /// Who has offered one announcement.
 const MAX_SOURCES: usize = 16;
-/// Those of them in one network: its nodes may lie together.
-const MAX_SOURCES_OF_NETWORK: usize = 4;
 /// Peers that need not be offered what they have offered.
 const MAX_KNOWN_TO: usize = 64;
 /// What a network may bring to the application: so many at once, and then one in each of these.
@@ -481,7 +502,7 @@ mod tests {
 
     fn listening() -> News {
         let mut news = News::default();
-        news.listen(at(0), true);
+        news.listen(true);
         news
     }
 
@@ -494,7 +515,7 @@ mod tests {
     fn bring(news: &mut News, now: Instant, peer: Peer, number: u32, age: Duration) -> bool {
         news.offered(now, peer, id(number)) == Offered::Wanted
             && fetches(news, now) == [(id(number), peer)]
-            && news.fetched(now, &peer, &id(number), age, &message(number))
+            && news.fetched(now, &peer, &id(number), age, &message(number)) == Offered::Wanted
     }
 
     #[test]
@@ -507,10 +528,12 @@ mod tests {
         // Who is late is waited for, beside the next one; what is not what was offered is as nothing.
         news.late(&id(1), &peer(1, 1));
         assert_eq!(fetches(&mut news, at(1)), [(id(1), peer(2, 1))]);
-        assert!(!news.fetched(at(2), &peer(2, 1), &id(1), Duration::ZERO, &message(2)));
+        let mut come = |at, peer, number| news.fetched(at, &peer, &id(1), Duration::ZERO, &message(number));
+        assert_eq!(come(at(2), peer(2, 1), 2), Offered::Refused);
         assert_eq!(fetches(&mut news, at(2)), [(id(1), peer(3, 1))]);
-        assert!(news.fetched(at(3), &peer(1, 1), &id(1), Duration::ZERO, &message(1)));
-        assert!(!news.fetched(at(4), &peer(3, 1), &id(1), Duration::ZERO, &message(1)), "it is here");
+        let mut come = |at, peer, number| news.fetched(at, &peer, &id(1), Duration::ZERO, &message(number));
+        assert_eq!(come(at(3), peer(1, 1), 1), Offered::Wanted);
+        assert_eq!(come(at(4), peer(3, 1), 1), Offered::Known);
         assert_eq!(news.offered(at(4), peer(4, 1), id(1)), Offered::Known);
         // Whoever has it, or said so, need not be told.
         let known_to = news.pass_on(at(5), &id(1), HOUR).unwrap().known_to;
@@ -546,13 +569,15 @@ mod tests {
             offered(&mut news, network);
         }
         assert_eq!((news.wanted.len(), fetches(&mut news, at(0)).len()), (MAX_WANTED, 12));
-        // One announcement is offered by many: a few of each network are remembered.
+        // One announcement is offered by many: some of each network are remembered.
         let mut news = listening();
         for number in 0..100 {
             news.offered(at(0), peer(number / 10, number), id(1));
         }
-        assert_eq!(news.wanted[&id(1)].sources.len(), MAX_SOURCES);
-        assert_eq!(news.wanted[&id(1)].sources[4], peer(1, 10));
+        let sources = &news.wanted[&id(1)].sources;
+        let of_network = |network| sources.iter().filter(|source| network_of(source) == network).count();
+        assert_eq!(sources.len(), MAX_SOURCES);
+        assert!((0..10).all(|network| (1..=2).contains(&of_network(network_of(&peer(network, 1))))), "{sources:?}");
         // What is offered and never comes, and what is never decided, is forgotten.
         assert!(bring(&mut news, at(0), peer(20, 1), 2, Duration::ZERO) || news.next_fetch(at(0)).is_none());
         news.sweep(at(61_000));
@@ -634,47 +659,48 @@ mod tests {
 
     #[test]
     fn who_catches_up_asks_on_until_nothing_new_is_offered() {
-        let (mut news, source) = (listening(), peer(1, 1));
-        assert!(news.begin_catching_up(source) && !news.begin_catching_up(peer(2, 1)));
-        assert_eq!(news.next_round(), None, "it has not answered yet");
-        news.offered_many(at(0), source, &[id(1), id(2)]);
+        let (mut news, first, second) = (listening(), peer(1, 1), peer(2, 1));
+        news.catch_up(vec![second, first]);
+        news.catch_up(vec![peer(3, 1)]);
+        assert_eq!((news.next_round(), news.next_round()), (Some(first), None));
+        news.offered_many(at(0), first, &[id(1), id(2)]);
         assert_eq!(news.next_round(), None, "they have not come yet");
         for (id, _) in fetches(&mut news, at(0)) {
-            news.failed(&id, &source);
+            news.failed(&id, &first);
         }
-        assert_eq!(news.next_round(), Some(source));
+        assert_eq!(news.next_round(), Some(first));
         news.announce(at(0), &message(1), HOUR);
-        news.offered_many(at(0), source, &[id(1)]);
-        assert_eq!((news.next_round(), news.begin_catching_up(peer(2, 1))), (None, true));
-        news.end_catching_up(&source);
-        assert!(!news.begin_catching_up(source), "it is another one");
-        news.end_catching_up(&peer(2, 1));
+        news.offered_many(at(0), first, &[id(1)]);
+        assert_eq!(news.next_round(), Some(second));
+        news.has_no_more(&first);
+        news.has_no_more(&second);
+        assert_eq!(news.next_round(), None);
         // A liar who always has something else is left after so many rounds.
-        assert!(news.begin_catching_up(source));
+        news.catch_up(vec![first]);
         let mut rounds = 0;
-        loop {
-            news.offered_many(at(0), source, &[id(1000 + rounds)]);
+        while news.next_round().is_some() {
+            news.offered_many(at(0), first, &[id(1000 + rounds)]);
             for (id, _) in fetches(&mut news, at(0)) {
-                news.failed(&id, &source);
-            }
-            if news.next_round().is_none() {
-                break;
+                news.failed(&id, &first);
             }
             rounds += 1;
         }
-        assert_eq!(rounds, MAX_ROUNDS);
+        assert_eq!(rounds, MAX_ROUNDS + 1);
     }
 
     #[test]
     fn who_does_not_listen_wants_nothing_and_keeps_its_own() {
         let mut news = News::default();
         assert_eq!(news.offered(at(0), peer(1, 1), id(1)), Offered::Refused);
-        assert!(!news.begin_catching_up(peer(1, 1)));
+        news.catch_up(vec![peer(1, 1)]);
+        assert_eq!(news.next_round(), None);
         news.announce(at(0), &message(2), HOUR);
         assert!(news.get(at(0), &id(2)).is_some());
-        news.listen(at(0), true);
+        news.listen(true);
         assert!(bring(&mut news, at(0), peer(1, 1), 1, Duration::ZERO));
-        news.listen(at(0), false);
+        news.listen(false);
         assert!(news.pass_on(at(0), &id(1), HOUR).is_none());
+        news.listen(true);
+        assert!(bring(&mut news, at(0), peer(1, 1), 1, Duration::ZERO));
     }
 }
