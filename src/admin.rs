@@ -1,6 +1,6 @@
-//! The operator's address: `/metrics`, `/health`, `/status`, `/lookup`, `/explain` and the node's own page, over HTTP/1.1.
+//! The operator's address: `/metrics`, `/health`, `/status`, `/lookup`, `/explain`, `/purge` and the node's own page, over HTTP/1.1.
 //!
-//! It asks for no password: it listens on loopback unless told otherwise, and it only ever reads. Each connection
+//! It asks for no password: it listens on loopback unless told otherwise, and it only ever reads, but for `/purge`, which wants a token. Each connection
 //! carries one request, bounded in size and time, and there are few at a time. Events of the page alone last longer: how long,
 //! and for how many, `page` says.
 
@@ -25,8 +25,10 @@ use tokio::time::{sleep, timeout};
 
 mod map;
 mod metrics;
+mod purge;
 mod status;
 
+pub(crate) use purge::token;
 pub use status::Shared;
 pub(crate) use status::{escaped, unescaped};
 
@@ -94,7 +96,7 @@ async fn serve(stream: TcpStream, client: IpAddr, shared: Arc<Shared>) {
     let service = service_fn(|request| {
         let (shared, listens) = (Arc::clone(&shared), &listens);
         async move {
-            let response = answer(&shared, client, &request).await;
+            let response = answer(&shared, client, request).await;
             let is_live = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
             listens.store(is_live, Ordering::Relaxed);
             Ok::<_, Infallible>(response)
@@ -112,14 +114,20 @@ async fn serve(stream: TcpStream, client: IpAddr, shared: Arc<Shared>) {
     }
 }
 
-async fn answer(shared: &Shared, client: IpAddr, request: &Request<Incoming>) -> Response<PageBody> {
+async fn answer(shared: &Shared, client: IpAddr, request: Request<Incoming>) -> Response<PageBody> {
+    if *request.method() == Method::POST && request.uri().path() == "/purge" {
+        return match is_meant(shared, &request) {
+            true => purge::purge(shared, request).await,
+            false => misdirected(),
+        };
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         refusal.headers_mut().insert(ALLOW, "GET, HEAD".parse().expect("a header"));
         return refusal;
     }
-    if !matches!(request.uri().path(), "/metrics" | "/health") && !is_meant(shared, request) {
-        return text(StatusCode::MISDIRECTED_REQUEST, "ask by an address or name of this machine, such as 127.0.0.1\n");
+    if !matches!(request.uri().path(), "/metrics" | "/health") && !is_meant(shared, &request) {
+        return misdirected();
     }
     match request.uri().path() {
         "/" | "/coralize" | "/events" | "/page.css" | "/page.js" | "/icon.svg" => {
@@ -156,6 +164,10 @@ async fn answer(shared: &Shared, client: IpAddr, request: &Request<Incoming>) ->
         },
         _ => text(StatusCode::NOT_FOUND, INDEX),
     }
+}
+
+fn misdirected() -> Response<PageBody> {
+    text(StatusCode::MISDIRECTED_REQUEST, "ask by an address or name of this machine, such as 127.0.0.1\n")
 }
 
 /// Whether a request to loopback names it. A browser sends here whatever a web site asks for under its own name, if that name
@@ -213,4 +225,5 @@ A node of CoralCDN. Here are:
   /map                 the nodes that it can reach, as JSON and as a picture; takes some seconds
   /lookup?url=URL      where this node finds a URL in the index: each hop, and the references
   /explain?url=URL     what becomes of the next request for a URL: each rule, its field and its section
+  /purge               to POST patterns to, a line each, with the token of `admin.token`: they are asked for again
 ";

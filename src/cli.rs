@@ -42,6 +42,12 @@ pub enum Command {
     /// Have a running node walk through the network, and show the nodes that it can reach, by cluster and distance.
     #[command(after_help = MAP_HELP)]
     Map(MapArgs),
+    /// Have what is cached of a URL, a prefix or a site asked for again, at all nodes of the network.
+    #[command(after_help = PURGE_HELP)]
+    Purge(PurgeArgs),
+    /// Make a key to sign purges with, unless there is one, and print what other nodes know it by.
+    #[command(after_help = PURGE_KEY_HELP)]
+    PurgeKey(PurgeKeyArgs),
     /// Watch a running node in the terminal: requests by source, what is popular, searches.
     #[command(after_help = TOP_HELP)]
     Top(TopArgs),
@@ -214,6 +220,33 @@ pub struct MapArgs {
     pub json: bool,
 }
 
+/// Of `coral purge`.
+#[derive(Debug, Args)]
+pub struct PurgeArgs {
+    /// A URL; a prefix, which ends in `*`; or a host name for a whole site. Plain or coralized.
+    #[arg(value_name = "PATTERN", required = true)]
+    pub patterns: Vec<String>,
+    /// The admin address of the node that is to purge and tell the others.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4161")]
+    pub admin: SocketAddr,
+    /// The file with that node's token [key: admin.token].
+    #[arg(long, value_name = "FILE", default_value = "/etc/coral/admin.token")]
+    pub token: PathBuf,
+    /// At that node alone.
+    #[arg(long)]
+    pub here: bool,
+    /// Print the node's JSON as it is.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `coral purge-key`.
+#[derive(Debug, Args)]
+pub struct PurgeKeyArgs {
+    /// The file of the key, which is made if it is not there.
+    pub file: PathBuf,
+}
+
 /// Of `coral top`.
 #[derive(Debug, Args)]
 pub struct TopArgs {
@@ -321,6 +354,22 @@ large network a part of the nodes is met.
 Examples:
   coral map
   coral map --admin 127.0.0.1:4161 --svg map.svg";
+
+const PURGE_HELP: &str = "\
+It ends with 0 when the node has purged and has told others, who follow within seconds. What their users have asked for
+in the meantime comes from the origin, as does all that was purged.
+
+Examples:
+  coral purge http://www.example.com/page.html
+  coral purge 'http://www.example.com/news/*' https://www.example.com/style.css
+  coral purge www.example.com --token admin.token --here";
+
+const PURGE_KEY_HELP: &str = "\
+Name the file at the node at which you purge (purge.key), and what is printed at all nodes (purge.operators).
+Whoever has the file can have everything asked for again.
+
+Examples:
+  coral purge-key /etc/coral/purge.key";
 
 const TOP_HELP: &str = "\
 Ctrl-C ends it.

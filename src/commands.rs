@@ -11,13 +11,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Sleep, sleep};
 
 use crate::cli::{
-    DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, RunArgs, StatusArgs, UrlArgs,
+    DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, PurgeArgs, PurgeKeyArgs, RunArgs,
+    StatusArgs, UrlArgs,
 };
 use crate::config::{Config, Override};
 use crate::logging::Lines;
 use crate::node::{Given, Node};
 use crate::takeover::{self, Attempt, Predecessor};
-use crate::{admin, http, logging, tables};
+use crate::{admin, http, logging, purge, tables};
 
 /// What rereads the configuration; for who has none, the terminal is gone, as good a reason as any to leave in good order.
 const HANGUP: &str = "SIGHUP";
@@ -160,6 +161,41 @@ pub fn explain(args: &LookupArgs) -> anyhow::Result<bool> {
     print_answer(args.admin, &path, args.json, tables::explain)
 }
 
+/// `coral purge`: an error unless all of it was purged, at the node that is asked.
+pub fn purge(args: &PurgeArgs) -> anyhow::Result<bool> {
+    let token = admin::token(&args.token)?;
+    let path = if args.here { "/purge?here" } else { "/purge" };
+    let posted = http::post_text(args.admin, path, &token, args.patterns.join("\n"));
+    let (status, text) = runtime()?.block_on(posted)?;
+    let answer = understood(args.admin, status, text)?;
+    if args.json {
+        print!("{}", answer.text);
+        return Ok(true);
+    }
+    for pattern in answer.json["purged"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+        println!("purged {pattern}");
+    }
+    match (answer.json["network"].as_bool(), answer.json["note"].as_str()) {
+        (Some(true), _) => println!("the other nodes have been told"),
+        (_, Some(note)) => println!("at this node alone: {note}"),
+        _ => println!("at this node alone"),
+    }
+    Ok(true)
+}
+
+/// `coral purge-key`: makes the file unless it is there, and prints what other nodes know it by.
+pub fn purge_key(args: &PurgeKeyArgs) -> anyhow::Result<bool> {
+    let key = if args.file.exists() {
+        purge::key::Key::read(&args.file)?
+    } else {
+        let key = purge::key::Key::create(&args.file)?;
+        eprintln!("made {}, which only its owner can read", args.file.display());
+        key
+    };
+    println!("{}", key.operator());
+    Ok(true)
+}
+
 /// `coral map`.
 pub fn map(args: &MapArgs) -> anyhow::Result<bool> {
     let Some(path) = &args.svg else {
@@ -255,6 +291,11 @@ fn ask(addr: SocketAddr, path: &str) -> anyhow::Result<Answer> {
 /// What the admin address at `addr` answers to `path`.
 pub(crate) async fn answer(addr: SocketAddr, path: &str) -> anyhow::Result<Answer> {
     let (status, text) = http::get_text(addr, path).await?;
+    understood(addr, status, text)
+}
+
+/// What an admin address answered; an error if it says that something is wrong.
+fn understood(addr: SocketAddr, status: hyper::StatusCode, text: String) -> anyhow::Result<Answer> {
     let json: Option<Json> = serde_json::from_str(&text).ok();
     let Some(json) = json else {
         bail!("{addr} is no node's admin address: it answered {status}, and not in JSON");

@@ -16,6 +16,8 @@ mod schema;
 
 pub use layers::Override;
 
+use crate::purge::key::Operator;
+
 /// All that a node can be told.
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
@@ -31,6 +33,8 @@ pub struct Config {
     pub proxy: Section<ProxyNode, coral_proxy::Config>,
     /// The operator's address: metrics, health, status.
     pub admin: Admin,
+    /// Whose purges this node obeys, and with what its own are signed.
+    pub purge: Purge,
     /// The node's own page.
     pub page: Page,
     /// What is logged, and how.
@@ -108,6 +112,21 @@ pub struct Admin {
     /// It asks for no password, and shows what the node does and holds: keep it on loopback or behind a firewall.
     #[serde(with = "off")]
     pub listen: Option<SocketAddr>,
+    /// A file with the token by which `coral purge` may purge there, of 16 characters or more. Default: none, and nobody may.
+    ///
+    /// It is read at each purge, so it can be changed at any time.
+    pub token: Option<PathBuf>,
+}
+
+/// `[purge]`: purges of the whole network. Whoever holds an operator's key can have all that is cached asked for again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Purge {
+    /// The file of the key with which purges of this node's operator are signed, as `coral purge-key` makes it. Default: none,
+    /// and he purges this node alone.
+    pub key: Option<PathBuf>,
+    /// Public keys of operators whose purges this node obeys, as `coral purge-key` prints them. Default: none.
+    pub operators: Vec<Operator>,
 }
 
 /// `[page]`: the node's own page at the bare suffix, `http://nyud.net/`. The operator has all of it at the admin address.
@@ -211,6 +230,7 @@ impl Default for Config {
             dns: Section::default(),
             proxy: Section::default(),
             admin: Admin::default(),
+            purge: Purge::default(),
             page: Page::default(),
             log: Log::default(),
         }
@@ -244,7 +264,7 @@ impl Default for ProxyNode {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 4161))) }
+        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 4161))), token: None }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, Response, StatusCode, header};
@@ -30,7 +30,7 @@ const MAX_TEXT_BYTES: usize = 16 << 20;
 /// A connection that is kept between requests.
 #[derive(Debug)]
 pub struct Connection {
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
 }
 
 impl Connection {
@@ -51,7 +51,7 @@ impl Connection {
 
     /// Sends `GET path` for `host` and returns the head of the answer; the body is read from it as it comes.
     pub async fn get(&mut self, host: &str, path: &str) -> anyhow::Result<Response<Incoming>> {
-        let request = Request::get(path).header(header::HOST, host).body(Empty::new())?;
+        let request = Request::get(path).header(header::HOST, host).body(Full::default())?;
         Ok(self.sender.send_request(request).await?)
     }
 
@@ -59,19 +59,36 @@ impl Connection {
     pub async fn get_range(&mut self, host: &str, path: &str, range: Range<u64>) -> anyhow::Result<Response<Incoming>> {
         ensure!(!range.is_empty(), "a range of no bytes cannot be asked for");
         let range = format!("bytes={}-{}", range.start, range.end - 1);
-        let request = Request::get(path).header(header::HOST, host).header(header::RANGE, range).body(Empty::new())?;
+        let request =
+            Request::get(path).header(header::HOST, host).header(header::RANGE, range).body(Full::default())?;
         Ok(self.sender.send_request(request).await?)
     }
 }
 
 /// One small answer as text: for the admin address.
 pub async fn get_text(addr: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)> {
+    text_of(addr, Request::get(path).header(header::HOST, addr.to_string()).body(Full::default())?).await
+}
+
+/// The same for `text` that is sent there with a bearer `token` (RFC 6750).
+pub async fn post_text(
+    addr: SocketAddr,
+    path: &str,
+    token: &str,
+    text: String,
+) -> anyhow::Result<(StatusCode, String)> {
+    let request = Request::post(path).header(header::HOST, addr.to_string());
+    let request = request.header(header::AUTHORIZATION, format!("Bearer {token}")).body(Full::from(text))?;
+    text_of(addr, request).await
+}
+
+async fn text_of(addr: SocketAddr, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, String)> {
     let mut connection = match Connection::open(addr).await {
         Ok(connection) => connection,
         Err(e) => bail!("no node answers at {addr} ({e}); is one running, with this `admin.listen`?"),
     };
     let answer = async {
-        let response = connection.get(&addr.to_string(), path).await?;
+        let response = connection.sender.send_request(request).await?;
         let status = response.status();
         let mut body = response.into_body();
         let mut bytes = BytesMut::new();

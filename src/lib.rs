@@ -18,6 +18,7 @@ pub mod manual;
 pub mod node;
 pub mod outcome;
 mod page;
+pub mod purge;
 pub mod report;
 pub mod sim;
 mod tables;

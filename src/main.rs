@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         Command::Url(args) => commands::url(&args),
         Command::Lookup(args) => commands::lookup(&args),
         Command::Explain(args) => commands::explain(&args),
+        Command::Purge(args) => commands::purge(&args),
+        Command::PurgeKey(args) => commands::purge_key(&args),
         Command::Map(args) => commands::map(&args),
         Command::Top(args) => top::run(&args),
         Command::Status(args) => commands::status(&args),

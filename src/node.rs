@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::join::Outwards;
 use crate::logging::{Lines, Requests, Traces};
 use crate::page::Page;
+use crate::purge::{Purger, Trust};
 
 pub(crate) mod address;
 mod sockets;
@@ -59,6 +60,8 @@ pub struct Node {
     requests: Option<Arc<Requests>>,
     /// Where they are if they go to the log.
     log: Option<Lines>,
+    /// What purges, and has others purge.
+    purger: Arc<Purger>,
     /// What is in force, which [`Node::reload`] changes.
     config: Arc<RwLock<Config>>,
     /// The cache asks it as long as it runs.
@@ -209,6 +212,12 @@ impl Node {
                 Ok(())
             }));
         }
+        let purger = Purger::new(&config.purge, proxy.clone(), dsht.clone()).context("cannot purge ([purge])")?;
+        let purging = Arc::clone(&purger);
+        parts.push(Part::start("purges", GRACE, &failed, |stop| async move {
+            purging.run(stop).await;
+            Ok(())
+        }));
         let page = Page::new(&config, started, dsht.clone(), proxy.clone(), addresses.proxy);
         if proxy.is_some() || sockets.admin.is_some() {
             let telling = Arc::clone(&page);
@@ -236,6 +245,7 @@ impl Node {
                 dsht: dsht.clone(),
                 proxy: proxy.clone(),
                 page: Arc::clone(&page),
+                purger: Arc::clone(&purger),
                 walk: Semaphore::new(1),
                 registry,
                 failures: failures.clone(),
@@ -253,6 +263,7 @@ impl Node {
             proxy,
             requests,
             log,
+            purger,
             config,
             _page: page,
             parts,
@@ -290,11 +301,16 @@ impl Node {
     ///
     /// An error changes nothing.
     pub fn reload(&self, new: &Config) -> anyhow::Result<Vec<String>> {
+        // What can fail without an effect comes first.
+        let trust = Trust::of(&new.purge)?;
         if let Some(proxy) = &self.proxy {
             proxy.reload(&new.proxy.part)?;
         }
+        self.purger.trust(trust);
         let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
         config.proxy.part.take_over(&new.proxy.part);
+        config.purge.clone_from(&new.purge);
+        config.admin.token.clone_from(&new.admin.token);
         Ok(config.differences(new))
     }
 

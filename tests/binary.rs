@@ -53,6 +53,37 @@ fn a_key_is_made_once_and_its_ds_records_are_printed() {
 }
 
 #[test]
+fn a_key_for_purges_is_made_once_and_its_public_part_is_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("purge.key");
+    let path = path.to_str().unwrap();
+    let [made, again] = [(); 2].map(|()| {
+        let output = run(&["purge-key", path]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    });
+    assert_eq!((made.lines().count(), made.trim_end().len()), (1, 44), "{made}");
+    assert_eq!(made, again);
+    let set = format!("purge.operators=[\"{}\"]", made.trim_end());
+    assert!(run(&["check-config", "--set", &set]).status.success());
+
+    std::fs::write(path, "no key\n").unwrap();
+    let elsewhere = directory.path().join("missing/purge.key");
+    for (bad, wanted) in [(path, "coral purge-key FILE"), (elsewhere.to_str().unwrap(), "No such file")] {
+        let output = run(&["purge-key", bad]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = stderr(&output);
+        assert!(said.contains(bad) && said.matches(wanted).count() == 1 && said.lines().count() == 1, "{said}");
+    }
+    let output = run(&["check-config", "--set", "purge.operators=[\"AAAA\"]"]);
+    assert!(stderr(&output).contains("no public key"), "{}", stderr(&output));
+    let key = format!("purge.key={path}");
+    let off = ["--dns-listen", "off", "--proxy-listen", "off", "--admin-listen", "off"];
+    let output = run(&[&["node", "--dsht-listen", "127.0.0.1:0", "--set", &key][..], &off].concat());
+    assert!(stderr(&output).contains("cannot use the key"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_wrong_file_is_told_with_line_key_and_nearest_known_key() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wrong.toml");

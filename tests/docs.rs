@@ -5,11 +5,13 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{CommandFactory as _, Parser as _};
 use coral::cli::Cli;
 use coral::config::Config;
+use coral::purge::key::Key;
+use coral::purge::order;
 use coral_dns::appraisal::{Promise, Reply, Request as Appraise};
 use coral_dsht::message::{Body, ClusterInfo, Clusters, Header, Message, Request, Response, Token};
 use coral_dsht::{Distance, Dsht, Id, Instant, Level, Peer, Services, hint, wire};
@@ -325,6 +327,18 @@ fn the_questions_between_nameservers_in_the_protocol_are_those_of_the_code() {
         fellows: vec![ip("203.0.113.9")],
     };
     assert_eq!(Reply::decode(&example("appraisal-answer").concat()), Some(answer));
+}
+
+#[test]
+fn the_announcements_of_purges_in_the_protocol_are_those_of_the_code() {
+    let (key, time) = (Key::from_seed(&[7; 32]), SystemTime::UNIX_EPOCH + Duration::from_secs(1_704_067_200));
+    let made = order::orders(&key, time, &["http://www.x.com/a/*".to_owned()]);
+    assert_eq!(example("order").concat(), made.concat(), "{}", hex(&made[0]));
+    assert_eq!(example("news-of-owner").concat(), order::owner("http://www.x.com", time));
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The cells of the table rows of a document that begin with something in backticks, which is the first of them.

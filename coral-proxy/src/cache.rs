@@ -310,6 +310,27 @@ impl Cache {
         .await;
     }
 
+    /// Takes out an object that was purged, unless another one has taken its place.
+    pub(crate) fn take_out(&self, object: &Arc<Object>) {
+        if self.memory.get(&object.variant).is_some_and(|there| Arc::ptr_eq(&there, object)) {
+            if let Some(disk) = &self.disk {
+                disk.drop_damaged(&object.variant);
+            }
+            self.memory.remove(&object.variant);
+        }
+    }
+
+    /// Forgets that a URL failed a moment ago, or could not be stored.
+    pub(crate) fn forget_failure(&self, key: &Key) {
+        self.failed.invalidate(key);
+        self.passed.invalidate(key);
+    }
+
+    /// Forgets how URLs are to be had in slices, and of which version.
+    pub(crate) fn forget_versions(&self) {
+        self.sliced.invalidate_all();
+    }
+
     /// How this variant is to be had in slices, as far as is known.
     pub(crate) fn slicing(&self, variant: &Key) -> Option<Slicing> {
         self.sliced.get(variant)

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use coral_dsht::Key;
 use http::header::ACCEPT_RANGES;
@@ -99,6 +99,8 @@ pub(crate) struct Coalesce {
 /// A fetch to wait for.
 #[derive(Debug, Clone)]
 pub(crate) struct UnderWay {
+    /// When it began.
+    pub(crate) began: SystemTime,
     stage: watch::Receiver<Stage>,
     /// Other nodes that wait for it, and the one that it waits for.
     pub(crate) chain: Arc<Chain>,
@@ -118,15 +120,18 @@ pub(crate) struct Lead {
     coalesce: Option<Coalesce>,
     /// Under which variants it can be joined: the one it began with, and the one it turned out to be.
     variants: Vec<Key>,
+    began: SystemTime,
     stage: watch::Sender<Stage>,
     chain: Arc<Chain>,
 }
 
 impl Coalesce {
-    /// Joins the fetch for `variant`, or begins one.
-    pub(crate) fn join(&self, variant: Key) -> Joined {
+    /// Joins the fetch for `variant`, or begins one. One from before it was `purged` is left to those who have joined it.
+    pub(crate) fn join(&self, variant: Key, purged: Option<SystemTime>) -> Joined {
         let mut under_way = self.lock();
-        if let Some(fetch) = under_way.get(&variant) {
+        if let Some(fetch) = under_way.get(&variant)
+            && purged.is_none_or(|purged| fetch.began > purged)
+        {
             return Joined::Follower(fetch.clone());
         }
         let mut lead = Lead::alone();
@@ -152,6 +157,7 @@ impl Lead {
         Self {
             coalesce: None,
             variants: Vec::new(),
+            began: SystemTime::now(),
             stage: watch::channel(Stage::Looking).0,
             chain: Arc::new(Chain::default()),
         }
@@ -175,7 +181,7 @@ impl Lead {
 
     /// Where this fetch's own request waits for its head.
     pub(crate) fn watch(&self) -> UnderWay {
-        UnderWay { stage: self.stage.subscribe(), chain: Arc::clone(&self.chain) }
+        UnderWay { began: self.began, stage: self.stage.subscribe(), chain: Arc::clone(&self.chain) }
     }
 
     /// Its place among the nodes that wait for each other.
@@ -194,7 +200,10 @@ impl Drop for Lead {
         if let Some(coalesce) = &self.coalesce {
             let mut under_way = coalesce.lock();
             for variant in &self.variants {
-                under_way.remove(variant);
+                // A later one may have taken its place.
+                if under_way.get(variant).is_some_and(|fetch| Arc::ptr_eq(&fetch.chain, &self.chain)) {
+                    under_way.remove(variant);
+                }
             }
         }
     }
@@ -232,7 +241,7 @@ mod tests {
     use super::*;
 
     fn begin(coalesce: &Coalesce, variant: Key) -> Option<Lead> {
-        match coalesce.join(variant) {
+        match coalesce.join(variant, None) {
             Joined::Leader(lead) => Some(lead),
             Joined::Follower(_) => None,
         }
@@ -243,12 +252,28 @@ mod tests {
         let coalesce = Coalesce::default();
         let key = Id::hash(&[b"k"]);
         let lead = begin(&coalesce, key).expect("the first leads");
-        let Joined::Follower(fetch) = coalesce.join(key) else {
+        let Joined::Follower(fetch) = coalesce.join(key, None) else {
             panic!("the second follows");
         };
         lead.tell(Stage::Head(Err(ProxyError::OriginTimeout)));
         assert!(matches!(fetch.head().await, Err(ProxyError::OriginTimeout)));
         drop(lead);
+        assert!(begin(&coalesce, key).is_some());
+    }
+
+    #[tokio::test]
+    async fn one_from_before_a_purge_is_not_joined_and_its_end_is_not_that_of_the_next() {
+        let coalesce = Coalesce::default();
+        let key = Id::hash(&[b"k"]);
+        let old = begin(&coalesce, key).expect("the first leads");
+        let earlier = old.began - Duration::from_secs(1);
+        assert!(matches!(coalesce.join(key, Some(earlier)), Joined::Follower(_)));
+        let Joined::Leader(new) = coalesce.join(key, Some(old.began)) else {
+            panic!("another one begins");
+        };
+        drop(old);
+        assert!(begin(&coalesce, key).is_none());
+        drop(new);
         assert!(begin(&coalesce, key).is_some());
     }
 

@@ -47,6 +47,8 @@ pub enum Outlook {
     Stale,
     /// What is here has expired, and is served all the same, as the origin has failed a moment ago.
     StandIn,
+    /// What is here was purged: it is fetched, from another node or the origin.
+    Purged,
     /// It joins the fetch that is under way.
     UnderWay,
     /// It is passed on to the origin, as the last response could not be stored.
@@ -85,6 +87,12 @@ impl Rule {
     fn new(says: impl Into<String>, field: Option<String>, section: &'static str) -> Self {
         Self { says: says.into(), field, section }
     }
+}
+
+/// The rule by which what is stored is not used.
+pub(crate) fn purged(purged: SystemTime, now: SystemTime) -> Rule {
+    let seconds = now.duration_since(purged).unwrap_or_default().as_secs();
+    Rule::new(format!("what the origin sent until {seconds} s ago was purged"), None, "purge")
 }
 
 /// The rules for a response that is stored.

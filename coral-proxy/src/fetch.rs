@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::origin::{Answer, Origins};
 use crate::peers::{Delivery, Inquiry, Missed, Peers, Search, Surroundings};
 use crate::policy::{CacheControl, Validity, variant_key};
+use crate::purge::{self, Purges};
 use crate::reference::References;
 use crate::resolver::Resolver;
 use crate::stamp::Words;
@@ -40,6 +41,8 @@ use crate::tls;
 use crate::trace::Traces;
 use crate::url::CoralUrl;
 use one::{Fetch, What, pump};
+use owner::Owners;
+pub(crate) use owner::Read;
 pub(crate) use slices::Slices;
 use sources::Sources;
 
@@ -49,7 +52,9 @@ const REMEMBERED_URLS: u64 = 10_000;
 mod ending;
 mod lent;
 mod one;
+mod owner;
 mod part;
+mod purged;
 mod slices;
 mod sources;
 mod verify;
@@ -72,6 +77,8 @@ pub(crate) struct Fetcher {
     limits: Limits,
     /// Of which another node has given what was not the origin's, or may not be: the origin is asked itself. And what was said of it.
     distrusted: Moka<Key, Arc<Words>>,
+    purges: Purges,
+    owners: Owners,
 }
 
 /// What a client wants.
@@ -128,6 +135,8 @@ impl Fetcher {
         let peer_client = Client::new(Resolver::of_system(limit), tls.clone(), limit);
         let cache = Cache::open(&config, references.clone(), &metrics)?;
         let auth = config.network_key.as_ref().map(|key| Auth::new(key, me)).transpose()?;
+        // In a directory that is locked by now.
+        let purged = config.disk.path.as_ref().map(|dir| dir.join(purge::file::NAME));
         Ok(Self {
             peers: Peers::new(
                 &config,
@@ -146,6 +155,8 @@ impl Fetcher {
                 patience: config.client.stall_timeout,
                 finish_unread: config.origin.finish_unread.as_u64(),
             },
+            owners: Owners::new(),
+            purges: Purges::open(purged, SystemTime::now(), metrics.clone()),
             cache,
             references,
             metrics,
@@ -159,7 +170,11 @@ impl Fetcher {
         let (key, now) = (url.key(), SystemTime::now());
         let found = self.cache.find(key, &HeaderMap::new()).await;
         let rules = found.object.as_ref().map(|object| explain::stored(object, now, &self.config.freshness));
+        let purged = self.purges.since(url).map(|purged| explain::purged(purged, now));
         let (verdict, because, rule) = match &found.object {
+            Some(object) if self.is_purged(url, object.validity.sent()) => {
+                (Outlook::Purged, "a copy is here, and was purged".to_owned(), purged)
+            }
             Some(object) if object.validity.is_fresh(now) => (Outlook::Hit, "a fresh copy is here".to_owned(), None),
             Some(object) if object.validity.may_be_revalidated_behind(now) => {
                 (Outlook::Revalidating, "a copy that is here may be served while it is asked about".to_owned(), None)
@@ -169,14 +184,15 @@ impl Fetcher {
                 (Outlook::StandIn, because.to_owned(), None)
             }
             Some(_) => (Outlook::Stale, "a copy is here, and has expired".to_owned(), None),
-            None => self.explain_absence(&key, &found.variant),
+            None => self.explain_absence(url, &found.variant),
         };
         let rules = rules.into_iter().flatten().chain(rule).collect();
         Explanation { url: url.canonical(), key, origin: url.origin.to_string(), verdict, because, rules }
     }
 
-    fn explain_absence(&self, key: &Key, variant: &Key) -> (Outlook, String, Option<Rule>) {
-        if self.coalesce.under_way(variant).is_some() {
+    fn explain_absence(&self, url: &CoralUrl, variant: &Key) -> (Outlook, String, Option<Rule>) {
+        let key = &url.key();
+        if self.under_way(url, variant).is_some() {
             return (Outlook::UnderWay, "it is being fetched".to_owned(), None);
         }
         if let Some(reason) = self.cache.passed(key) {
@@ -190,6 +206,11 @@ impl Fetcher {
             Some(error) => (Outlook::Failed, format!("it failed a moment ago: {error}"), None),
             None => (Outlook::Miss, "it is not here: nobody asked for it, or it had to make room".to_owned(), None),
         }
+    }
+
+    /// Writes down what was purged and is not yet.
+    pub(crate) async fn save_purges(&self) {
+        self.purges.save().await;
     }
 
     /// The last searches of the index, the latest first.
@@ -250,7 +271,7 @@ impl Fetcher {
         }
         if wanted.method == Method::HEAD {
             // What is on its way has a head before long.
-            if let Some(fetch) = self.coalesce.under_way(&found.variant)
+            if let Some(fetch) = self.under_way(&wanted.url, &found.variant)
                 && let Ok(fetched) = fetch.head().await
                 && let Some(served) = joined(&fetched, &wanted)
             {
@@ -259,7 +280,7 @@ impl Fetcher {
             return self.pass(wanted, found.selecting, stale).await;
         }
         if let Some(sought) = range.filter(|range| range.seeks())
-            && self.is_far_from(sought, found.variant).await
+            && self.is_far_from(&wanted.url, sought, found.variant).await
         {
             if let Some(served) = self.by_slices(&wanted, sought, &found.selecting, found.variant).await? {
                 return Ok(served);
@@ -270,7 +291,7 @@ impl Fetcher {
             }
         }
         if !self.cache.is_passed(&key) && may_share(&wanted) {
-            match self.coalesce.join(found.variant) {
+            match self.join(&wanted.url, found.variant) {
                 Joined::Leader(lead) => return self.lead(wanted, found.selecting, found.variant, stale, lead).await,
                 Joined::Follower(fetch) => {
                     self.metrics.coalesced.inc();
@@ -282,13 +303,13 @@ impl Fetcher {
             }
         }
         // By now it may be known what the responses for this URL vary by.
-        let found = self.cache.find(key, &wanted.headers).await;
+        let found = self.find(&wanted.url, &wanted.headers).await;
         self.lead(wanted, found.selecting, found.variant, stale, Lead::alone()).await
     }
 
     /// Whether no fetch under way brings `sought` before long.
-    async fn is_far_from(&self, sought: Wants, variant: Key) -> bool {
-        match self.coalesce.under_way(&variant) {
+    async fn is_far_from(&self, url: &CoralUrl, sought: Wants, variant: Key) -> bool {
+        match self.under_way(url, &variant) {
             Some(fetch) => fetch.head().await.is_ok_and(|fetched| fetched.is_far_from(sought, Instant::now())),
             None => true,
         }
@@ -298,7 +319,7 @@ impl Fetcher {
     /// a moment ago.
     fn revalidate_behind(self: &Arc<Self>, mut wanted: Wanted, selecting: Arc<[HeaderName]>, stale: Arc<Object>) {
         if self.cache.failed(&stale.key).is_none()
-            && let Joined::Leader(lead) = self.coalesce.join(stale.variant)
+            && let Joined::Leader(lead) = self.join(&wanted.url, stale.variant)
         {
             wanted.method = Method::GET;
             let upstream = to_upstream(&wanted.headers, &selecting, &wanted.url.passes);
@@ -314,12 +335,12 @@ impl Fetcher {
         let key = wanted.url.key();
         let sought = sought_range(&wanted.headers);
         let slice = match sought.and_then(|range| self.slice_with(range, &variant)) {
-            Some(number) => Some(self.cache.find_slice(key, number, &wanted.headers).await.variant),
+            Some(number) => Some(self.find_slice(&wanted.url, number, &wanted.headers).await.variant),
             None => None,
         };
         // Who fetches a slice, too, has found that it will be here sooner.
-        let of_slice = slice.and_then(|slice| self.coalesce.under_way(&slice));
-        let Some(fetch) = of_slice.or_else(|| self.coalesce.under_way(&variant)) else {
+        let of_slice = slice.and_then(|slice| self.under_way(&wanted.url, &slice));
+        let Some(fetch) = of_slice.or_else(|| self.under_way(&wanted.url, &variant)) else {
             let now = SystemTime::now();
             // Between the look into the cache and this one, the fetch may have ended.
             if let Some(range) = sought
@@ -327,7 +348,7 @@ impl Fetcher {
             {
                 return Ok(served);
             }
-            return match self.cache.find(key, &wanted.headers).await.object {
+            return match self.find(&wanted.url, &wanted.headers).await.object {
                 Some(object) if object.validity.is_fresh(now) => served(object, CacheStatus::Hit),
                 // Others would wait here, one after another, for what none of them may have.
                 _ if wanted.waiting.is_some() && self.is_origins_alone(&key) => Err(ProxyError::AskOrigin),
@@ -388,7 +409,7 @@ impl Fetcher {
         lead: Lead,
     ) -> Result<Served, ProxyError> {
         // Between the look into the cache and the lead, another fetch may have ended.
-        if let Some(object) = self.cache.find(wanted.url.key(), &wanted.headers).await.object
+        if let Some(object) = self.find(&wanted.url, &wanted.headers).await.object
             && object.variant == variant
             && object.validity.is_fresh(SystemTime::now())
         {
@@ -426,7 +447,8 @@ impl Fetcher {
             && !self.distrusted.contains_key(&url.key())
         {
             true => {
-                let inquiry = Inquiry { method, url, headers: &upstream, fits: &|_| true };
+                let inquiry =
+                    Inquiry { method, url, headers: &upstream, fits: &|answer| !self.is_purged_answer(url, answer) };
                 self.peers.fetch(&inquiry, Search::Get).await
             }
             false => Err(Missed::Nowhere),
@@ -469,7 +491,7 @@ impl Fetcher {
             variant: stale.variant,
             status: stale.status,
             part: stale.part.clone(),
-            validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config),
+            validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config).sent_at(answer.sent),
             headers,
             body: stale.body.clone(),
         }
@@ -498,7 +520,8 @@ impl Fetcher {
                 answer.asked,
                 answer.received,
                 &self.config.freshness,
-            ),
+            )
+            .sent_at(answer.sent),
         }
     }
 }

@@ -32,6 +32,10 @@ pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-statu
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// The id of a request ([`crate::access`]): from node to node, and to the client.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("coral-request-id");
+/// To the owner of a site who has a node read what he has purged: what became of it.
+pub(crate) const PURGE: HeaderName = HeaderName::from_static("coral-purge");
+/// From node to node: how many milliseconds before the request the origin was asked for this, at most.
+pub(crate) const ORIGIN_AGE: HeaderName = HeaderName::from_static("coral-origin-age");
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -187,9 +191,10 @@ pub fn clean_response(headers: &mut HeaderMap, passes: &Passes, now: SystemTime)
         TRAILER,
         TRANSFER_ENCODING,
         UPGRADE,
-        // Of the request with which another node was asked.
+        // Of the request with which another node was asked, and of its copy.
         REQUEST_ID,
         AUTH,
+        ORIGIN_AGE,
         HeaderName::from_static("proxy-authenticate"),
         HeaderName::from_static("proxy-authentication-info"),
     ]) {

@@ -76,6 +76,15 @@ pub struct Metrics {
     pub(crate) references: Gauge,
     pub(crate) client_prefixes: Gauge,
     pub(crate) hints: Counter,
+    purges: Family<PurgeLabels, Counter>,
+    refused_purges: Family<PurgeLabels, Counter>,
+    pub(crate) purge_rules: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PurgeLabels {
+    /// `operator` (at the admin address), `order` (of an operator, from another node), `owner`.
+    by: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -168,6 +177,9 @@ impl Metrics {
             references: Gauge::default(),
             client_prefixes: Gauge::default(),
             hints: Counter::default(),
+            purges: Family::default(),
+            refused_purges: Family::default(),
+            purge_rules: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("coral_proxy");
         registry.register(
@@ -254,6 +266,13 @@ impl Metrics {
             metrics.client_prefixes.clone(),
         );
         registry.register("hints_put", "Hints put under the networks of near clients", metrics.hints.clone());
+        registry.register("purges", "Patterns purged, by who wanted it", metrics.purges.clone());
+        registry.register(
+            "refused_purges",
+            "Purges that were refused, by who wanted them",
+            metrics.refused_purges.clone(),
+        );
+        registry.register("purge_rules", "Purges in force, after merging", metrics.purge_rules.clone());
         metrics
     }
 
@@ -264,6 +283,16 @@ impl Metrics {
         } else {
             self.requests.get_or_create(labels).inc()
         }
+    }
+
+    /// Counts purges: by the operator of this node, by order of one, or by the owner of a site.
+    pub(crate) fn purged(&self, by: &'static str, count: usize) {
+        self.purges.get_or_create(&PurgeLabels { by }).inc_by(count as u64);
+    }
+
+    /// Counts one that was refused.
+    pub(crate) fn refused_purge(&self, by: &'static str) {
+        self.refused_purges.get_or_create(&PurgeLabels { by }).inc();
     }
 
     /// Counts an error.

@@ -47,6 +47,8 @@ pub(crate) struct Answer {
     /// When it was asked for, and when the head was here.
     pub(crate) asked: SystemTime,
     pub(crate) received: SystemTime,
+    /// Before this the origin has not sent it: when it was asked, by this node or the one that gave this.
+    pub(crate) sent: SystemTime,
     /// The length of the body as announced.
     pub(crate) length: Option<u64>,
     pub(crate) body: Upstream,
@@ -155,6 +157,7 @@ pub(crate) async fn ask(
         headers,
         asked,
         received: SystemTime::now(),
+        sent: asked,
         length,
         body: Upstream {
             body,

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use coral_dsht::{DshtHandle, Hop, Id, Level, Levels, Value};
-use http::header::{HOST, HeaderMap, HeaderValue};
+use http::header::{AGE, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use moka::sync::Cache as Moka;
 use tokio::time::Instant;
@@ -37,7 +37,7 @@ use crate::chain::{Chain, WAITING, Waiting};
 use crate::client::Client;
 use crate::config::{Config, PeerLimits};
 use crate::error::{Fault, ProxyError, Verdict};
-use crate::headers::{CACHE_STATUS, only_if_cached};
+use crate::headers::{CACHE_STATUS, ORIGIN_AGE, only_if_cached};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Bounds, ask};
 use crate::policy::list_members;
@@ -436,6 +436,7 @@ impl Peers {
         {
             return Err(Refusal::Failed(ProxyError::Stranger));
         }
+        answer.sent = sent_to_peer(&answer);
         match said(&answer.headers) {
             Said::Stale if search.is_for_stale() && (inquiry.fits)(&answer) => Ok(answer),
             Said::Stale => Err(Refusal::Nothing),
@@ -454,6 +455,17 @@ impl Peers {
             Said::Nothing => Err(failed("it is no Coral node".to_owned())),
         }
     }
+}
+
+/// Before when the origin has not sent what another node delivers, by its word: it tells how old that was when it was asked. An age in
+/// seconds, from a node that says no more, may be nearly one more.
+fn sent_to_peer(answer: &Answer) -> SystemTime {
+    let number = |name: &HeaderName| answer.headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
+    let age = match number(&ORIGIN_AGE) {
+        Some(millis) => Duration::from_millis(millis),
+        None => Duration::from_secs(number(&AGE).unwrap_or_default().saturating_add(1)),
+    };
+    answer.asked.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Why a node does not deliver.

@@ -16,6 +16,7 @@ use http::header::{AGE, AUTHORIZATION, DATE, EXPIRES, HeaderMap, LAST_MODIFIED, 
 pub(crate) use control::CDN_CACHE_CONTROL;
 pub use control::{CacheControl, list_members};
 pub use date::date;
+pub(crate) use date::seconds_since_1970;
 pub use variant::{variant_key, vary};
 
 use crate::config::Freshness;
@@ -110,6 +111,8 @@ pub struct Validity {
     received: SystemTime,
     /// How old it was then (RFC 9111 §4.2.3, `corrected_initial_age`).
     initial_age: Duration,
+    /// Before this, by this node's clock, the origin has not sent or confirmed it.
+    sent: SystemTime,
     /// The age at which it ceases to be fresh; zero if it must always be validated.
     lifetime: Duration,
     /// How long after that it may be served while it is asked about.
@@ -137,25 +140,38 @@ impl Validity {
             ),
         };
         let initial_age = initial_age(headers, asked, received);
-        Self { received, initial_age, lifetime, stale_while_revalidate, stale_if_error }
+        Self { received, initial_age, sent: asked, lifetime, stale_while_revalidate, stale_if_error }
+    }
+
+    /// The same of what another node has delivered, to which the origin did not send it before `sent`.
+    pub(crate) fn sent_at(mut self, sent: SystemTime) -> Self {
+        self.sent = sent;
+        self
     }
 
     /// Itself as numbers, microseconds each, for the store. What is added here is added to [`Self::from_numbers`], too; a
     /// store of before is then not read any more, as the count differs.
     pub(crate) fn to_numbers(&self) -> Vec<u64> {
         let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-        let received = self.received.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let [received, sent] =
+            [self.received, self.sent].map(|time| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
         let spans = [self.initial_age, self.lifetime, self.stale_while_revalidate, self.stale_if_error];
-        [received].into_iter().chain(spans).map(micros).collect()
+        [received].into_iter().chain(spans).chain([sent]).map(micros).collect()
     }
 
     /// What [`Self::to_numbers`] has given; `None` if it was of another version, or is beyond what a clock can hold.
     pub(crate) fn from_numbers(numbers: &[u64]) -> Option<Self> {
-        let &[received, initial_age, lifetime, stale_while_revalidate, stale_if_error] = numbers else {
-            return None;
+        let (&[received, initial_age, lifetime, stale_while_revalidate, stale_if_error], sent) =
+            numbers.split_first_chunk()?;
+        // Stores of before did not have it: the age tells nearly the same.
+        let sent = match *sent {
+            [] => received.saturating_sub(initial_age),
+            [sent] => sent,
+            _ => return None,
         };
         Some(Self {
             received: SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(received))?,
+            sent: SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(sent))?,
             initial_age: Duration::from_micros(initial_age),
             lifetime: Duration::from_micros(lifetime),
             stale_while_revalidate: Duration::from_micros(stale_while_revalidate),
@@ -166,6 +182,12 @@ impl Validity {
     /// When its head came.
     pub fn received(&self) -> SystemTime {
         self.received
+    }
+
+    /// Before this, by this node's clock, the origin has not sent or confirmed it. That its own clock is wrong, or that another cache
+    /// stands in front of it, which has it from before, does not matter.
+    pub fn sent(&self) -> SystemTime {
+        self.sent
     }
 
     /// How old the response is (RFC 9111 §4.2.3, `current_age`).
@@ -468,6 +490,17 @@ mod tests {
             expect!["age 0 s, fresh 43200 s, then stale on error 86400 s"],
         );
         check(&["cdn-cache-control: no-store", "cache-control: max-age=60"], expect!["NoStore"]);
+    }
+
+    #[test]
+    fn what_a_store_of_before_has_is_read_and_was_sent_when_its_age_says() {
+        let validity = Validity::of(StatusCode::OK, &headers(&["age: 40"]), noon(), noon(), &Freshness::default());
+        let numbers = validity.to_numbers();
+        assert_eq!(Validity::from_numbers(&numbers), Some(validity));
+        let before = Validity::from_numbers(&numbers[..5]).unwrap();
+        assert_eq!(before.sent(), noon() - Duration::from_secs(40));
+        assert_eq!(Validity::from_numbers(&numbers[..4]), None);
+        assert_eq!(Validity::from_numbers(&[&numbers[..], &[0]].concat()), None);
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::header::{
     ACCEPT_RANGES, AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
-    EXPIRES, HeaderMap, HeaderValue, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER, VARY, VIA,
+    EXPIRES, HeaderMap, HeaderValue, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER, VARY, VIA, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderName, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -24,9 +24,9 @@ use crate::cache_status::CacheStatus;
 use crate::conditional::{Part, not_modified, part, sought_range};
 use crate::digest::{CONTENT_DIGEST, REPR_DIGEST};
 use crate::error::ProxyError;
-use crate::fetch::Served;
+use crate::fetch::{Read, Served};
 use crate::front::PageBody;
-use crate::headers::{CACHE_STATUS, PROXY_STATUS, add_via};
+use crate::headers::{CACHE_STATUS, ORIGIN_AGE, PROXY_STATUS, PURGE, add_via};
 use crate::limits::Handled;
 use crate::trace::Open;
 use crate::url::{CoralUrl, Suffix, UrlError, coralize, coralize_secure};
@@ -190,13 +190,16 @@ fn chunks(reader: Reader) -> Chunks {
     }))
 }
 
-/// What becomes of `Location` in a response.
+/// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Locations {
-    /// It stays as the origin gave it: another node coralizes with its own client's suffix.
-    AsTheyAre,
-    /// It is coralized with the client's suffix.
-    Coralized {
+pub(crate) enum Asker {
+    /// Another node. `Location` stays as the origin gave it: that node coralizes with its own client's suffix.
+    Node {
+        /// When its request came.
+        came: SystemTime,
+    },
+    /// A client. `Location` is coralized with his suffix.
+    Client {
         /// Whether the client speaks TLS to this node, and so can do it again.
         secure: bool,
     },
@@ -209,7 +212,7 @@ pub(crate) fn of_object(
     request: &HeaderMap,
     url: &CoralUrl,
     served: Served,
-    locations: Locations,
+    asker: Asker,
     now: SystemTime,
 ) -> Response<ReplyBody> {
     let Served { object, reader, status, slices } = served;
@@ -219,8 +222,15 @@ pub(crate) fn of_object(
     if !matches!(status, CacheStatus::Passed(_)) {
         headers.insert(AGE, object.validity.age(now).as_secs().into());
     }
-    if let (Some(suffix), Locations::Coralized { secure }) = (&url.suffix, locations) {
-        coralize_location(&mut headers, url, suffix, secure);
+    match (&url.suffix, asker) {
+        (Some(suffix), Asker::Client { secure }) => coralize_location(&mut headers, url, suffix, secure),
+        (None, Asker::Client { .. }) => {}
+        (_, Asker::Node { came }) => {
+            // When its request came and not now: that node knows when it has asked, and not how long the answer was waited for. Rounded
+            // up, as what was purged is not to look newer than it is.
+            let millis = came.duration_since(object.validity.sent()).unwrap_or_default().as_millis() + 1;
+            headers.insert(ORIGIN_AGE, u64::try_from(millis).unwrap_or(u64::MAX).into());
+        }
     }
     let asked_for = matches!(method, &Method::GET | &Method::HEAD);
     // RFC 9110 §13.2.2: whether it has changed is asked before which part of it is wanted.
@@ -313,7 +323,7 @@ fn respond(status: StatusCode, headers: HeaderMap, body: ReplyBody) -> Response<
 
 fn not_modified_reply(headers: &HeaderMap) -> Response<ReplyBody> {
     let mut kept = HeaderMap::new();
-    for name in IN_304.iter().chain(&[CACHE_STATUS, http::header::CONTENT_LOCATION]) {
+    for name in IN_304.iter().chain(&[CACHE_STATUS, ORIGIN_AGE, http::header::CONTENT_LOCATION]) {
         for value in headers.get_all(name) {
             kept.append(name, value.clone());
         }
@@ -336,6 +346,22 @@ fn unsatisfiable(mut headers: HeaderMap, length: u64) -> Response<ReplyBody> {
     }
     append(&mut headers, CONTENT_RANGE, &format!("bytes */{length}"));
     respond(StatusCode::RANGE_NOT_SATISFIABLE, headers, ReplyBody::whole(Bytes::new()))
+}
+
+/// The file by which the owner of a site purges, as its origin has it, and what became of it.
+pub(crate) fn of_owners_file(method: &Method, read: Read) -> Response<ReplyBody> {
+    let (status, said, text) = match read {
+        Read::Obeyed { text, lines, new } => (StatusCode::OK, format!("applied={new}, lines={lines}"), text),
+        Read::Refused { status, why } => (status, "refused".to_owned(), (why + "\n").into()),
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_LENGTH, text.len().into());
+    // Whatever the file holds is not to be taken for a page of the origin.
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    append(&mut headers, PURGE, &said);
+    respond(status, headers, ReplyBody::whole(if method == Method::HEAD { Bytes::new() } else { text }))
 }
 
 /// Sends the client to the coralized form of where the origin sends it (design §4.1).

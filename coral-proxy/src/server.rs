@@ -8,7 +8,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use coral_dsht::DshtHandle;
@@ -24,13 +24,14 @@ use crate::config::{Bandwidth, Config};
 use crate::connection::Connection;
 use crate::error::ProxyError;
 use crate::explain::Explanation;
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, Read};
 use crate::front::Front;
 use crate::hints::Clients;
 use crate::limits::{InHand, Limits};
 use crate::metrics::Metrics;
 use crate::pace::Line;
 use crate::popular::{Popular, Popularity};
+use crate::purge::{Moment, Pattern, PatternError, PurgedBy, owner};
 use crate::searches::Search;
 use crate::service::Service;
 use crate::trace::{TraceLog, Traces};
@@ -185,6 +186,7 @@ impl Proxy {
             log: OnceLock::new(),
             traces,
             popularity: Popularity::default(),
+            purged: OnceLock::new(),
             is_leaving: AtomicBool::new(false),
         };
         let has_left = watch::Sender::new(false);
@@ -257,6 +259,47 @@ impl Proxy {
             return Ok(Explanation::denied(&url));
         }
         Ok(self.service.fetcher.explain(&url).await)
+    }
+
+    /// What `text` is as a pattern: a URL, a prefix that ends in `*`, or the host of a site, plain or coralized.
+    pub fn pattern(&self, text: &str) -> Result<Pattern, PatternError> {
+        Pattern::parse(text, &self.service.names.load())
+    }
+
+    /// Purges `patterns`: what their origins sent until `time`, which is now if it lies in the future, is not used from now on.
+    /// It is written down when this returns, if there is a directory for that. How many were not purged so already.
+    ///
+    /// Whether whoever wants that may is for the caller to know; `by` says who it is, for log and metrics.
+    pub async fn purge(&self, patterns: &[Pattern], time: SystemTime, by: PurgedBy) -> usize {
+        let moment = Moment::at(time.min(SystemTime::now()));
+        let new = self.service.fetcher.purge(patterns.iter().map(|pattern| (pattern.clone(), moment)).collect()).await;
+        self.metrics.purged(by.as_str(), new);
+        new
+    }
+
+    /// Counts a purge that the caller has refused.
+    pub fn refused_purge(&self, by: PurgedBy) {
+        self.metrics.refused_purge(by.as_str());
+    }
+
+    /// From now on `watcher` is told each origin whose owner has purged something, when a client has opened his file here; one that
+    /// was set before stays. While it is full, such files are not obeyed.
+    pub fn watch_owners(&self, watcher: mpsc::Sender<String>) {
+        let _ = self.service.purged.set(watcher);
+    }
+
+    /// Asks `origin`, as another node's watcher was told it, what its owner has purged, and obeys that. How much was new; an error says
+    /// why it is not obeyed.
+    pub async fn reread_owner(&self, origin: &str) -> Result<usize, ProxyError> {
+        let names = self.service.names.load_full();
+        let url = CoralUrl::parse_absolute(&format!("{origin}{}", owner::PATH), &names)?;
+        if names.deny.covers(&url) {
+            return Err(ProxyError::Denied);
+        }
+        match self.service.fetcher.read_owner(&url, None).await? {
+            Read::Obeyed { new, .. } => Ok(new),
+            Read::Refused { why, .. } => Err(ProxyError::OriginProtocol(why.into())),
+        }
     }
 
     /// The last searches of the index for URLs that were not here, the latest first.
@@ -370,6 +413,7 @@ impl Proxy {
         if tokio::time::timeout(config.reference.withdraw, withdrawn).await.is_err() {
             tracing::warn!("not all references could be withdrawn in time; they lapse by themselves");
         }
+        self.service.fetcher.save_purges().await;
         self.service.fetcher.cache.close().await;
         Ok(())
     }

@@ -11,6 +11,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderMap, MAX_FORWARDS, TRANSFER_ENCOD
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::access::{self, Access, AccessLog, Logged, RequestId};
@@ -27,7 +28,8 @@ use crate::metrics::RequestLabels;
 use crate::pace::Line;
 use crate::policy::CacheControl;
 use crate::popular::Popularity;
-use crate::reply::{Locations, ReplyBody, UnderWay, of_error, of_home, of_object, of_options};
+use crate::purge::owner;
+use crate::reply::{Asker, ReplyBody, UnderWay, of_error, of_home, of_object, of_options, of_owners_file};
 use crate::trace::{Open, Step, TRACE, Traces};
 use crate::url::{CoralUrl, Names, UrlError};
 
@@ -46,6 +48,8 @@ pub(crate) struct Service {
     pub(crate) popularity: Popularity,
     /// Whether another process has taken over: each connection ends with its next response, and none before.
     pub(crate) is_leaving: AtomicBool,
+    /// Where it is told which origin's owner has purged something, for other nodes.
+    pub(crate) purged: OnceLock<mpsc::Sender<String>>,
 }
 
 /// Who asks.
@@ -202,14 +206,17 @@ impl Service {
         if is_loop {
             return Err(ProxyError::Loop);
         }
-        let found = self.fetcher.cache.find(url.key(), &head.headers).await;
+        if owner::is_path(&url.target) && head.method != Method::OPTIONS {
+            return Box::pin(self.owners_file(caller, &head.method, &url, from_peer)).await;
+        }
+        let found = self.fetcher.find(&url, &head.headers).await;
         if let Err(error) = self.check_share(caller.line, &url, from_peer) {
             let said = found.object.as_ref().and_then(|object| control(&object.headers));
             return said.filter(|_| !from_peer).and_then(|_| Outcome::home(&url)).ok_or(error);
         }
-        let now = SystemTime::now();
-        let (served, now) = match self.fetcher.hit(&head.method, &found, now) {
-            Some(hit) => (hit, now),
+        let came = SystemTime::now();
+        let (served, now) = match self.fetcher.hit(&head.method, &found, came) {
+            Some(hit) => (hit, came),
             None => {
                 // A fetch goes on without its client, and so has all of it for itself.
                 let control = CacheControl::of(&head.headers);
@@ -228,7 +235,7 @@ impl Service {
                     interim,
                 };
                 // Boxed, as what most requests do not need makes the future large that each of them moves about.
-                let served = Box::pin(self.fetcher.serve(wanted, found, now)).await?;
+                let served = Box::pin(self.fetcher.serve(wanted, found, came)).await?;
                 (served, SystemTime::now())
             }
         };
@@ -239,9 +246,8 @@ impl Service {
             return Ok(home);
         }
         let word = served.status.word();
-        // Another node coralizes for its own client.
-        let location = if from_peer { Locations::AsTheyAre } else { Locations::Coralized { secure: caller.is_secure } };
-        let response = of_object(&head.method, &head.headers, &url, served, location, now);
+        let asker = if from_peer { Asker::Node { came } } else { Asker::Client { secure: caller.is_secure } };
+        let response = of_object(&head.method, &head.headers, &url, served, asker, now);
         Ok(Outcome { response, word, error: None })
     }
 
@@ -258,6 +264,22 @@ impl Service {
         };
         caller.line.own();
         Some(Outcome { response, word: "own", error: None })
+    }
+
+    /// Asks the origin what its owner has purged, shows it, and what became of it. That is never in the cache, here or elsewhere.
+    async fn owners_file(
+        &self,
+        caller: &Caller<'_>,
+        method: &Method,
+        url: &CoralUrl,
+        from_peer: bool,
+    ) -> Result<Outcome, ProxyError> {
+        if from_peer {
+            return Err(ProxyError::NotCached);
+        }
+        caller.line.own();
+        let response = of_owners_file(method, self.fetcher.read_owner(url, self.purged.get()).await?);
+        Ok(Outcome { response, word: "own", error: None })
     }
 
     /// Counts what was asked for among what is popular. A few requests come here, and what they ask for is read once more.
@@ -412,6 +434,7 @@ mod tests {
             traces: Traces::default(),
             popularity: Popularity::default(),
             is_leaving: AtomicBool::new(false),
+            purged: OnceLock::new(),
         }
     }
 

@@ -15,6 +15,7 @@ mod deny;
 mod names;
 
 pub use deny::{DenyList, DenyListError};
+pub(crate) use names::registrable;
 pub use names::{Names, Passes, Site, Suffix};
 
 /// The longest URL in bytes that is read. Browsers stop far below it.
@@ -186,9 +187,24 @@ impl CoralUrl {
         text
     }
 
+    /// The host that stands for the origin in the canonical URL.
+    pub(crate) fn host(&self) -> &str {
+        &self.name.host
+    }
+
+    /// What stands for the origin in the canonical URL.
+    pub(crate) fn name(&self) -> &Origin {
+        &self.name
+    }
+
+    /// Another one of the same origin.
+    pub(crate) fn at(&self, target: &str) -> Result<Self, UrlError> {
+        Ok(Self { target: canonical_target(&self.name, target)?, ..self.clone() })
+    }
+
     /// The domain that a share of bandwidth belongs to: see [`names::registrable`].
     pub(crate) fn domain(&self) -> &str {
-        names::registrable(&self.name.host)
+        registrable(&self.name.host)
     }
 
     /// The key under which the index holds references to nodes that have this URL.
@@ -387,7 +403,7 @@ fn parse_url(text: &str) -> Result<Url, UrlError> {
 }
 
 /// Lower case, IDNs in their ASCII form, no trailing dot; labels of letters, digits, hyphens and underscores only.
-fn canonical_host(text: &str) -> Result<String, UrlError> {
+pub(crate) fn canonical_host(text: &str) -> Result<String, UrlError> {
     let text = text.strip_suffix('.').unwrap_or(text);
     if text.is_empty() || text.len() > 1024 {
         return Err(UrlError::BadHost);

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::node::Addresses;
 use crate::page::Page;
+use crate::purge::Purger;
 
 /// How long the index may take to tell of itself: its task answers between two datagrams.
 const SNAPSHOT: Duration = Duration::from_secs(2);
@@ -37,6 +38,8 @@ pub struct Shared {
     pub proxy: Option<Proxy>,
     /// The node's own page.
     pub(crate) page: Arc<Page>,
+    /// What purges.
+    pub(crate) purger: Arc<Purger>,
     /// Held by who has the node walk for a map.
     pub(crate) walk: Semaphore,
     /// The counters of the crates.
@@ -48,7 +51,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn config(&self) -> RwLockReadGuard<'_, Config> {
+    pub(super) fn config(&self) -> RwLockReadGuard<'_, Config> {
         self.config.read().unwrap_or_else(PoisonError::into_inner)
     }
 

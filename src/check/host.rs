@@ -106,6 +106,19 @@ pub(super) fn files(config: &Config) -> Vec<Finding> {
             Err(e) => Finding::bad("DNSSEC", format!("{}: {e}", path.display()), "`coral dnssec-key` makes a key"),
         });
     }
+    if let Some(path) = &config.purge.key {
+        findings.push(match crate::purge::key::Key::read(path) {
+            Ok(_) => Finding::good("purges", format!("{} is a key", path.display())),
+            Err(e) => Finding::bad("purges", format!("{e:#}"), "`coral purge-key` makes a key"),
+        });
+    }
+    if let Some(path) = &config.admin.token {
+        // A node runs without one.
+        findings.push(match crate::admin::token(path) {
+            Ok(_) => Finding::good("purges", format!("{} holds a token", path.display())),
+            Err(e) => Finding::doubtful("purges", format!("{e:#}"), "nobody can purge here until it is mended"),
+        });
+    }
     findings
 }
 

@@ -113,6 +113,7 @@ impl Config {
             dns,
             proxy: section(table.remove("proxy"))?,
             admin: plain(table.remove("admin"))?,
+            purge: plain(table.remove("purge"))?,
             page: plain(table.remove("page"))?,
             log: plain(table.remove("log"))?,
         })

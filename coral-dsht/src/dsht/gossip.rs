@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::news::Spread;
+use super::news::{Offered, Spread};
 use super::rpc::{Owner, Pending};
 use super::serve::some_of;
 use super::{Dsht, Output};
@@ -101,11 +101,13 @@ impl Dsht {
     }
 
     fn fetched(&mut self, now: Instant, peer: &Peer, id: Id, age: Duration, message: Arc<[u8]>) {
-        if self.news.fetched(now, peer, &id, age, &message) {
-            self.stats.announcements_heard += 1;
-            self.outputs.push_back(Output::Announced { id, message, age });
-        } else {
-            self.stats.announcements_refused += 1;
+        match self.news.fetched(now, peer, &id, age, &message) {
+            Offered::Wanted => {
+                self.stats.announcements_heard += 1;
+                self.outputs.push_back(Output::Announced { id, message, age });
+            }
+            Offered::Known => {}
+            Offered::Refused => self.stats.announcements_refused += 1,
         }
     }
 

@@ -83,14 +83,14 @@ struct CatchingUp {
     is_asked: bool,
 }
 
-/// What has become of an offer.
+/// What becomes of an offer, or of an announcement that has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Offered {
     /// It is here, or has been.
     Known,
-    /// It will be fetched.
+    /// It will be fetched; or the application is to hear of it.
     Wanted,
-    /// There is no room for it, or nobody wants to hear.
+    /// There is no room for it, nobody wants to hear, or it is something else than was offered.
     Refused,
 }
 
@@ -201,24 +201,31 @@ impl News {
         }
     }
 
-    /// `peer` has answered a fetch with this. Whether the application is to hear of it: it is what was asked for, new, and
-    /// the network of `peer` has not brought too many lately.
-    pub(crate) fn fetched(&mut self, now: Instant, peer: &Peer, id: &Id, age: Duration, message: &Arc<[u8]>) -> bool {
+    /// `peer` has answered a fetch with this. It is wanted if it is what was asked for, new, and the network of `peer` has
+    /// not brought too many lately.
+    pub(crate) fn fetched(
+        &mut self,
+        now: Instant,
+        peer: &Peer,
+        id: &Id,
+        age: Duration,
+        message: &Arc<[u8]>,
+    ) -> Offered {
         if Id::of_announcement(message) != *id {
             self.failed(id, peer);
-            return false;
+            return Offered::Refused;
         }
         let Some(wanted) = self.wanted.remove(id) else {
-            return false;
+            return Offered::Known;
         };
         if !self.rates.admit(ALLOWANCE, now, peer.addr.ip()) {
-            return false;
+            return Offered::Refused;
         }
         let asked = wanted.asked.iter().map(|asked| asked.peer.id);
         let known_to = asked.chain(wanted.sources.iter().map(|peer| peer.id)).collect();
         let from = network_of(peer);
         self.undecided.insert(*id, Undecided { message: Arc::clone(message), age, since: now, from, known_to });
-        true
+        Offered::Wanted
     }
 
     /// `peer` does not have what it has offered, or is gone. If nobody else has offered it, it is given up.
@@ -508,7 +515,7 @@ mod tests {
     fn bring(news: &mut News, now: Instant, peer: Peer, number: u32, age: Duration) -> bool {
         news.offered(now, peer, id(number)) == Offered::Wanted
             && fetches(news, now) == [(id(number), peer)]
-            && news.fetched(now, &peer, &id(number), age, &message(number))
+            && news.fetched(now, &peer, &id(number), age, &message(number)) == Offered::Wanted
     }
 
     #[test]
@@ -521,10 +528,12 @@ mod tests {
         // Who is late is waited for, beside the next one; what is not what was offered is as nothing.
         news.late(&id(1), &peer(1, 1));
         assert_eq!(fetches(&mut news, at(1)), [(id(1), peer(2, 1))]);
-        assert!(!news.fetched(at(2), &peer(2, 1), &id(1), Duration::ZERO, &message(2)));
+        let mut come = |at, peer, number| news.fetched(at, &peer, &id(1), Duration::ZERO, &message(number));
+        assert_eq!(come(at(2), peer(2, 1), 2), Offered::Refused);
         assert_eq!(fetches(&mut news, at(2)), [(id(1), peer(3, 1))]);
-        assert!(news.fetched(at(3), &peer(1, 1), &id(1), Duration::ZERO, &message(1)));
-        assert!(!news.fetched(at(4), &peer(3, 1), &id(1), Duration::ZERO, &message(1)), "it is here");
+        let mut come = |at, peer, number| news.fetched(at, &peer, &id(1), Duration::ZERO, &message(number));
+        assert_eq!(come(at(3), peer(1, 1), 1), Offered::Wanted);
+        assert_eq!(come(at(4), peer(3, 1), 1), Offered::Known);
         assert_eq!(news.offered(at(4), peer(4, 1), id(1)), Offered::Known);
         // Whoever has it, or said so, need not be told.
         let known_to = news.pass_on(at(5), &id(1), HOUR).unwrap().known_to;

@@ -199,7 +199,7 @@ impl Disk {
         self.handle.shared.read(variant, keep)
     }
 
-    /// Takes an object out whose body cannot be read.
+    /// Takes an object out whose body cannot be read, or that was purged.
     pub(crate) fn drop_damaged(&self, variant: &Key) {
         let shared = &self.handle.shared;
         let mut index = shared.index_mut();

@@ -15,12 +15,14 @@ use crate::cache::Object;
 use crate::digest::{Check, Hashing};
 use crate::error::ProxyError;
 use crate::stamp::{Judgement, Stamp, Words};
+use crate::url::CoralUrl;
 use crate::version::Version;
 
 /// What becomes of a body when it has come to its end.
 #[derive(Debug)]
 pub(super) struct Ending<'a> {
     fetcher: &'a Fetcher,
+    url: &'a CoralUrl,
     object: &'a Arc<Object>,
     /// The node it comes from, if it is not the origin.
     peer: Option<SocketAddr>,
@@ -38,10 +40,10 @@ pub(super) struct Ending<'a> {
 }
 
 impl<'a> Ending<'a> {
-    /// That of the body of `object`, from `peer` or from the origin, which is then stored if it `keeps`.
+    /// That of the body of `object`, which is that of `url`, from `peer` or from the origin, and which is then stored if it `keeps`.
     pub(super) fn new(
         fetcher: &'a Fetcher,
-        object: &'a Arc<Object>,
+        (url, object): (&'a CoralUrl, &'a Arc<Object>),
         peer: Option<SocketAddr>,
         words: Words,
         keeps: bool,
@@ -52,7 +54,7 @@ impl<'a> Ending<'a> {
         let is_told = keeps && !object.is_kept_alone() && version(object, object.body.length().unwrap_or(0)).is_some();
         let hashing = Hashing::new(check, is_told);
         let judgement = Judgement::Agreed;
-        Self { fetcher, object, peer, words, keeps, is_told, hashing, stamp: None, judgement, is_stored: false }
+        Self { fetcher, url, object, peer, words, keeps, is_told, hashing, stamp: None, judgement, is_stored: false }
     }
 
     /// Takes in the next bytes.
@@ -81,8 +83,9 @@ impl<'a> Ending<'a> {
 
     /// Stores the object, whose body is whole now.
     pub(super) fn store(&mut self) {
-        // It may have outgrown its place meanwhile.
-        if self.keeps && !self.object.body.is_window() && self.judgement == Judgement::Agreed {
+        // It may have outgrown its place meanwhile, or have been purged.
+        let is_of_use = !self.object.body.is_window() && !self.fetcher.is_purged(self.url, self.object.validity.sent());
+        if self.keeps && is_of_use && self.judgement == Judgement::Agreed {
             if !self.object.is_kept_alone() {
                 self.fetcher.references.stamped(self.object.key, self.stamp);
             }

@@ -159,9 +159,12 @@ impl Fetch {
             Some(claim) => Search::Claim(claim, self.lead.chain()),
             None => Search::Get,
         };
-        let fits = |answer: &Answer| match &self.what {
-            What::Slice(slice) => slice.fits(answer),
-            What::Whole | What::Part(_) => true,
+        let fits = |answer: &Answer| {
+            let is_of_use = match &self.what {
+                What::Slice(slice) => slice.fits(answer),
+                What::Whole | What::Part(_) => true,
+            };
+            is_of_use && !fetcher.is_purged_answer(url, answer)
         };
         let is_claimed = key.is_some() && self.lead.can_be_joined();
         let inquiry = Inquiry { method: &Method::GET, url, headers: &headers, fits: &fits };
@@ -209,14 +212,20 @@ impl Fetch {
     /// What is wrong with an answer in place of which `stale` is better served.
     pub(super) fn failure(&self, status: StatusCode, stale: &Object) -> Option<ProxyError> {
         let fails = self.fetcher.origins.is_failure(&self.wanted.url, status);
-        let may_stand_in = fails && stale.validity.may_stand_in(SystemTime::now());
+        let may_stand_in = fails && self.may_stand_in(stale);
         may_stand_in.then(|| ProxyError::OriginProtocol(format!("it answered {status}").into()))
+    }
+
+    /// Whether a stale copy may be served in place of an origin that fails.
+    fn may_stand_in(&self, stale: &Object) -> bool {
+        let is_purged = self.fetcher.is_purged(&self.wanted.url, stale.validity.sent());
+        !is_purged && stale.validity.may_stand_in(SystemTime::now())
     }
 
     pub(super) fn failed(self, error: ProxyError) {
         let cache = &self.fetcher.cache;
         cache.fail(self.wanted.url.key(), error.clone());
-        match self.stale.clone().filter(|stale| stale.validity.may_stand_in(SystemTime::now())) {
+        match self.stale.clone().filter(|stale| self.may_stand_in(stale)) {
             Some(stale) => self.tell(stale, How::Stale(None), true, false),
             None => self.lead.tell(Stage::Head(Err(error))),
         }
@@ -352,7 +361,7 @@ impl Fetch {
         let rest = version_of(&object).map(|version| Rest::of(version, asked_with, shared, claim));
         let length = object.body.length();
         let sources = Sources::new(&fetcher, answer.body, peer, length, rest);
-        let mut ending = Ending::new(&fetcher, &object, peer, words, stored);
+        let mut ending = Ending::new(&fetcher, (&self.wanted.url, &object), peer, words, stored);
         let delivered = matches!(how, How::New(Source::Peer(_)) | How::Replaced(Source::Peer(_)));
         let mut doubt = match peer.filter(|_| delivered && shared) {
             Some(peer) => fetcher.doubt(&object, peer, asked_with),

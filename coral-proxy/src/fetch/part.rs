@@ -30,13 +30,13 @@ impl Fetcher {
         variant: Key,
         now: SystemTime,
     ) -> Option<Served> {
-        if let Some(object) = self.cache.part(&variant).filter(|object| object.validity.is_fresh(now))
+        if let Some(object) = self.find_part(&wanted.url, &variant).filter(|object| object.validity.is_fresh(now))
             && has_range(&object, &wanted.headers, range)
         {
             return Served::new(object, CacheStatus::Hit);
         }
         let number = self.slice_with(range, &variant)?;
-        let object = self.cache.find_slice(wanted.url.key(), number, &wanted.headers).await.object?;
+        let object = self.find_slice(&wanted.url, number, &wanted.headers).await.object?;
         let latest = self.cache.version(&variant);
         let is_latest = latest.is_none_or(|latest| version_of(&object).is_some_and(|of| of.is_same(&latest)));
         let serves = is_latest && object.validity.is_fresh(now) && has_range(&object, &wanted.headers, range);
@@ -60,7 +60,7 @@ impl Fetcher {
         };
         let mut lead = Lead::alone();
         if !self.cache.is_passed(&wanted.url.key()) && may_share(&wanted) {
-            match self.coalesce.join(Id::hash(&[b"range", variant.as_bytes(), range.as_bytes()])) {
+            match self.join(&wanted.url, Id::hash(&[b"range", variant.as_bytes(), range.as_bytes()])) {
                 Joined::Leader(first) => lead = first,
                 Joined::Follower(fetch) => {
                     self.metrics.coalesced.inc();

@@ -144,7 +144,7 @@ impl Fetcher {
             return Ok(None);
         };
         // What is under way, too slowly, and has no more than a slice would be fetched once more.
-        let is_small = match self.coalesce.under_way(&variant) {
+        let is_small = match self.under_way(&wanted.url, &variant) {
             Some(fetch) => {
                 let length = fetch.head().await.ok().and_then(|fetched| fetched.object.body.length());
                 length.is_some_and(|length| length <= SLICE_BYTES)
@@ -198,7 +198,7 @@ impl Request {
             version.as_ref().is_none_or(|version| version_of(object).is_some_and(|of| of.is_same(version)))
         };
         let here = async || {
-            let mut found = cache.find_slice(key, number, &wanted.headers).await;
+            let mut found = fetcher.find_slice(&wanted.url, number, &wanted.headers).await;
             found.object = found.object.filter(|object| fits(object));
             found
         };
@@ -216,7 +216,7 @@ impl Request {
                 None => Err(ProxyError::FailedLately(error.to_string().into(), Arc::new(error))),
             };
         }
-        let lead = match fetcher.coalesce.join(found.variant) {
+        let lead = match fetcher.join(&wanted.url, found.variant) {
             Joined::Leader(lead) => lead,
             Joined::Follower(fetch) => {
                 fetcher.metrics.coalesced.inc();

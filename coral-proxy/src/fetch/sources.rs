@@ -186,7 +186,7 @@ impl Rest<'_> {
             method: &Method::GET,
             url,
             headers: &headers,
-            fits: &|answer| rest_in(version, answer, so_far).is_some(),
+            fits: &|answer| rest_in(version, answer, so_far).is_some() && !fetcher.is_purged_answer(url, answer),
         };
         let search = match &mut self.claim {
             Some((reference, lead)) => Search::Claim(reference, lead.chain()),

@@ -50,15 +50,24 @@ pub(super) fn parse(text: &str) -> Option<SystemTime> {
     };
     let mut parts = time.split(':').map(|part| digits(part, 2));
     let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
-    // The 60th is a leap second.
-    let exists = parts.next().is_none() && hour < 24 && minute < 60 && second <= 60;
-    if !exists || !(1..=days_of(year, month)).contains(&day) {
+    if parts.next().is_some() || !exists([year, month, day], [hour, minute, second]) {
         return None;
     }
-    let Some(days) = days_since_1970(year, month, day) else {
-        return Some(SystemTime::UNIX_EPOCH);
-    };
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(((days * 24 + hour) * 60 + minute) * 60 + second))
+    let seconds = seconds_since_1970([year, month, day], [hour, minute, second]).unwrap_or_default();
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+/// The seconds from 1970 to a date (year, month, day) and time (hour, minute, second); `None` if it does not exist, or is before.
+pub(crate) fn seconds_since_1970(date: [u64; 3], time: [u64; 3]) -> Option<u64> {
+    let ([year, month, day], [hour, minute, second]) = (date, time);
+    let days = exists(date, time).then(|| days_since_1970(year, month, day))??;
+    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
+}
+
+fn exists([year, month, day]: [u64; 3], [hour, minute, second]: [u64; 3]) -> bool {
+    let is_day = (1..=12).contains(&month) && (1..=days_of(year, month)).contains(&day);
+    // The 60th is a leap second.
+    is_day && hour < 24 && minute < 60 && second <= 60
 }
 
 fn is_short(weekday: &str) -> bool {

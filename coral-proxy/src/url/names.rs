@@ -76,7 +76,7 @@ impl fmt::Display for Suffix {
 /// them that was current when the library was published.
 ///
 /// Anybody can have any number of names below his own, so a host name is no owner.
-pub(super) fn registrable(host: &str) -> &str {
+pub(crate) fn registrable(host: &str) -> &str {
     // The list takes the last labels of an address for a domain.
     if host.parse::<std::net::Ipv4Addr>().is_ok() {
         return host;

@@ -177,7 +177,7 @@ proptest! {
 
 #[test]
 fn names_of_one_owner_are_one_domain() {
-    let domain = names::registrable;
+    let domain = registrable;
     assert_eq!(domain("www.x.com"), "x.com");
     assert_eq!(domain("a.b.c.x.com"), "x.com");
     assert_eq!(domain("x.com"), "x.com");

@@ -1,7 +1,7 @@
 //! The head of an object as bytes, and back: the one place that knows what of an object goes to disk.
 //!
-//! A field more in [`Object`] or [`Validity`] is a line in [`encode`] and one in [`decode`], and [`VERSION`] plus one. Heads
-//! of another version are not read: what they stand for is fetched again.
+//! A field more in [`Object`] is a line in [`encode`] and one in [`decode`], and [`VERSION`] plus one. Heads
+//! of another version are not read: what they stand for is fetched again. A [`Validity`] has its own numbers, and counts them.
 
 use std::sync::Arc;
 
