@@ -33,9 +33,9 @@ pub enum Command {
     /// Print the coralized form of a URL.
     #[command(after_help = URL_HELP)]
     Url(UrlArgs),
-    /// Ask a running node where it would look for a URL, and show each hop of the search.
+    /// Ask a running node whom the index names for a URL.
     #[command(after_help = LOOKUP_HELP)]
-    Lookup(LookupArgs),
+    Lookup(SearchArgs),
     /// Ask a running node what becomes of the next request for a URL, and why: each rule, its field and its section.
     #[command(after_help = EXPLAIN_HELP)]
     Explain(LookupArgs),
@@ -180,6 +180,17 @@ pub struct UrlArgs {
     /// The zone to coralize under.
     #[arg(long, value_name = "ZONE", default_value = "nyud.net")]
     pub suffix: Suffix,
+}
+
+/// Of `coral lookup`.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// What to look up, and where.
+    #[command(flatten)]
+    pub lookup: LookupArgs,
+    /// Show each hop of the search as well: which node was asked, how far it is from the key and from here, and what it said.
+    #[arg(long)]
+    pub trace: bool,
 }
 
 /// Of `coral lookup` and `coral explain`.
@@ -338,7 +349,7 @@ Examples:
 const LOOKUP_HELP: &str = "\
 Examples:
   coral lookup http://www.example.com/page.html
-  coral lookup http://www.example.com.nyud.net/ --admin 127.0.0.1:4161";
+  coral lookup --trace http://www.example.com.nyud.net/ --admin 127.0.0.1:4161";
 
 const EXPLAIN_HELP: &str = "\
 It asks the node, which asks the index, and nobody asks the origin.

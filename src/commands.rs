@@ -12,7 +12,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::cli::{
     DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, PurgeArgs, PurgeKeyArgs, RunArgs,
-    StatusArgs, UrlArgs,
+    SearchArgs, StatusArgs, UrlArgs,
 };
 use crate::config::{Config, Override};
 use crate::logging::Lines;
@@ -150,9 +150,10 @@ pub(crate) fn with_scheme(url: &str) -> String {
 }
 
 /// `coral lookup`.
-pub fn lookup(args: &LookupArgs) -> anyhow::Result<bool> {
-    let path = format!("/lookup?url={}", admin::escaped(&with_scheme(&args.url)));
-    print_answer(args.admin, &path, args.json, tables::lookup)
+pub fn lookup(args: &SearchArgs) -> anyhow::Result<bool> {
+    let SearchArgs { lookup, trace } = args;
+    let path = format!("/lookup?url={}", admin::escaped(&with_scheme(&lookup.url)));
+    print_answer(lookup.admin, &path, lookup.json, if *trace { tables::trace } else { tables::lookup })
 }
 
 /// `coral explain`.

@@ -65,9 +65,19 @@ pub(crate) fn status(status: &Json) -> String {
     page
 }
 
-/// `/lookup`: each hop, then what was found.
+/// `/lookup`: what was found, and by how many hops.
 pub(crate) fn lookup(lookup: &Json) -> String {
-    let mut page = format!("{} has the key {}\n", word(&lookup["url"]), word(&lookup["key"]));
+    let asked = match items(&lookup["hops"]).len() {
+        0 => "no node was asked".to_owned(),
+        1 => "one node was asked".to_owned(),
+        hops => format!("{hops} nodes were asked"),
+    };
+    format!("{}; {asked}\n{}", head(lookup), found(lookup))
+}
+
+/// The same with each hop.
+pub(crate) fn trace(lookup: &Json) -> String {
+    let mut page = head(lookup) + "\n";
     let mut hops = table(&["hop", "level", "node", "address", "distance", "RTT", "answer"], &[0, 5]);
     for (number, hop) in items(&lookup["hops"]).iter().enumerate() {
         hops.add_row([
@@ -82,6 +92,10 @@ pub(crate) fn lookup(lookup: &Json) -> String {
     }
     page += &titled("the search", &hops);
     page + "\n" + &found(lookup)
+}
+
+fn head(lookup: &Json) -> String {
+    format!("{} has the key {}", word(&lookup["url"]), word(&lookup["key"]))
 }
 
 /// Whom the index names.
