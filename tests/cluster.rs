@@ -125,7 +125,7 @@ async fn a_node_that_stops_withdraws_its_references_and_leaves_no_address_behind
     let ending = gone.stop().await;
     assert!(ending.is_clean(), "{ending}");
     let parts: Vec<&str> = ending.parts.iter().map(|part| part.name).collect();
-    assert_eq!(parts, ["page", "cache", "nameserver", "index", "admin address"]);
+    assert_eq!(parts, ["page", "cache", "nameserver", "purges", "index", "admin address"]);
 
     let left = cluster.nodes[0].dsht().get(key, Levels::ALL).await.unwrap();
     assert_eq!(left.values, []);
@@ -343,6 +343,6 @@ async fn parts_that_are_off_are_not_started() {
     assert_eq!((dns, proxy, admin), (None, None, None));
     assert_eq!(node.me().services, coral_dsht::Services::NONE);
     let ending = node.stop().await;
-    assert_eq!(ending.parts.len(), 1);
+    assert_eq!(ending.parts.len(), 2, "the index, and what it is told of purges");
     assert!(ending.is_clean(), "{ending}");
 }

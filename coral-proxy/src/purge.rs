@@ -10,6 +10,7 @@ pub mod owner;
 pub(crate) mod rules;
 
 use std::fmt;
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use tokio::time::{Instant, sleep_until};
 
 use crate::metrics::Metrics;
 use crate::url::{CoralUrl, Names, UrlError, canonical_host};
@@ -190,10 +192,21 @@ pub(crate) struct Purges {
     changes: Mutex<u64>,
     /// Where they are kept, if anywhere.
     file: Option<PathBuf>,
-    /// The change up to which they are there.
-    saved: tokio::sync::Mutex<u64>,
+    saved: tokio::sync::Mutex<Saved>,
     metrics: Metrics,
 }
+
+/// What is in the file.
+#[derive(Debug)]
+struct Saved {
+    /// The change up to which it is there.
+    change: u64,
+    /// When it may be written again: many purges are not to keep the disk from all else.
+    again: Instant,
+}
+
+/// So many times as long as it took to write the file, it is not written again.
+const REST: u32 = 4;
 
 impl Purges {
     /// Those that `file` has. If it cannot be read, all that was stored before `now` counts as purged.
@@ -213,7 +226,7 @@ impl Purges {
             rules: ArcSwap::from_pointee(rules),
             changes: Mutex::new(0),
             file,
-            saved: tokio::sync::Mutex::new(0),
+            saved: tokio::sync::Mutex::new(Saved { change: 0, again: Instant::now() }),
             metrics,
         }
     }
@@ -257,18 +270,21 @@ impl Purges {
         let Some(path) = self.file.clone() else {
             return;
         };
+        let wanted = *self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut saved = self.saved.lock().await;
+        if saved.change >= wanted {
+            return;
+        }
+        sleep_until(saved.again).await;
         let (change, rules) = {
             let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
             (*changes, self.rules.load_full())
         };
-        if *saved == change {
-            return;
-        }
-        let shown = path.display().to_string();
+        let (shown, began) = (path.display().to_string(), Instant::now());
         let written = tokio::task::spawn_blocking(move || file::write(&path, &rules)).await;
-        match written.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {
-            Ok(()) => *saved = change,
+        saved.again = Instant::now() + REST * began.elapsed();
+        match written.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+            Ok(()) => saved.change = change,
             Err(error) => {
                 tracing::warn!(path = shown, %error, "purges cannot be written: after a restart, what they purged is served again");
             }

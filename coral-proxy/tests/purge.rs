@@ -102,6 +102,20 @@ async fn a_purged_copy_neither_stands_in_nor_is_asked_about() {
 }
 
 #[tokio::test]
+async fn nor_does_it_stand_in_if_it_is_purged_while_it_is_asked_about() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let stale = "HTTP/1.1 200 OK\ncache-control: max-age=40\nage: 100\netag: \"a\"";
+    origin.text("/page", stale, "old").on("/page", vec![Step::Wait(gate.clone()), Step::Close]);
+    let node = Node::start(&MemoryNetwork::new(), &origin).await;
+    assert_eq!(body(&node, "/page").await, "old");
+    let asked = tokio::spawn(get(node.addr, HOST, "/page"));
+    until(async || origin.count("/page") == 2).await;
+    purge(&node, HOST).await;
+    gate.open();
+    assert_eq!(asked.await.unwrap().status, 502);
+}
+
+#[tokio::test]
 async fn that_an_origin_failed_is_forgotten_with_the_copy() {
     let origin = Origin::start().await;
     origin.on("/page", vec![Step::Close]).on("/page", vec![Step::Close]).text("/page", FRESH, "new");
