@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_lookup_shows_each_hop_and_then_the_references() {
-        let page = lookup(&json!({
+        let answer = json!({
             "url": "http://www.example.com/", "key": "00ff", "level": 2,
             "hops": [
                 {"level": 2, "peer": {"id": "0123456789abcdef", "addr": "192.0.2.1:4160"}, "distance": "00ff",
@@ -315,7 +315,13 @@ mod tests {
                  "rtt": null, "answer": {"kind": "timed-out"}},
             ],
             "references": ["192.0.2.3:80"],
-        }));
+        });
+        expect![[r#"
+            http://www.example.com/ has the key 00ff; 2 nodes were asked
+            found at L2; these nodes have it, or are fetching it:
+              http://192.0.2.3:80/
+        "#]]
+        .assert_eq(&lookup(&answer));
         expect![[r#"
             http://www.example.com/ has the key 00ff
 
@@ -330,7 +336,7 @@ mod tests {
             found at L2; these nodes have it, or are fetching it:
               http://192.0.2.3:80/
         "#]]
-        .assert_eq(&page);
+        .assert_eq(&trace(&answer));
     }
 
     #[test]
@@ -346,7 +352,7 @@ mod tests {
     fn an_answer_of_another_version_is_no_panic() {
         for strange in [json!(null), json!([]), json!({"clusters": 3, "cache": {"bytes": -1}, "neighbours": [{}]})] {
             assert!(status(&strange).contains("node"));
-            assert!(lookup(&strange).contains("no node is known"));
+            assert!(lookup(&strange).contains("no node is known") && trace(&strange).contains("no node is known"));
             assert!(map(&strange).contains("in reach"));
             assert!(explain(&strange).starts_with("- from -"));
         }
