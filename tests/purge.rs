@@ -204,27 +204,34 @@ async fn node(number: u8, first: Option<&Node>, directory: &Path, origin: &Origi
 async fn who_comes_back_with_an_old_copy_is_told_of_orders_and_of_owners() {
     let (files, directory) = (Files::new(), tempfile::tempdir().unwrap());
     let origin = origin(vec![page("/a"), page("/b"), owners_file("/b")]).await;
-    let first = node(1, None, directory.path(), &origin, &files).await;
-    let nodes = [first, node(2, None, directory.path(), &origin, &files).await];
+    let start = async |number, seed: Option<&Node>| node(number, seed, directory.path(), &origin, &files).await;
+    let first = start(1, None).await;
+    let second = start(2, Some(&first)).await;
+    let third = start(3, Some(&first)).await;
+    let nodes = [first, second, third];
+    together(&nodes).await.unwrap();
     for node in &nodes {
         for path in ["/a", "/b"] {
             assert_eq!(fetch(node.addresses().proxy.unwrap(), CORALIZED, path).await.status, 200);
         }
     }
-    let [first, second] = nodes;
-    assert!(second.stop().await.is_clean());
-    let admin = first.addresses().admin.unwrap();
-    assert!(purge(admin, files.path("token"), &["http://www.example.com/a"]).await.status.success());
+    let [first, second, third] = nodes;
+    assert!(third.stop().await.is_clean());
+    let admin = |node: &Node| node.addresses().admin.unwrap();
+    let output = purge(admin(&first), files.path("token"), &["http://www.example.com/a"]).await;
+    assert!(output.status.success());
     let opened = fetch(first.addresses().proxy.unwrap(), CORALIZED, OWNERS).await;
     assert_eq!(opened.status, 200, "{}", String::from_utf8_lossy(&opened.body));
-
-    let second = node(2, Some(&first), directory.path(), &origin, &files).await;
-    let nodes = [first, second];
-    together(&nodes).await.unwrap();
     for path in ["/a", "/b"] {
-        is_purged(nodes[1].addresses().admin.unwrap(), path).await;
+        is_purged(admin(&second), path).await;
     }
-    for node in nodes {
+    // Whoever has announced it is no more, so that another one has kept it.
+    assert!(first.stop().await.is_clean());
+    let third = start(3, Some(&second)).await;
+    for path in ["/a", "/b"] {
+        is_purged(admin(&third), path).await;
+    }
+    for node in [second, third] {
         assert!(node.stop().await.is_clean());
     }
 }
