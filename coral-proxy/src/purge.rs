@@ -2,7 +2,7 @@
 //!
 //! Objects are stored under hashes, so none can be found by its URL. A purge is a *rule* instead, which is asked about whatever
 //! is found: what its origin has sent before the time of the rule counts as absent. Rules do not expire, as an object may be
-//! fresh for a year; they are merged where they become many ([`rules`]), and survive a restart ([`file`]). Who may purge is not
+//! fresh for a year; they are merged where they become many (`rules`), and survive a restart (`file`). Who may purge is not
 //! decided here: for operators that is the caller's affair, for the owner of a site [`owner`]'s, in values, and `fetch/owner.rs`'s.
 
 pub(crate) mod file;
