@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use support::PATIENCE;
-use support::running::Running;
+use support::running::{Running, run};
 
 /// The parts of a body that the origin holds the rest of back.
 const HALF: usize = 100_000;
@@ -112,9 +112,11 @@ impl Browser {
 
 fn node(directory: &Path, origin: &Origin) -> Running {
     let file = directory.join("coral.toml");
+    std::fs::write(directory.join("token"), "a-token-for-tests-alone").unwrap();
     let text = format!(
-        "[dns]\nlisten = \"127.0.0.1:0\"\nrate = 0\n[admin]\nlisten = \"127.0.0.1:0\"\n[proxy]\n\
+        "[dns]\nlisten = \"127.0.0.1:0\"\nrate = 0\n[admin]\nlisten = \"127.0.0.1:0\"\ntoken = {:?}\n[proxy]\n\
          sites = [{{ host = \"www.example.com\", origin = \"http://{}\" }}]\n[proxy.disk]\npath = {:?}\n",
+        directory.join("token"),
         origin.addr,
         directory.join("store"),
     );
@@ -214,7 +216,7 @@ fn under_load_no_request_fails_and_what_is_under_way_ends_whole() {
     assert_eq!(origin.requests.load(Ordering::SeqCst), 2);
     assert_eq!(old.child.wait().unwrap().code(), Some(0), "it ends when its last response is sent");
 
-    let health = support::running::run(&["health", "--admin", &admin]);
+    let health = run(&["health", "--admin", &admin]);
     assert!(health.status.success());
     // And again: the new one is as good as the first.
     assert!(new.signal("-USR2"));
@@ -273,6 +275,27 @@ fn a_successor_that_cannot_start_changes_nothing() {
     let new = Successor::of(&node.line_with("has taken over"));
     assert_eq!(node.child.wait().unwrap().code(), Some(0));
     assert!(Browser::new(proxy).get("/hot").unwrap().contains("hit"));
+    assert!(new.signal("-TERM"));
+    wait_until("the new one has ended", || !new.signal("-0"));
+}
+
+#[test]
+fn what_was_purged_stays_purged() {
+    let (directory, origin) = (tempfile::tempdir().unwrap(), Origin::start());
+    let mut node = node(directory.path(), &origin);
+    let started = node.line_with("started: ");
+    let (proxy, admin) = (address(&started, "HTTP"), address(&started, "admin"));
+    assert!(Browser::new(proxy).get("/hot").unwrap().contains("fwd=uri-miss"));
+    wait_until("it is stored", || Browser::new(proxy).get("/hot").unwrap().contains("hit"));
+    let token = directory.path().join("token");
+    let purged = run(&["purge", "--here", "--admin", admin, "--token", token.to_str().unwrap(), "www.example.com"]);
+    assert!(purged.status.success(), "{}", support::running::stderr(&purged));
+
+    node.signal("-USR2");
+    let new = Successor::of(&node.line_with("has taken over"));
+    assert_eq!(node.child.wait().unwrap().code(), Some(0));
+    assert!(Browser::new(proxy).get("/hot").unwrap().contains("fwd=uri-miss"), "the origin is asked again");
+    assert_eq!(origin.requests.load(Ordering::SeqCst), 2);
     assert!(new.signal("-TERM"));
     wait_until("the new one has ended", || !new.signal("-0"));
 }

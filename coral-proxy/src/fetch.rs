@@ -208,9 +208,11 @@ impl Fetcher {
         }
     }
 
-    /// Writes down what was purged and is not yet.
-    pub(crate) async fn save_purges(&self) {
-        self.purges.save().await;
+    /// Writes down what is not yet on disk, and gives that free for another process.
+    pub(crate) async fn close(&self) {
+        // In this order, as the lock of the directory goes with the store.
+        self.purges.close().await;
+        self.cache.close().await;
     }
 
     /// The last searches of the index, the latest first.

@@ -203,6 +203,8 @@ struct Saved {
     change: u64,
     /// When it may be written again: many purges are not to keep the disk from all else.
     again: Instant,
+    /// Whether the file is another process's by now.
+    is_closed: bool,
 }
 
 /// So many times as long as it took to write the file, it is not written again.
@@ -226,7 +228,7 @@ impl Purges {
             rules: ArcSwap::from_pointee(rules),
             changes: Mutex::new(0),
             file,
-            saved: tokio::sync::Mutex::new(Saved { change: 0, again: Instant::now() }),
+            saved: tokio::sync::Mutex::new(Saved { change: 0, again: Instant::now(), is_closed: false }),
             metrics,
         }
     }
@@ -264,6 +266,12 @@ impl Purges {
         new
     }
 
+    /// The same for the last time: from then on the file is another process's, whose purges it has.
+    pub(crate) async fn close(&self) {
+        self.save().await;
+        self.saved.lock().await.is_closed = true;
+    }
+
     /// Returns when all that was applied before is in the file. One that cannot be written is left as it was, and tried
     /// again at the next change, and at the end.
     pub(crate) async fn save(&self) {
@@ -272,7 +280,7 @@ impl Purges {
         };
         let wanted = *self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut saved = self.saved.lock().await;
-        if saved.change >= wanted {
+        if saved.is_closed || saved.change >= wanted {
             return;
         }
         sleep_until(saved.again).await;

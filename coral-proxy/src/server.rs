@@ -397,7 +397,7 @@ impl Proxy {
         let is_leaving = self.service.is_leaving.load(Ordering::Relaxed);
         stop.send_replace(true);
         if is_leaving {
-            self.service.fetcher.cache.close().await;
+            self.service.fetcher.close().await;
             self.has_left.send_replace(true);
         }
         let drained = async { while connections.join_next().await.is_some() {} };
@@ -413,8 +413,7 @@ impl Proxy {
         if tokio::time::timeout(config.reference.withdraw, withdrawn).await.is_err() {
             tracing::warn!("not all references could be withdrawn in time; they lapse by themselves");
         }
-        self.service.fetcher.save_purges().await;
-        self.service.fetcher.cache.close().await;
+        self.service.fetcher.close().await;
         Ok(())
     }
 
