@@ -1,6 +1,6 @@
-//! The operator's address: `/metrics`, `/health`, `/status`, `/lookup`, `/explain`, `/purge` and the node's own page, over HTTP/1.1.
+//! The operator's address: `/metrics`, `/health`, `/status`, `/lookup`, `/explain`, `/map`, `/purge`, `/drain` and the node's own page, over HTTP/1.1.
 //!
-//! It asks for no password: it listens on loopback unless told otherwise, and it only ever reads, but for `/purge`, which wants a token. Each connection
+//! It asks for no password: it listens on loopback unless told otherwise, and it only ever reads, but for `/purge` and `/drain`, which want a token. Each connection
 //! carries one request, bounded in size and time, and there are few at a time. Events of the page alone last longer: how long,
 //! and for how many, `page` says.
 
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use coral_proxy::front::{PageBody, Visit};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,10 +27,11 @@ mod map;
 mod metrics;
 mod purge;
 mod status;
+mod token;
 
-pub(crate) use purge::token;
 pub use status::Shared;
 pub(crate) use status::{escaped, unescaped};
+pub(crate) use token::token;
 
 use crate::page::View;
 
@@ -115,10 +116,11 @@ async fn serve(stream: TcpStream, client: IpAddr, shared: Arc<Shared>) {
 }
 
 async fn answer(shared: &Shared, client: IpAddr, request: Request<Incoming>) -> Response<PageBody> {
-    if *request.method() == Method::POST && request.uri().path() == "/purge" {
-        return match is_meant(shared, &request) {
-            true => purge::purge(shared, request).await,
-            false => misdirected(),
+    if *request.method() == Method::POST && matches!(request.uri().path(), "/purge" | "/drain") {
+        return match request.uri().path() {
+            _ if !is_meant(shared, &request) => misdirected(),
+            "/purge" => purge::purge(shared, request).await,
+            _ => drain(shared, &request).await,
         };
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -153,6 +155,11 @@ async fn answer(shared: &Shared, client: IpAddr, request: Request<Incoming>) -> 
             Ok(map) => json(StatusCode::OK, &map),
             Err(e) => problem(StatusCode::SERVICE_UNAVAILABLE, &e),
         },
+        // For who looks at it in a browser.
+        "/map.svg" => match map::map(shared).await {
+            Ok(map) => reply(StatusCode::OK, "image/svg+xml", map.svg),
+            Err(e) => problem(StatusCode::SERVICE_UNAVAILABLE, &e),
+        },
         "/figures" => match shared.page.figures().await {
             Ok(figures) => json(StatusCode::OK, &figures),
             Err(e) => problem(StatusCode::SERVICE_UNAVAILABLE, &e),
@@ -164,6 +171,30 @@ async fn answer(shared: &Shared, client: IpAddr, request: Request<Incoming>) -> 
         },
         _ => text(StatusCode::NOT_FOUND, INDEX),
     }
+}
+
+/// Has the node leave its network, and then stop; says when.
+async fn drain(shared: &Shared, request: &Request<Incoming>) -> Response<PageBody> {
+    match token::check(shared, request.headers()) {
+        Ok(()) => {
+            let after = humantime::format_duration(shared.drain.begin().await).to_string();
+            json(StatusCode::OK, &serde_json::json!({ "stops_in": after }))
+        }
+        Err((status, error)) => {
+            tracing::warn!("that the node drain was refused at the admin address: {error:#}");
+            refusal(status, &error)
+        }
+    }
+}
+
+/// What who may not change anything is told.
+fn refusal(status: StatusCode, error: &anyhow::Error) -> Response<PageBody> {
+    let mut response = problem(status, error);
+    if status == StatusCode::UNAUTHORIZED {
+        // RFC 9110 §11.6.1.
+        response.headers_mut().insert(WWW_AUTHENTICATE, "Bearer".parse().expect("a header"));
+    }
+    response
 }
 
 fn misdirected() -> Response<PageBody> {
@@ -223,7 +254,9 @@ A node of CoralCDN. Here are:
   /status              clusters, neighbours, cache and traffic, as JSON
   /figures             what it does at this moment, as JSON
   /map                 the nodes that it can reach, as JSON and as a picture; takes some seconds
+  /map.svg             the picture alone
   /lookup?url=URL      where this node finds a URL in the index: each hop, and the references
   /explain?url=URL     what becomes of the next request for a URL: each rule, its field and its section
   /purge               to POST patterns to, a line each, with the token of `admin.token`: they are asked for again
+  /drain               to POST to, with that token: the node leaves its network, and then stops
 ";

@@ -45,6 +45,9 @@ pub enum Command {
     /// Have what is cached of a URL, a prefix or a site asked for again, at all nodes of the network.
     #[command(after_help = PURGE_HELP)]
     Purge(PurgeArgs),
+    /// Have a running node leave its network and then stop, without a visitor noticing.
+    #[command(after_help = DRAIN_HELP)]
+    Drain(DrainArgs),
     /// Make a key to sign purges with, unless there is one, and print what other nodes know it by.
     #[command(after_help = PURGE_KEY_HELP)]
     PurgeKey(PurgeKeyArgs),
@@ -251,6 +254,17 @@ pub struct PurgeArgs {
     pub json: bool,
 }
 
+/// Of `coral drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The admin address of the node.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4161")]
+    pub admin: SocketAddr,
+    /// The file with that node's token [key: admin.token].
+    #[arg(long, value_name = "FILE", default_value = "/etc/coral/admin.token")]
+    pub token: PathBuf,
+}
+
 /// Of `coral purge-key`.
 #[derive(Debug, Args)]
 pub struct PurgeKeyArgs {
@@ -374,6 +388,14 @@ Examples:
   coral purge http://www.example.com/page.html
   coral purge 'http://www.example.com/news/*' https://www.example.com/style.css
   coral purge www.example.com --token admin.token --here";
+
+const DRAIN_HELP: &str = "\
+It is named in no answer any more, serves who knows its address, and stops when what resolvers have been told before has run out.
+SIGUSR1 does the same, without a token.
+
+Examples:
+  coral drain
+  coral drain --admin 127.0.0.1:4161 --token admin.token";
 
 const PURGE_KEY_HELP: &str = "\
 Name the file at the node at which you purge (purge.key), and what is printed at all nodes (purge.operators).

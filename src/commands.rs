@@ -11,8 +11,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Sleep, sleep};
 
 use crate::cli::{
-    DnssecKeyArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, PurgeArgs, PurgeKeyArgs, RunArgs,
-    SearchArgs, StatusArgs, UrlArgs,
+    DnssecKeyArgs, DrainArgs, HealthArgs, KeyAlgorithm, LookupArgs, MapArgs, NodeArgs, PurgeArgs, PurgeKeyArgs,
+    RunArgs, SearchArgs, StatusArgs, UrlArgs,
 };
 use crate::config::{Config, Override};
 use crate::logging::Lines;
@@ -49,11 +49,7 @@ pub fn node(args: &RunArgs) -> anyhow::Result<bool> {
                 name = signals.next() => match name {
                     // Without a file there is nothing to read again: the terminal is gone.
                     HANGUP if args.config.is_some() => reload(&node, args),
-                    USER_1 => {
-                        let after = node.drain().await;
-                        tracing::info!("{USER_1}: draining: no name leads here any more; stopping in {after:?}");
-                        drained = Some(Box::pin(sleep(after)));
-                    }
+                    USER_1 => drop(node.drain().await),
                     USER_2 => match takeover::hand_over(node, &binary).await? {
                         Attempt::Done(leaving, process) => {
                             tracing::info!("{USER_2}: process {process} has taken over; this one ends when its last response is sent");
@@ -69,6 +65,10 @@ pub fn node(args: &RunArgs) -> anyhow::Result<bool> {
                         break None;
                     }
                 },
+                after = node.draining(), if drained.is_none() => {
+                    tracing::info!("draining: no name leads here any more; stopping in {after:?}");
+                    drained = Some(Box::pin(sleep(after)));
+                }
                 () = over(&mut drained) => {
                     tracing::info!("drained: stopping");
                     break None;
@@ -181,6 +181,17 @@ pub fn purge(args: &PurgeArgs) -> anyhow::Result<bool> {
         (_, Some(note)) => println!("at this node alone: {note}"),
         _ => println!("at this node alone"),
     }
+    Ok(true)
+}
+
+/// `coral drain`: an error unless the node is about to stop.
+pub fn drain(args: &DrainArgs) -> anyhow::Result<bool> {
+    let token = admin::token(&args.token)?;
+    let (status, text) = runtime()?.block_on(http::post_text(args.admin, "/drain", &token, String::new()))?;
+    let answer = understood(args.admin, status, text)?;
+    let after =
+        answer.json["stops_in"].as_str().with_context(|| format!("{} does not say when it stops", args.admin))?;
+    println!("no name leads to it any more; it serves on, and stops in {after}");
     Ok(true)
 }
 

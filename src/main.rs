@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Url(args) => commands::url(&args),
         Command::Lookup(args) => commands::lookup(&args),
         Command::Explain(args) => commands::explain(&args),
+        Command::Drain(args) => commands::drain(&args),
         Command::Purge(args) => commands::purge(&args),
         Command::PurgeKey(args) => commands::purge_key(&args),
         Command::Map(args) => commands::map(&args),

@@ -27,9 +27,11 @@ use crate::page::Page;
 use crate::purge::{Purger, Trust};
 
 pub(crate) mod address;
+mod drain;
 mod sockets;
 mod state;
 
+pub(crate) use drain::Drain;
 use sockets::Sockets;
 pub(crate) use sockets::{Place, Shared, advice};
 
@@ -73,7 +75,7 @@ pub struct Node {
     /// Whether one does, for the nameserver.
     leaves: Arc<AtomicBool>,
     failures: watch::Receiver<Vec<String>>,
-    is_draining: watch::Sender<bool>,
+    drain: Drain,
 }
 
 /// The addresses that a node's parts are bound to; `None` where a part is off.
@@ -158,7 +160,6 @@ impl Node {
         let mut requests = None;
         let mut leaves = Arc::default();
         let mut sender_of_traces = None;
-        let is_draining = watch::Sender::new(false);
         let mut parts = Vec::new();
         if let Some(sockets) = sockets.proxy {
             let port = sockets.http.local_addr()?.port();
@@ -237,6 +238,7 @@ impl Node {
             }));
         }
         let config = Arc::new(RwLock::new(config));
+        let drain = Drain::new(dsht.clone(), Arc::clone(&config));
         if let Some(listener) = sockets.admin {
             let shared = Arc::new(admin::Shared {
                 started,
@@ -249,7 +251,7 @@ impl Node {
                 walk: Semaphore::new(1),
                 registry,
                 failures: failures.clone(),
-                is_draining: is_draining.subscribe(),
+                drain: drain.clone(),
             });
             parts.push(Part::start("admin address", GRACE, &failed, |stop| async move {
                 admin::run(listener, shared, stop).await;
@@ -270,7 +272,7 @@ impl Node {
             shared,
             leaves,
             failures,
-            is_draining,
+            drain,
         };
         tracing::info!(id = %me.id, address = %me.addr, "started: {}", node.addresses);
         Ok(node)
@@ -322,14 +324,13 @@ impl Node {
     /// Has others name this node no more, nor itself, so that nobody comes who does not know it already; and gives the time after
     /// which nobody comes who does. Until then it serves as before. It is no longer healthy, so that load balancers leave it out.
     pub async fn drain(&self) -> Duration {
-        self.is_draining.send_replace(true);
-        // An index that has stopped tells nobody anything.
-        let _ = self.dsht.set_services(Services::NONE).await;
-        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
-        let dns = &config.dns.part;
-        // Others rely on what they have heard of it for so long, and then resolvers on what these told them.
-        let ttls = [dns.ttl, dns.near_ttl, dns.referral_ttl, dns.near_referral_ttl];
-        config.dsht.part.verified + ttls.into_iter().max().unwrap_or_default() + dns.max_age
+        self.drain.begin().await
+    }
+
+    /// Waits until somebody has it drain; and gives that time.
+    pub(crate) async fn draining(&self) -> Duration {
+        self.drain.begun().await;
+        self.drain.takes()
     }
 
     /// Waits until a part ends that nobody has told to, and returns what is wrong; forever if all is well.

@@ -126,11 +126,16 @@ fn a_node_that_does_not_run_is_told_in_one_line() {
     // Bound and not listening: nobody can answer there while this test runs.
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    std::fs::write(&token, "a-token-for-tests-alone").unwrap();
+    let token = token.to_str().unwrap();
     for arguments in [
         &["status", "--admin", &addr][..],
         &["health", "--admin", &addr],
         &["lookup", "http://x.com/", "--admin", &addr],
         &["explain", "http://x.com/", "--admin", &addr],
+        &["drain", "--admin", &addr, "--token", token],
         &["top", "--admin", &addr],
         &["map", "--admin", &addr],
         &["top", "--admin", &addr, "--once"],
@@ -244,10 +249,29 @@ fn a_node_that_is_to_drain_stops_when_nobody_can_know_it_any_more() {
     let short = ["dns.ttl=100ms", "dns.near_ttl=100ms", "dns.referral_ttl=100ms", "dns.near_referral_ttl=100ms"];
     let short = short.into_iter().chain(["dns.max_age=100ms", "dsht.verified=100ms", "dsht.keepalive=50ms"]);
     let set: Vec<&str> = short.flat_map(|option| ["--set", option]).collect();
-    let mut node = Running::start(&[&["--dns-listen", "127.0.0.1:0", "--admin-listen", "off"], &set[..]].concat());
+    let free = "127.0.0.1:0";
+    let mut node = Running::start(&[&["--dns-listen", free, "--admin-listen", "off"], &set[..]].concat());
     node.line_with("started: ");
     node.signal("-USR1");
-    assert!(node.line_with("SIGUSR1: draining").ends_with("stopping in 300ms"));
+    assert!(node.line_with("draining: ").ends_with("stopping in 300ms"));
+    node.line_with("drained: stopping");
+    assert_eq!(node.end(), Some(0));
+
+    // The same by a command, for who has the token.
+    let directory = tempfile::tempdir().unwrap();
+    let [token, other] = ["token", "other"].map(|name| directory.path().join(name).to_str().unwrap().to_owned());
+    std::fs::write(&token, "a-token-for-tests-alone").unwrap();
+    std::fs::write(&other, "another-token-for-tests").unwrap();
+    let named = format!("admin.token={token}");
+    let mut node =
+        Running::start(&[&["--dns-listen", free, "--admin-listen", free, "--set", &named], &set[..]].concat());
+    let started = node.line_with("started: ");
+    let admin = started.rsplit_once("admin ").unwrap().1.split_whitespace().next().unwrap();
+    let refused = run(&["drain", "--admin", admin, "--token", &other]);
+    assert_eq!((refused.status.code(), stderr(&refused).lines().count()), (Some(1), 1), "{}", stderr(&refused));
+    let drained = run(&["drain", "--admin", admin, "--token", &token]);
+    let said = String::from_utf8(drained.stdout).unwrap();
+    assert!(drained.status.success() && said.contains("stops in 300ms"), "{said}");
     node.line_with("drained: stopping");
     assert_eq!(node.end(), Some(0));
 }

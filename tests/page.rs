@@ -101,6 +101,9 @@ async fn everybody_sees_counts_and_the_operator_what_was_asked_for_too() {
     assert!(operators.contains("nobody has it: the origin"), "{operators}");
     assert!(operators.contains(&cluster.nodes[1].me().addr.to_string()), "{operators}");
     is_whole_in_itself(&operators);
+    let picture = ask(cluster.admin(0), "GET", "127.0.0.1", "/map.svg").await;
+    assert!(operators.contains("/map.svg") && picture.contains("content-type: image/svg+xml"), "{picture}");
+    assert!(picture.contains("<svg xmlns="), "{picture}");
     cluster.stop().await;
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Map {
     /// Searches that were made.
     searches: u16,
     /// The same as a picture, a document by itself.
-    svg: String,
+    pub(super) svg: String,
 }
 
 /// A node that answers.

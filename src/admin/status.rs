@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::node::Addresses;
+use crate::node::{Addresses, Drain};
 use crate::page::Page;
 use crate::purge::Purger;
 
@@ -47,7 +47,7 @@ pub struct Shared {
     /// Parts that have ended before they were told to, and why.
     pub failures: watch::Receiver<Vec<String>>,
     /// Whether the node is about to stop.
-    pub is_draining: watch::Receiver<bool>,
+    pub(crate) drain: Drain,
 }
 
 impl Shared {
@@ -132,7 +132,7 @@ pub(super) async fn health(shared: &Shared) -> Health {
         Ok(_) => reasons.push("not joined: none of the seeds answers".to_owned()),
         Err(e) => reasons.push(format!("{e:#}")),
     }
-    if *shared.is_draining.borrow() {
+    if shared.drain.is_begun() {
         reasons.push("draining: it is about to stop".to_owned());
     }
     Health { healthy: reasons.is_empty(), reasons }
