@@ -3,13 +3,11 @@
 //! Files are PKCS#8 in PEM, as `coral purge-key` and `openssl genpkey -algorithm ed25519` write them.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context as _, anyhow, bail};
+use coral_dns::dnssec::key::{self, KeyError};
 use data_encoding::BASE64;
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
@@ -20,12 +18,6 @@ pub const PUBLIC_BYTES: usize = 32;
 
 /// Bytes of a signature.
 pub const SIGNATURE_BYTES: usize = 64;
-
-/// No key file is longer.
-const MAX_FILE_BYTES: u64 = 1 << 16;
-
-const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
-const END: &str = "-----END PRIVATE KEY-----";
 
 /// The public key of an operator: in Base64 as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,15 +82,12 @@ pub struct Key(Ed25519KeyPair);
 impl Key {
     /// Reads the file at `path`. Says so in the log if others can read it, too.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let read = || {
-            let file = File::open(path)?;
-            let mode = file.metadata()?.permissions().mode();
-            if mode & 0o027 != 0 {
-                tracing::warn!(path = %path.display(), "the key for purges can be read by others (mode {:o}): chmod 600", mode & 0o777);
-            }
-            let mut text = String::new();
-            file.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
-            Self::from_pem(&text)
+        let read = || match key::read_pkcs8(path) {
+            Ok(document) => Self::from_pkcs8(&document),
+            // Its own advice is about keys for names.
+            Err(KeyError::Missing) => bail!("there is no such file: `coral purge-key FILE` makes one"),
+            Err(KeyError::NotPkcs8) => bail!("there is no private key in PEM in it: `coral purge-key FILE` makes one"),
+            Err(error) => Err(error.into()),
         };
         read().with_context(|| format!("cannot use the key {}", path.display()))
     }
@@ -106,31 +95,17 @@ impl Key {
     /// Makes a key, and the file at `path` for it, which must not exist and which only its owner may read.
     pub fn create(path: &Path) -> anyhow::Result<Self> {
         let make = || {
-            let text = Self::generate()?;
-            let key = Self::from_pem(&text)?;
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            Ok::<_, anyhow::Error>(key)
+            let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
+            let document = document.map_err(|_| KeyError::NoEntropy)?;
+            key::create_pkcs8(path, document.as_ref())?;
+            Self::from_pkcs8(document.as_ref())
         };
         make().with_context(|| format!("cannot make the key {}", path.display()))
     }
 
-    fn generate() -> anyhow::Result<String> {
-        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
-        let document = document.map_err(|_| anyhow!("no randomness from the operating system"))?;
-        Ok(format!("{BEGIN}\n{}\n{END}\n", BASE64.encode(document.as_ref())))
-    }
-
-    fn from_pem(text: &str) -> anyhow::Result<Self> {
-        let inner = text.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
-        let Some((base64, _)) = inner else {
-            bail!("there is no `{BEGIN}` in it: `coral purge-key FILE` makes a key");
-        };
-        let base64: String = base64.split_ascii_whitespace().collect();
-        let document = BASE64.decode(base64.as_bytes()).context("its Base64 is broken")?;
+    fn from_pkcs8(document: &[u8]) -> anyhow::Result<Self> {
         // `openssl` leaves the public part out, from which this one follows.
-        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&document);
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(document);
         Ok(Self(pair.map_err(|_| anyhow!("it is no Ed25519 key: `coral purge-key FILE` makes one"))?))
     }
 
@@ -152,6 +127,8 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     /// `openssl genpkey -algorithm ed25519`, version 3.0.
@@ -170,9 +147,14 @@ MC4CAQAwBQYDK2VwBCIEILfmCWoFldur8aCPf0iJGoj2qPYQqEuWZnPzHrzKl+cF
         assert_eq!(Key::read(&path).unwrap().operator(), made.operator());
         assert!(Key::create(&path).is_err());
         assert_eq!(Key::read(&path).unwrap().operator(), made.operator());
-        assert!(Key::from_pem(OPENSSL).is_ok());
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Key::read(&path)
+        };
+        assert!(read(OPENSSL).is_ok());
         for text in ["", "-----BEGIN PRIVATE KEY-----\n!!\n-----END PRIVATE KEY-----", &OPENSSL.replace("MC4", "MC5")] {
-            assert!(Key::from_pem(text).is_err(), "{text}");
+            let error = format!("{:#}", read(text).unwrap_err());
+            assert!(error.lines().count() == 1 && !error.contains("dnssec-key"), "{text}: {error}");
         }
     }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use data_encoding::{BASE64, HEXUPPER};
 use ring::digest;
+use ring::pkcs8::Document;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 
@@ -83,50 +84,29 @@ enum Pair {
 impl Key {
     /// Reads the file at `path`. Says so in the log if others can read it, too.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let file = File::open(path)?;
-        let mode = file.metadata()?.permissions().mode();
-        if mode & 0o027 != 0 {
-            tracing::warn!(path = %path.display(), "the DNSSEC key can be read by others (mode {:o}): chmod 600", mode & 0o777);
-        }
-        let mut text = String::new();
-        file.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
-        Self::from_pem(&text)
+        Self::from_pkcs8(&read_pkcs8(path)?)
     }
 
     /// Makes a key, and the file at `path` for it, which must not exist and which only its owner may read.
     pub fn create(path: &Path, algorithm: Algorithm) -> Result<Self, KeyError> {
-        let text = Self::generate(algorithm)?;
-        let key = Self::from_pem(&text)?;
-        // That a directory is missing is no reason to ask for a key.
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(KeyError::Io)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        let document = Self::generate(algorithm)?;
+        let key = Self::from_pkcs8(document.as_ref())?;
+        create_pkcs8(path, document.as_ref())?;
         Ok(key)
     }
 
-    /// A new key, as PEM.
-    fn generate(algorithm: Algorithm) -> Result<String, KeyError> {
+    fn generate(algorithm: Algorithm) -> Result<Document, KeyError> {
         let random = SystemRandom::new();
         let document = match algorithm {
             Algorithm::EcdsaP256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random),
             Algorithm::Ed25519 => Ed25519KeyPair::generate_pkcs8(&random),
         };
-        let text = BASE64.encode(document.map_err(|_| KeyError::NoEntropy)?.as_ref());
-        let mut pem = format!("{BEGIN}\n");
-        for line in text.as_bytes().chunks(64) {
-            pem.push_str(&String::from_utf8_lossy(line));
-            pem.push('\n');
-        }
-        Ok(pem + END + "\n")
+        document.map_err(|_| KeyError::NoEntropy)
     }
 
     /// The first private key of a PEM text.
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
-        let (_, rest) = text.split_once(BEGIN).ok_or(KeyError::NotPkcs8)?;
-        let (base64, _) = rest.split_once(END).ok_or(KeyError::NotPkcs8)?;
-        let base64: String = base64.split_ascii_whitespace().collect();
-        let document = BASE64.decode(base64.as_bytes()).map_err(|_| KeyError::Base64)?;
-        Self::from_pkcs8(&document)
+        Self::from_pkcs8(&decode_pem(text)?)
     }
 
     fn from_pkcs8(document: &[u8]) -> Result<Self, KeyError> {
@@ -191,6 +171,42 @@ impl Key {
     }
 }
 
+/// The private key (PKCS#8) in the PEM file at `path`, whatever it is for. Says so in the log if others can read it, too.
+pub fn read_pkcs8(path: &Path) -> Result<Vec<u8>, KeyError> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o027 != 0 {
+        tracing::warn!(path = %path.display(), "a private key can be read by others (mode {:o}): chmod 600", mode & 0o777);
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
+    decode_pem(&text)
+}
+
+/// Makes the PEM file at `path` for a private key (PKCS#8). It must not exist, and only its owner may read it.
+pub fn create_pkcs8(path: &Path, document: &[u8]) -> Result<(), KeyError> {
+    // That a directory is missing is no reason to ask for a key.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(KeyError::Io)?;
+    file.write_all(encode_pem(document).as_bytes())?;
+    Ok(file.sync_all()?)
+}
+
+fn encode_pem(document: &[u8]) -> String {
+    let mut pem = format!("{BEGIN}\n");
+    for line in BASE64.encode(document).as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem + END + "\n"
+}
+
+fn decode_pem(text: &str) -> Result<Vec<u8>, KeyError> {
+    let (_, rest) = text.split_once(BEGIN).ok_or(KeyError::NotPkcs8)?;
+    let (base64, _) = rest.split_once(END).ok_or(KeyError::NotPkcs8)?;
+    let base64: String = base64.split_ascii_whitespace().collect();
+    BASE64.decode(base64.as_bytes()).map_err(|_| KeyError::Base64)
+}
+
 /// RFC 4034 appendix B: the sum of its pairs of bytes, the carry added back.
 fn key_tag(dnskey: &[u8]) -> u16 {
     let sum = dnskey
@@ -223,8 +239,8 @@ ZglfE08uiwpQSPjR+Doepq7+aG0bwX1RV+4hAgC4D0cLKQKWmshmWgX+
         for (text, algorithm) in [
             (OPENSSL_ED25519.to_owned(), Algorithm::Ed25519),
             (OPENSSL_P256.to_owned(), Algorithm::EcdsaP256),
-            (Key::generate(Algorithm::Ed25519).unwrap(), Algorithm::Ed25519),
-            (Key::generate(Algorithm::EcdsaP256).unwrap(), Algorithm::EcdsaP256),
+            (encode_pem(Key::generate(Algorithm::Ed25519).unwrap().as_ref()), Algorithm::Ed25519),
+            (encode_pem(Key::generate(Algorithm::EcdsaP256).unwrap().as_ref()), Algorithm::EcdsaP256),
         ] {
             let key = Key::from_pem(&text).unwrap();
             assert_eq!(key.algorithm(), algorithm);
