@@ -109,10 +109,11 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use coral_proxy::ProxyError;
-    use hyper::http::{Request, StatusCode};
+    use hyper::http::Request;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
+    use crate::logging::record::tests::access;
     use crate::logging::requests::{LOG_ORIGIN, event};
 
     #[derive(Clone, Default)]
@@ -149,19 +150,7 @@ mod tests {
     #[test]
     fn a_line_is_the_one_that_the_log_would_have() {
         let request = |builder: hyper::http::request::Builder| builder.body(()).unwrap().into_parts().0;
-        let mut access = Access {
-            id: 0xab.into(),
-            client: "192.0.2.77:4000".parse().unwrap(),
-            request: request(Request::get("/a?b=c").header("host", "x.com")),
-            from_peer: false,
-            status: StatusCode::OK,
-            cache: "hit",
-            error: None,
-            head_took: Duration::from_micros(150),
-            took: Duration::from_millis(1500),
-            bytes: 5,
-            is_whole: true,
-        };
+        let mut access = access(Request::get("/a?b=c").header("host", "x.com"));
         check(&access, false);
         check(&access, true);
         access.client = "[2001:db8::5]:4000".parse().unwrap();

@@ -202,7 +202,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use coral_proxy::ProxyError;
     use hyper::http::{Request, StatusCode};
 
@@ -211,7 +211,7 @@ mod tests {
     /// Half past midnight, UTC, and as long after it as the request took.
     const TIME: Duration = Duration::from_secs(1_709_166_600);
 
-    fn access(request: http::request::Builder) -> Access {
+    pub(in crate::logging) fn access(request: http::request::Builder) -> Access {
         Access {
             id: 0xab.into(),
             client: "[::ffff:192.0.2.77]:4000".parse().unwrap(),
