@@ -215,7 +215,7 @@ impl Node {
         }
         let purger = Purger::new(&config.purge, proxy.clone(), dsht.clone()).context("cannot purge ([purge])")?;
         let purging = Arc::clone(&purger);
-        parts.push(Part::start("purges", GRACE, &failed, |stop| async move {
+        parts.push(Part::start("purger", GRACE, &failed, |stop| async move {
             purging.run(stop).await;
             Ok(())
         }));

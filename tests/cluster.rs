@@ -125,7 +125,7 @@ async fn a_node_that_stops_withdraws_its_references_and_leaves_no_address_behind
     let ending = gone.stop().await;
     assert!(ending.is_clean(), "{ending}");
     let parts: Vec<&str> = ending.parts.iter().map(|part| part.name).collect();
-    assert_eq!(parts, ["page", "cache", "nameserver", "purges", "index", "admin address"]);
+    assert_eq!(parts, ["page", "cache", "nameserver", "purger", "index", "admin address"]);
 
     let left = cluster.nodes[0].dsht().get(key, Levels::ALL).await.unwrap();
     assert_eq!(left.values, []);
