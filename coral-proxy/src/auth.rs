@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coral_dsht::NetworkKey;
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
@@ -80,10 +81,11 @@ impl Auth {
         let (start, count) = &*self.nonces;
         let nonce = [*start, count.fetch_add(1, Ordering::Relaxed)].map(u64::to_be_bytes).concat();
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let claim = format!("{seconds} {}", hex(&nonce));
+        let claim = format!("{seconds} {}", HEXLOWER.encode(&nonce));
         let target = &url[Position::BeforePath..Position::AfterQuery];
         let mac = self.of_request(&claim, peer, method, target, headers).finalize().into_bytes();
-        let value = HeaderValue::from_str(&format!("{claim} {}", hex(&mac[..MAC_BYTES]))).expect("digits are ASCII");
+        let value = HeaderValue::from_str(&format!("{claim} {}", HEXLOWER.encode(&mac[..MAC_BYTES])))
+            .expect("digits are ASCII");
         headers.insert(AUTH, value.clone());
         Shown { auth: self.clone(), value }
     }
@@ -148,7 +150,7 @@ impl Shown {
             headers.insert(DATE, HeaderValue::from_str(&now).expect("an HTTP date is ASCII"));
         }
         let mac = self.of_answer(status, headers).finalize().into_bytes();
-        headers.insert(AUTH, HeaderValue::from_str(&hex(&mac[..MAC_BYTES])).expect("digits are ASCII"));
+        headers.insert(AUTH, HeaderValue::from_str(&HEXLOWER.encode(&mac[..MAC_BYTES])).expect("digits are ASCII"));
     }
 
     /// Whether an answer with this head is a node's of this network, and one to this very request. Of its fields none is left that
@@ -205,26 +207,13 @@ fn may_have_length(status: StatusCode) -> bool {
     !status.is_informational() && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The bytes that `digits` are, in lower case.
 fn unhex<const N: usize>(digits: &str) -> Option<[u8; N]> {
     let digits = digits.as_bytes();
-    let value = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; N];
     if digits.len() != 2 * N {
         return None;
     }
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = value(pair[0])? << 4 | value(pair[1])?;
-    }
-    Some(bytes)
+    HEXLOWER.decode(digits).ok()?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -278,7 +267,7 @@ mod tests {
     fn the_bytes_are_those_of_the_protocol() {
         let (auth, headers) = (auth('1', 1), of_lines(&["host: www.x.com.nyud.net", "cache-control: only-if-cached"]));
         let claim = "1767268800 000102030405060708090a0b0c0d0e0f";
-        let hash = |mac: Hmac<Sha256>| hex(&mac.finalize().into_bytes()[..MAC_BYTES]);
+        let hash = |mac: Hmac<Sha256>| HEXLOWER.encode(&mac.finalize().into_bytes()[..MAC_BYTES]);
         let request = hash(auth.of_request(claim, auth.me, &Method::GET, "/a?b=c", &headers));
         let value = HeaderValue::from_str(&format!("{claim} {request}")).unwrap();
         let headers = of_lines(&["cache-status: coral; detail=not-cached", "content-length: 0"]);
@@ -381,7 +370,7 @@ mod tests {
 
         #[test]
         fn digits_are_read_as_they_are_written(bytes: [u8; 16]) {
-            prop_assert_eq!(unhex(&hex(&bytes)), Some(bytes));
+            prop_assert_eq!(unhex(&HEXLOWER.encode(&bytes)), Some(bytes));
         }
     }
 }
