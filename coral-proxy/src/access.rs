@@ -5,6 +5,7 @@
 //! more. An origin is not told it, unless the site says so (`pass`): an id that others see with it would tell it more of a visitor
 //! than it knows from us otherwise. So the field has a name of our own, and `X-Request-Id` stays the origin's and its clients'.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt::{self, Debug};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, REFERER, USER_AGENT};
-use http::{StatusCode, request};
+use http::{StatusCode, Version, request};
 use tokio::time::Instant;
 
 use crate::error::ProxyError;
@@ -92,15 +93,45 @@ impl RequestId {
     }
 }
 
+/// What was asked for, as far as logs name it. Of a request with many fields 512 bytes of each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The request target, in whichever of its forms (RFC 9112 §3.2); of HTTP/2 the whole URL.
+    pub target: Cow<'a, str>,
+    /// The version of HTTP.
+    pub version: Version,
+    /// `Host`, as it came.
+    pub host: Option<&'a [u8]>,
+    /// `Referer`, as it came.
+    pub referer: Option<&'a [u8]>,
+    /// `User-Agent`, as it came.
+    pub user_agent: Option<&'a [u8]>,
+}
+
+impl<'a> From<&'a request::Parts> for Asked<'a> {
+    fn from(head: &'a request::Parts) -> Self {
+        let field = |name: HeaderName| head.headers.get(name).map(HeaderValue::as_bytes);
+        let target = match (head.uri.authority(), head.uri.path_and_query()) {
+            // Most have a path alone.
+            (None, Some(target)) => target.as_str().into(),
+            _ => head.uri.to_string().into(),
+        };
+        let (host, referer, user_agent) = (field(HOST), field(REFERER), field(USER_AGENT));
+        Self { method: head.method.as_str(), target, version: head.version, host, referer, user_agent }
+    }
+}
+
 /// A request and what became of it.
 #[derive(Debug)]
-pub struct Access {
+pub struct Access<'a> {
     /// Its id.
     pub id: RequestId,
     /// Who asked.
     pub client: SocketAddr,
-    /// The head of the request; of one with many fields `Host`, `Referer` and `User-Agent` alone, 512 bytes of each.
-    pub request: request::Parts,
+    /// What for.
+    pub request: Asked<'a>,
     /// Whether another node asked.
     pub from_peer: bool,
     /// The status of the answer.
@@ -108,7 +139,7 @@ pub struct Access {
     /// What the cache did, in a word ([`crate::Status::requests`]).
     pub cache: &'static str,
     /// What was wrong.
-    pub error: Option<ProxyError>,
+    pub error: Option<&'a ProxyError>,
     /// From the head of the request to that of the response.
     pub head_took: Duration,
     /// From the head of the request to when the connection had taken the end of the response.
@@ -123,17 +154,34 @@ pub struct Access {
 /// Whoever keeps a log of requests: see [`Proxy::log_requests`](crate::Proxy::log_requests).
 pub trait AccessLog: Debug + Send + Sync {
     /// Takes note of a request. It is called on the thread that answers it, and so is not to wait for anything.
-    fn log(&self, access: &Access);
+    fn log(&self, access: &Access<'_>);
 }
 
 /// A request whose response is being sent: it is logged when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Logged {
-    access: Box<Access>,
+    // Boxed, as the body moves about that it is a part of.
+    answered: Box<Answered>,
     log: Arc<dyn AccessLog>,
     began: Instant,
+    /// Bytes of the body that were sent.
+    bytes: u64,
     /// Bytes that the body has, if that is known.
     length: Option<u64>,
+}
+
+/// A request, and what the head of its response says of what became of it.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) id: RequestId,
+    pub(crate) client: SocketAddr,
+    /// What is [`kept`] of its head.
+    pub(crate) request: request::Parts,
+    pub(crate) from_peer: bool,
+    pub(crate) status: StatusCode,
+    pub(crate) cache: &'static str,
+    pub(crate) error: Option<ProxyError>,
+    pub(crate) head_took: Duration,
 }
 
 /// What of a request's head is kept for the log: all of it, or if that is much, the fields that logs name.
@@ -151,27 +199,38 @@ pub(crate) fn kept(mut head: request::Parts) -> request::Parts {
 }
 
 impl Logged {
-    /// Of `access` all is known but how it ends. The body has `length` bytes.
-    pub(crate) fn new(access: Access, log: Arc<dyn AccessLog>, began: Instant, length: Option<u64>) -> Self {
-        Self { access: Box::new(access), log, began, length }
+    /// Of `answered` all is known but how it ends. The body has `length` bytes.
+    pub(crate) fn new(answered: Answered, log: Arc<dyn AccessLog>, began: Instant, length: Option<u64>) -> Self {
+        Self { answered: Box::new(answered), log, began, bytes: 0, length }
     }
 
     /// So many bytes more were sent.
     pub(crate) fn sent(&mut self, bytes: u64) {
-        self.access.bytes += bytes;
+        self.bytes += bytes;
     }
 
     /// The body has come to its end.
     pub(crate) fn ended(&mut self) {
-        self.length = Some(self.access.bytes);
+        self.length = Some(self.bytes);
     }
 }
 
 impl Drop for Logged {
     fn drop(&mut self) {
-        self.access.took = self.began.elapsed();
-        self.access.is_whole = self.length == Some(self.access.bytes);
-        self.log.log(&self.access);
+        let Answered { id, client, request, from_peer, status, cache, error, head_took } = &*self.answered;
+        self.log.log(&Access {
+            id: *id,
+            client: *client,
+            request: request.into(),
+            from_peer: *from_peer,
+            status: *status,
+            cache,
+            error: error.as_ref(),
+            head_took: *head_took,
+            took: self.began.elapsed(),
+            bytes: self.bytes,
+            is_whole: self.length == Some(self.bytes),
+        });
     }
 }
 

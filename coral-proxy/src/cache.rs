@@ -242,6 +242,12 @@ impl Cache {
         Found { selecting, variant, object }
     }
 
+    /// What is in memory for the URL with this key and the same for all requests.
+    pub(crate) fn plain(&self, key: &Key) -> Option<Arc<Object>> {
+        // What varies has other keys (`variant_key`), and where it has come to vary, `varies` has taken this one out.
+        self.memory.get(key).filter(|object| object.part.is_none())
+    }
+
     /// The part that is here of a variant of which the whole is not. Parts are in memory only.
     pub fn part(&self, variant: &Key) -> Option<Arc<Object>> {
         self.memory.get(&part_key(*variant))
@@ -278,6 +284,10 @@ impl Cache {
             self.selecting.invalidate(&key);
         } else {
             self.selecting.insert(key, Arc::clone(selecting));
+        }
+        if !selecting.is_empty() {
+            // From when nothing varied: nobody finds it any more but `plain`.
+            self.memory.remove(&key);
         }
     }
 

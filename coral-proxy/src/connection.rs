@@ -5,14 +5,15 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderValue};
 use http::{Request, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,17 +26,14 @@ use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::error::{Fault, Verdict};
 use crate::gather::Gather;
-use crate::head_timer::HeadTimer;
 use crate::hints::{self, Clients};
-use crate::interim::{Outbox, WithInterim};
+use crate::http1::{Ended, Http1};
+use crate::interim::Outbox;
 use crate::limits::{Admitted, InHand};
 use crate::pace::{Line, Paced};
 use crate::reply::UnderWay;
 use crate::service::{Caller, Service};
 use crate::stall::{Progress, StallTimeout};
-
-/// As many header fields of a request hyper reads unless it is told otherwise.
-const HYPERS_MAX_HEADERS: usize = 100;
 
 /// How long a connection without a request in hand may take to bring one after the node is told to stop: what is on its
 /// way arrives, and half a head holds nobody up.
@@ -112,56 +110,28 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Socket + Unpin,
     {
-        let limits = &self.service.fetcher.config.client;
-        let outbox = Outbox::default();
-        let io = TokioIo::new(WithInterim::new(stream, outbox.clone()));
-        let service = service_fn(|request| async {
-            let handled = self.in_hand.take();
-            let request: Request<Incoming> = request;
-            let interim = outbox.ticket(request.version());
-            let mut response = outbox.before(self.service.answer(self.caller(), request, interim)).await;
-            self.served.store(true, Ordering::Relaxed);
-            if self.is_leaving() {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
-        });
-        let mut builder = http1::Builder::new();
-        // Of its own bound hyper makes less work.
-        if limits.max_headers.get() != HYPERS_MAX_HEADERS {
-            builder.max_headers(limits.max_headers.get());
-        }
-        let mut connection = builder
-            .timer(HeadTimer::default())
-            .header_read_timeout(limits.header_timeout)
-            // hyper refuses less than 8 KiB.
-            .max_buf_size(self.max_header().max(8192))
-            .serve_connection(io, service);
-        let ended = tokio::select! {
-            ended = &mut connection => ended,
+        let is_stopping = AtomicBool::new(false);
+        let mut serving = pin!(Http1::new(self, &is_stopping, stream).serve());
+        let (stream, ended) = tokio::select! {
+            biased;
+            served = &mut serving => served,
             () = stopped(&mut stop) => {
-                // Nothing is closed while another process takes over: a request may be on its way, which the next response says
-                // is the last one here.
-                let limit = if self.is_leaving() {
-                    limits.header_timeout
-                } else {
-                    std::pin::Pin::new(&mut connection).graceful_shutdown();
-                    LAST_HEAD
-                };
-                match timeout(limit, &mut connection).await {
-                    Ok(ended) => ended,
-                    Err(_) if self.in_hand.is_empty() => Ok(()),
-                    Err(_) => (&mut connection).await,
-                }
+                is_stopping.store(true, Ordering::Relaxed);
+                serving.await
             }
         };
         if self.served.load(Ordering::Relaxed)
-            && let Some(rtt) = hints::rtt(connection.into_parts().io.inner().inner().socket())
+            && let Some(rtt) = hints::rtt(stream.socket())
         {
             self.clients.seen(self.client.ip(), rtt, true);
         }
-        if let Err(error) = ended {
-            self.failed(&error);
+        match ended {
+            Ok(()) => {}
+            Err(Ended::Refused(error)) => {
+                self.service.fetcher.metrics.error(error.verdict());
+                tracing::debug!(client = %self.client, %error, "a request was refused");
+            }
+            Err(error) => tracing::debug!(client = %self.client, %error, "a connection ended badly"),
         }
     }
 
@@ -179,7 +149,8 @@ impl Connection {
                 let handled = this.in_hand.take();
                 // hyper sends no interim responses, and here there is no place to put them between.
                 let interim = Outbox::default().ticket(request.version());
-                let response = this.service.answer(this.caller(), request, interim).await;
+                let (has_body, head) = (!request.body().is_end_stream(), request.into_parts().0);
+                let response = this.service.answer(this.caller(), head, has_body, interim).await;
                 this.served.store(true, Ordering::Relaxed);
                 Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
             }
@@ -230,15 +201,16 @@ impl Connection {
         }
     }
 
-    fn is_leaving(&self) -> bool {
+    pub(crate) fn is_leaving(&self) -> bool {
         self.service.is_leaving.load(Ordering::Relaxed)
     }
 
-    fn caller(&self) -> Caller<'_> {
+    pub(crate) fn caller(&self) -> Caller<'_> {
         Caller { client: self.client, rate: self.admitted.rate(), line: &self.line, is_secure: self.tls.is_some() }
     }
 
-    fn max_header(&self) -> usize {
+    /// Bytes of a head that are read.
+    pub(crate) fn max_header(&self) -> usize {
         usize::try_from(self.service.fetcher.config.client.max_header.as_u64()).unwrap_or(usize::MAX)
     }
 

@@ -26,6 +26,15 @@ pub enum ProxyError {
     /// The request has a body.
     #[error("a request with a body is refused")]
     RequestBody,
+    /// What came is no request, or two readers may understand it differently.
+    #[error("the request cannot be read: {0}")]
+    Unreadable(Arc<str>),
+    /// The head of the request is longer than is read.
+    #[error("the head of the request is too long")]
+    HeadTooLong,
+    /// The head of the request did not come in time.
+    #[error("the head of the request did not come in time")]
+    HeadTimeout,
     /// The request has more header fields than are read.
     #[error("the request has too many header fields")]
     Fields,
@@ -171,7 +180,10 @@ impl ProxyError {
             Self::Method { known: true } => (StatusCode::METHOD_NOT_ALLOWED, Client, "method"),
             Self::Method { known: false } => (StatusCode::NOT_IMPLEMENTED, Client, "method"),
             Self::RequestBody => (StatusCode::PAYLOAD_TOO_LARGE, Client, "request_body"),
+            Self::Unreadable(_) => (StatusCode::BAD_REQUEST, Client, "unreadable"),
+            Self::HeadTimeout => (StatusCode::REQUEST_TIMEOUT, Client, "head_timeout"),
             // RFC 6585 §5.
+            Self::HeadTooLong => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Client, "head_size"),
             Self::Fields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Client, "header_fields"),
             Self::Host => (StatusCode::BAD_REQUEST, Client, "bad_host"),
             // RFC 9111 §5.2.1.7: 504 when only-if-cached cannot be satisfied.

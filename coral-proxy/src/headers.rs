@@ -24,7 +24,7 @@ use crate::version::Version;
 /// What this node calls itself towards origins [C04 §3.2], so that they can tell it from a browser.
 pub const AGENT: &str = concat!("CoralWebPrx/", env!("CARGO_PKG_VERSION"));
 /// The member of `Via` that a node adds.
-const VIA_MEMBER: HeaderValue = HeaderValue::from_static("1.1 coral (CoralWebPrx)");
+pub(crate) const VIA_MEMBER: HeaderValue = HeaderValue::from_static("1.1 coral (CoralWebPrx)");
 /// The member of `CDN-Loop` (RFC 8586) that a node adds.
 const LOOP_MEMBER: HeaderValue = HeaderValue::from_static("coral");
 

@@ -1,11 +1,7 @@
 //! Interim responses (RFC 9110 §15.2), such as 103 with its hints, on their way from an origin to a client.
 //!
-//! A proxy must forward them. hyper tells of those that come, but as a server it writes none, so they are put between what
-//! it writes: it flushes the connection below only when it has nothing left to write itself, and while an answer is
-//! waited for, what was before is whole and what comes has not begun. [`Outbox`] is open during that time alone, and
-//! [`WithInterim`], around the connection, writes at a flush what is in it. What comes later is dropped.
-//!
-//! A hit never has any, and pays with one look at a flag for each flush.
+//! A proxy must forward them. While a connection waits for an answer, what was before is whole and what comes has not begun: its [`Outbox`] is
+//! open during that time alone, and the connection writes what is in it. What comes later is dropped.
 
 use std::fmt::Write;
 use std::future::{Future, poll_fn};
@@ -17,7 +13,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use http::header::HeaderMap;
 use http::{StatusCode, Version};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 /// Bytes of interim responses that wait to be written, at most; one that does not fit is dropped.
 const MOST_BYTES: usize = 16 * 1024;
@@ -92,6 +88,31 @@ impl Outbox {
     }
 }
 
+impl Outbox {
+    /// Writes to `io` what is there.
+    pub(crate) fn poll_write<T>(&self, cx: &mut Context<'_>, io: &mut T) -> Poll<io::Result<()>>
+    where
+        T: AsyncWrite + Unpin,
+    {
+        if !self.shared.filled.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut state = self.shared.lock();
+        while !state.bytes.is_empty() {
+            match ready!(Pin::new(&mut *io).poll_write(cx, &state.bytes))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => drop(state.bytes.drain(..written)),
+            }
+        }
+        ready!(Pin::new(io).poll_flush(cx))?;
+        self.shared.filled.store(false, Ordering::Release);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl Ticket {
     /// Sends an interim response, if its request still waits for the final one.
     pub(crate) fn send(&self, status: StatusCode, headers: &HeaderMap) {
@@ -133,71 +154,6 @@ fn head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     bytes
 }
 
-/// `inner`, with what is in the outbox written when it is flushed.
-#[derive(Debug)]
-pub(crate) struct WithInterim<T> {
-    inner: T,
-    outbox: Outbox,
-}
-
-impl<T> WithInterim<T> {
-    pub(crate) fn new(inner: T, outbox: Outbox) -> Self {
-        Self { inner, outbox }
-    }
-
-    /// What it reads and writes through.
-    pub(crate) fn inner(&self) -> &T {
-        &self.inner
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for WithInterim<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for WithInterim<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { inner, outbox } = self.get_mut();
-        let shared = &outbox.shared;
-        if shared.filled.load(Ordering::Acquire) {
-            let mut state = shared.lock();
-            while !state.bytes.is_empty() {
-                match ready!(Pin::new(&mut *inner).poll_write(cx, &state.bytes))? {
-                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    written => drop(state.bytes.drain(..written)),
-                }
-            }
-            shared.filled.store(false, Ordering::Release);
-            if let Some(waker) = state.waker.take() {
-                waker.wake();
-            }
-        }
-        Pin::new(inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -209,9 +165,8 @@ mod tests {
 
     /// What a client reads whose request is answered after `come` have been sent, and once more `late`.
     async fn read(version: Version, come: &[StatusCode], room: usize) -> String {
-        let (ours, mut theirs) = tokio::io::duplex(room);
+        let (mut ours, mut theirs) = tokio::io::duplex(room);
         let outbox = Outbox::default();
-        let mut ours = WithInterim::new(ours, outbox.clone());
         let reading = tokio::spawn(async move {
             let mut text = String::new();
             theirs.read_to_string(&mut text).await.unwrap();
@@ -227,11 +182,11 @@ mod tests {
             ticket.send(*status, &headers);
         }
         answer.send("final").unwrap();
-        // As hyper does: the answer is asked for, then what is below is flushed.
+        // As a connection does: the answer is asked for, then what comes before it is written.
         let answer = poll_fn(|cx| {
             let answer = answering.as_mut().poll(cx);
             if answer.is_pending() {
-                let _ = Pin::new(&mut ours).poll_flush(cx);
+                let _ = outbox.poll_write(cx, &mut ours);
             }
             answer
         })

@@ -86,6 +86,7 @@ mod head_timer;
 pub mod headers;
 mod hints;
 mod home;
+mod http1;
 mod interim;
 mod limits;
 pub mod metrics;

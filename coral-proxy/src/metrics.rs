@@ -58,7 +58,7 @@ pub struct Metrics {
     held_back_seconds: Family<DirectionLabels, Seconds>,
     pub(crate) turned_away: Counter,
     bytes: Family<BytesLabels, Counter>,
-    sent_to_clients: Counter,
+    pub(crate) sent_to_clients: Counter,
     sent_to_peers: Counter,
     pub(crate) origin_requests: Counter,
     pub(crate) asked_peers: Counter,

@@ -60,6 +60,7 @@ enum Content {
 }
 
 /// A request in the gauge of those under way.
+#[derive(Debug)]
 pub(crate) struct UnderWay(Gauge);
 
 impl UnderWay {

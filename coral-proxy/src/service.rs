@@ -7,14 +7,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use coral_dsht::Key;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, MAX_FORWARDS, TRANSFER_ENCODING};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::access::{self, Access, AccessLog, Logged, RequestId};
+use crate::access::{self, AccessLog, Answered, Logged, RequestId};
 use crate::cache_status::CacheStatus;
 use crate::chain::Waiting;
 use crate::error::ProxyError;
@@ -31,7 +31,10 @@ use crate::popular::Popularity;
 use crate::purge::owner;
 use crate::reply::{Asker, ReplyBody, UnderWay, of_error, of_home, of_object, of_options, of_owners_file};
 use crate::trace::{Open, Step, TRACE, Traces};
+use crate::url::lately::{self, Understood};
 use crate::url::{CoralUrl, Names, UrlError};
+
+pub(crate) mod plain;
 
 /// What answers requests. Shared by all connections.
 #[derive(Debug)]
@@ -81,19 +84,17 @@ impl Outcome {
 }
 
 impl Service {
-    /// Answers one request. There is always an answer.
+    /// Answers one request, which has a body or not: in HTTP/2 no field need announce it (RFC 9113 §8.1). There is always an answer.
     pub(crate) async fn answer(
         &self,
         caller: Caller<'_>,
-        request: Request<Incoming>,
+        head: http::request::Parts,
+        has_body: bool,
         interim: Ticket,
     ) -> Response<ReplyBody> {
         let began = Instant::now();
         let metrics = &self.fetcher.metrics;
         let under_way = UnderWay::new(metrics.in_flight.clone());
-        // In HTTP/2 a body needs no field to announce it (RFC 9113 §8.1).
-        let has_body = !request.body().is_end_stream();
-        let head = request.into_parts().0;
         // Only a node asks for what is cached and says that it is one. Who pretends gains nothing by it in an open network, and in a
         // closed one is a client: he gets what is here, and nothing that nodes do for each other.
         let came_through = came_through_coral(&head.headers);
@@ -143,7 +144,7 @@ impl Service {
         let logged = self.log.get().map(|log| {
             // Nothing is sent of what HEAD asks for.
             let length = if head.method == Method::HEAD { Some(0) } else { response.body().size_hint().exact() };
-            let access = Access {
+            let answered = Answered {
                 id,
                 client: caller.client,
                 request: access::kept(head),
@@ -152,11 +153,8 @@ impl Service {
                 cache: word,
                 error,
                 head_took: took,
-                took,
-                bytes: 0,
-                is_whole: false,
             };
-            Logged::new(access, Arc::clone(log), began, length)
+            Logged::new(answered, Arc::clone(log), began, length)
         });
         response.map(|body| body.counted(sent, under_way).logged(logged).traced(traced))
     }
@@ -245,6 +243,9 @@ impl Service {
         {
             return Ok(home);
         }
+        if served.status == CacheStatus::Hit {
+            self.remember(head, &url, served.object.key);
+        }
         let word = served.status.word();
         let asker = if from_peer { Asker::Node { came } } else { Asker::Client { secure: caller.is_secure } };
         let response = of_object(&head.method, &head.headers, &url, served, asker, now);
@@ -280,6 +281,16 @@ impl Service {
         caller.line.own();
         let response = of_owners_file(method, self.fetcher.read_owner(url, self.purged.get()).await?);
         Ok(Outcome { response, word: "own", error: None })
+    }
+
+    /// Remembers how this request's URL was understood, for the next one that is plain.
+    fn remember(&self, head: &http::request::Parts, url: &CoralUrl, key: Key) {
+        if let (None, Some(target), Some(host)) =
+            (head.uri.authority(), head.uri.path_and_query(), head.headers.get(HOST))
+        {
+            let understood = Arc::new(Understood { url: url.clone(), key });
+            lately::remember(host.as_bytes(), target.as_str().as_bytes(), &self.names.load(), &understood);
+        }
     }
 
     /// Counts what was asked for among what is popular. A few requests come here, and what they ask for is read once more.
@@ -448,7 +459,7 @@ mod tests {
         let admitted = admitted.admit(admitted.room().await, "192.0.2.1".parse().unwrap()).unwrap();
         let client = "192.0.2.1:1".parse().unwrap();
         let caller = Caller { client, rate: admitted.rate(), line: &line, is_secure: false };
-        let mut request = Request::new(()).into_parts().0;
+        let mut request = http::Request::new(()).into_parts().0;
         request.headers = of_lines(&[lines, &[&format!("host: {HOST}")]].concat());
         let from_peer = !lines.is_empty();
         let outcome = service

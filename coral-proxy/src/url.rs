@@ -12,6 +12,7 @@ use coral_dsht::{Id, Key};
 use url::{Host, Url};
 
 mod deny;
+pub(crate) mod lately;
 mod names;
 
 pub use deny::{DenyList, DenyListError};

@@ -20,12 +20,12 @@ const ID: &str = "coral-request-id";
 struct Told(Arc<Mutex<Vec<[String; 2]>>>);
 
 impl AccessLog for Told {
-    fn log(&self, access: &Access) {
+    fn log(&self, access: &Access<'_>) {
         let Access { request, status, cache, bytes, is_whole, from_peer, .. } = access;
         assert!(access.took >= access.head_took);
-        let (method, from) = (&request.method, if *from_peer { "peer" } else { "client" });
+        let (method, from) = (request.method, if *from_peer { "peer" } else { "client" });
         let is_whole = if *is_whole { "whole" } else { "broken off" };
-        let line = format!("{method} {} {} {cache} {from} {bytes} {is_whole}", request.uri, status.as_u16());
+        let line = format!("{method} {} {} {cache} {from} {bytes} {is_whole}", request.target, status.as_u16());
         self.0.lock().unwrap().push([line, access.id.to_string()]);
     }
 }

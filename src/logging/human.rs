@@ -9,8 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use coral_proxy::access::Access;
-use hyper::http::Uri;
-use hyper::http::header::HOST;
+use hyper::http::HeaderValue;
 
 use super::record::Client;
 use super::requests::from;
@@ -22,7 +21,7 @@ const SECONDS_BYTES: usize = 19;
 pub(super) fn human(
     to: &mut Vec<u8>,
     origin: &str,
-    access: &Access,
+    access: &Access<'_>,
     client: Client,
     now: SystemTime,
 ) -> io::Result<()> {
@@ -42,12 +41,13 @@ pub(super) fn human(
         _ => write!(to, "{client}")?,
     }
     text(to, " method=");
-    text(to, request.method.as_str());
-    if let Some(host) = request.headers.get(HOST) {
-        write!(to, " host={host:?}")?;
+    text(to, request.method);
+    if let Some(bytes) = request.host {
+        text(to, " host=");
+        host(to, bytes)?;
     }
     text(to, " uri=");
-    uri(to, &request.uri)?;
+    text(to, &request.target);
     text(to, " status=");
     text(to, access.status.as_str());
     for (name, word) in [(" cache=\"", access.cache), ("\" from=\"", from(access))] {
@@ -76,14 +76,18 @@ fn number(to: &mut Vec<u8>, number: u64) {
     text(to, itoa::Buffer::new().format(number));
 }
 
-/// Most have a path alone.
-fn uri(to: &mut Vec<u8>, uri: &Uri) -> io::Result<()> {
-    match (uri.authority(), uri.path_and_query()) {
-        (None, Some(target)) => {
-            text(to, target.as_str());
-            Ok(())
-        }
-        _ => write!(to, "{uri}"),
+/// In quotes, with what could end them, or is no text, escaped as the log does it.
+fn host(to: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
+    if bytes.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'"') {
+        text(to, "\"");
+        to.extend_from_slice(bytes);
+        text(to, "\"");
+        return Ok(());
+    }
+    match HeaderValue::from_bytes(bytes) {
+        Ok(value) => write!(to, "{value:?}"),
+        // A field's value has been read already.
+        Err(_) => write!(to, "{:?}", String::from_utf8_lossy(bytes)),
     }
 }
 
@@ -113,7 +117,7 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
-    use crate::logging::record::tests::access;
+    use crate::logging::record::tests::{access, head as head_of};
     use crate::logging::requests::{LOG_ORIGIN, event};
 
     #[derive(Clone, Default)]
@@ -130,7 +134,7 @@ mod tests {
     }
 
     /// Both without their times, which are to be of the same form.
-    fn check(access: &Access, anonymize: bool) {
+    fn check(access: &Access<'_>, anonymize: bool) {
         let client = Client::of(access.client, anonymize);
         let kept = Kept::default();
         let writer = kept.clone();
@@ -149,15 +153,17 @@ mod tests {
 
     #[test]
     fn a_line_is_the_one_that_the_log_would_have() {
-        let request = |builder: hyper::http::request::Builder| builder.body(()).unwrap().into_parts().0;
-        let mut access = access(Request::get("/a?b=c").header("host", "x.com"));
+        let head = head_of(Request::get("/a?b=c").header("host", "x.com"));
+        let mut access = access(&head);
         check(&access, false);
         check(&access, true);
         access.client = "[2001:db8::5]:4000".parse().unwrap();
-        access.request = request(Request::head("http://x.com/%22\"").header("host", "a\"b\\\t"));
-        (access.from_peer, access.is_whole, access.error) = (true, false, Some(ProxyError::Host));
+        let head = head_of(Request::head("http://x.com/%22\"").header("host", "a\"b\\\t"));
+        access.request = (&head).into();
+        (access.from_peer, access.is_whole, access.error) = (true, false, Some(&ProxyError::Host));
         check(&access, false);
-        access.request = request(Request::options("*"));
+        let head = head_of(Request::options("*"));
+        access.request = (&head).into();
         check(&access, true);
     }
 

@@ -8,8 +8,6 @@ use std::time::{Duration, SystemTime};
 
 use coral_proxy::access::Access;
 use hyper::http;
-use hyper::http::HeaderMap;
-use hyper::http::header::{HOST, HeaderName, REFERER, USER_AGENT};
 use serde::Serialize;
 
 use super::requests::from;
@@ -52,33 +50,29 @@ impl fmt::Display for Client {
 }
 
 /// Writes `access`, which ended `now`, as a line of the Combined Log Format.
-pub(super) fn combined(to: &mut Vec<u8>, access: &Access, client: Client, now: SystemTime) -> io::Result<()> {
+pub(super) fn combined(to: &mut Vec<u8>, access: &Access<'_>, client: Client, now: SystemTime) -> io::Result<()> {
     let request = &access.request;
     write!(to, "{} - - [", client.address)?;
     date(to, began(access, now))?;
     to.extend_from_slice(b"] \"");
-    escape(to, request.method.as_str().as_bytes());
+    escape(to, request.method.as_bytes());
     to.push(b' ');
-    match request.uri.scheme() {
-        // As it came: most have a path alone.
-        None => escape(to, request.uri.path_and_query().map_or("*", |target| target.as_str()).as_bytes()),
-        Some(_) => escape(to, request.uri.to_string().as_bytes()),
-    }
+    escape(to, request.target.as_bytes());
     write!(to, " {:?}\" {} ", request.version, access.status.as_u16())?;
     match access.bytes {
         0 => to.push(b'-'),
         bytes => write!(to, "{bytes}")?,
     }
-    for name in [REFERER, USER_AGENT] {
+    for value in [request.referer, request.user_agent] {
         to.extend_from_slice(b" \"");
-        escape(to, request.headers.get(name).map_or(b"-", |value| value.as_bytes()));
+        escape(to, value.unwrap_or(b"-"));
         to.push(b'"');
     }
     to.push(b'\n');
     Ok(())
 }
 
-fn began(access: &Access, now: SystemTime) -> SystemTime {
+fn began(access: &Access<'_>, now: SystemTime) -> SystemTime {
     // A clock before its epoch is wrong in any case.
     now.checked_sub(access.took).unwrap_or(SystemTime::UNIX_EPOCH).max(SystemTime::UNIX_EPOCH)
 }
@@ -127,8 +121,7 @@ struct Line<'a> {
     method: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<Cow<'a, str>>,
-    #[serde(serialize_with = "shown")]
-    uri: &'a http::Uri,
+    uri: &'a str,
     #[serde(serialize_with = "debugged")]
     protocol: http::Version,
     status: u16,
@@ -168,37 +161,31 @@ fn millis(time: Duration) -> f64 {
 }
 
 /// Writes `access`, which ended `now`, as an object of JSON.
-pub(super) fn json(to: &mut Vec<u8>, access: &Access, client: Client, now: SystemTime) -> io::Result<()> {
+pub(super) fn json(to: &mut Vec<u8>, access: &Access<'_>, client: Client, now: SystemTime) -> io::Result<()> {
     let request = &access.request;
-    let field = |name: HeaderName| text(&request.headers, &name);
     let line = Line {
         time: humantime::format_rfc3339_micros(began(access, now)),
         id: access.id,
         client: client.address,
         port: client.port,
         from: from(access),
-        method: request.method.as_str(),
-        host: field(HOST),
-        uri: &request.uri,
+        method: request.method,
+        host: request.host.map(String::from_utf8_lossy),
+        uri: &request.target,
         protocol: request.version,
         status: access.status.as_u16(),
         cache: access.cache,
-        error: access.error.as_ref(),
+        error: access.error,
         bytes: access.bytes,
         whole: access.is_whole,
         head_ms: millis(access.head_took),
         ms: millis(access.took),
-        referer: field(REFERER),
-        user_agent: field(USER_AGENT),
+        referer: request.referer.map(String::from_utf8_lossy),
+        user_agent: request.user_agent.map(String::from_utf8_lossy),
     };
     serde_json::to_writer(&mut *to, &line)?;
     to.push(b'\n');
     Ok(())
-}
-
-/// The first value of a field; bytes that are no UTF-8 are replaced.
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
-    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()))
 }
 
 #[cfg(test)]
@@ -211,11 +198,11 @@ pub(super) mod tests {
     /// Half past midnight, UTC, and as long after it as the request took.
     const TIME: Duration = Duration::from_secs(1_709_166_600);
 
-    pub(in crate::logging) fn access(request: http::request::Builder) -> Access {
+    pub(in crate::logging) fn access(request: &http::request::Parts) -> Access<'_> {
         Access {
             id: 0xab.into(),
             client: "[::ffff:192.0.2.77]:4000".parse().unwrap(),
-            request: request.body(()).unwrap().into_parts().0,
+            request: request.into(),
             from_peer: false,
             status: StatusCode::OK,
             cache: "hit",
@@ -227,7 +214,11 @@ pub(super) mod tests {
         }
     }
 
-    fn lines(access: &Access, anonymize: bool) -> (String, serde_json::Value) {
+    pub(in crate::logging) fn head(request: http::request::Builder) -> http::request::Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn lines(access: &Access<'_>, anonymize: bool) -> (String, serde_json::Value) {
         let (client, now) = (Client::of(access.client, anonymize), SystemTime::UNIX_EPOCH + TIME + access.took);
         let [mut line, mut object] = [Vec::new(), Vec::new()];
         combined(&mut line, access, client, now).unwrap();
@@ -241,7 +232,7 @@ pub(super) mod tests {
     #[test]
     fn a_line_is_what_apache_writes_and_json_says_more() {
         let request = Request::get("/a?b=c").header("host", "x.com").header("referer", "http://y.com/");
-        let (line, json) = lines(&access(request.header("user-agent", "Browser/1 (X)")), false);
+        let (line, json) = lines(&access(&head(request.header("user-agent", "Browser/1 (X)"))), false);
         assert_eq!(
             line,
             "192.0.2.77 - - [29/Feb/2024:00:30:00 +0000] \"GET /a?b=c HTTP/1.1\" 200 5 \"http://y.com/\" \"Browser/1 (X)\"\n"
@@ -257,8 +248,9 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_missing_is_a_hyphen() {
-        let mut access = access(Request::head("http://x.com/a"));
-        (access.bytes, access.is_whole, access.error) = (0, false, Some(ProxyError::Host));
+        let head = head(Request::head("http://x.com/a"));
+        let mut access = access(&head);
+        (access.bytes, access.is_whole, access.error) = (0, false, Some(&ProxyError::Host));
         let (line, json) = lines(&access, false);
         assert!(line.ends_with("\"HEAD http://x.com/a HTTP/1.1\" 200 - \"-\" \"-\"\n"), "{line}");
         assert_eq!(json["error"], ProxyError::Host.to_string());
@@ -269,7 +261,7 @@ pub(super) mod tests {
     fn nobody_writes_into_the_log_what_is_none_of_a_field() {
         let agent = b"\" 200 1 \"\\x22\t\x80\xff\xc3\xa9".as_slice();
         let request = Request::get("/%22\"?a=1").header("user-agent", http::HeaderValue::from_bytes(agent).unwrap());
-        let (line, json) = lines(&access(request.header("referer", "\"")), false);
+        let (line, json) = lines(&access(&head(request.header("referer", "\""))), false);
         assert!(
             line.ends_with(
                 "\"GET /%22\\x22?a=1 HTTP/1.1\" 200 5 \"\\x22\" \"\\x22 200 1 \\x22\\x5cx22\\x09\\x80\\xff\\xc3\\xa9\"\n"
@@ -284,7 +276,8 @@ pub(super) mod tests {
 
     #[test]
     fn an_anonymous_client_is_one_of_256_or_of_a_48() {
-        let mut access = access(Request::get("/"));
+        let head = head(Request::get("/"));
+        let mut access = access(&head);
         let (line, json) = lines(&access, true);
         assert!(line.starts_with("192.0.2.0 - -") && json.get("port").is_none(), "{line}{json}");
         access.client = "[2001:db8:1:2:3:4:5:6]:4000".parse().unwrap();

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use coral_proxy::access::{Access, AccessLog};
-use hyper::header::HOST;
+use hyper::http::HeaderValue;
 
 use super::human::human;
 use super::lines::{self, Lines, Writing};
@@ -84,7 +84,7 @@ impl Requests {
 }
 
 impl AccessLog for Requests {
-    fn log(&self, access: &Access) {
+    fn log(&self, access: &Access<'_>) {
         let client = Client::of(access.client, self.anonymize);
         match &self.form {
             Form::Event => event(access, client),
@@ -114,17 +114,18 @@ pub(super) const TARGET: &str = "coral_proxy::access";
 /// What stands between the time and the fields of a line of the log.
 pub(super) const LOG_ORIGIN: &str = "  INFO coral_proxy::access:";
 
-pub(super) fn event(access: &Access, client: Client) {
+pub(super) fn event(access: &Access<'_>, client: Client) {
+    let host = access.request.host.and_then(|host| HeaderValue::from_bytes(host).ok());
     tracing::info!(
         target: TARGET,
         client = %client,
         method = %access.request.method,
-        host = access.request.headers.get(HOST).map(tracing::field::debug),
-        uri = %access.request.uri,
+        host = host.map(tracing::field::debug),
+        uri = %access.request.target,
         status = access.status.as_u16(),
         cache = access.cache,
         from = from(access),
-        error = access.error.as_ref().map(tracing::field::display),
+        error = access.error.map(tracing::field::display),
         bytes = access.bytes,
         whole = (!access.is_whole).then_some(false),
         ms = access.took.as_millis() as u64,
@@ -133,7 +134,7 @@ pub(super) fn event(access: &Access, client: Client) {
 }
 
 /// Who asked, in a word.
-pub(super) fn from(access: &Access) -> &'static str {
+pub(super) fn from(access: &Access<'_>) -> &'static str {
     if access.from_peer { "peer" } else { "client" }
 }
 

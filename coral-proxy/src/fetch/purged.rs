@@ -11,6 +11,7 @@ use crate::cache::{Found, Object};
 use crate::coalesce::{Joined, UnderWay};
 use crate::origin::Answer;
 use crate::purge::{Moment, Pattern};
+use crate::url::lately::Understood;
 use crate::url::{CoralUrl, Names};
 
 impl Fetcher {
@@ -19,7 +20,14 @@ impl Fetcher {
         self.unless_purged(url, self.cache.find(url.key(), request).await)
     }
 
-    /// The same for a slice of it.
+    /// A fresh object that is in memory and the same for all requests, without waiting.
+    pub(crate) fn plain_hit(&self, of: &Understood, now: SystemTime) -> Option<Arc<Object>> {
+        let object = self.cache.plain(&of.key)?;
+        let is_good = object.validity.is_fresh(now) && !self.is_purged(&of.url, object.validity.sent());
+        is_good.then_some(object)
+    }
+
+    /// What is here of a slice of it. Waits likewise.
     pub(super) async fn find_slice(&self, url: &CoralUrl, number: u64, request: &HeaderMap) -> Found {
         self.unless_purged(url, self.cache.find_slice(url.key(), number, request).await)
     }
