@@ -394,7 +394,7 @@ fn class(status: StatusCode) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use bytesize::ByteSize;
@@ -409,14 +409,23 @@ mod tests {
     use crate::cache::body::Body;
     use crate::headers::of_lines;
     use crate::interim::Outbox;
-    use crate::limits::Limits;
+    use crate::limits::{Admitted, Limits};
     use crate::policy::{Validity, variant_key};
     use crate::{Config, Metrics, config};
 
-    const HOST: &str = "www.x.com.nyud.net";
+    pub(in crate::service) const HOST: &str = "www.x.com.nyud.net";
 
     /// A service that has an object with these header lines at `/`.
-    fn service(lines: &[&str]) -> Service {
+    pub(in crate::service) fn service(lines: &[&str]) -> Service {
+        service_with(StatusCode::OK, &[], lines)
+    }
+
+    /// The same of an object with this status, which varies by `selecting`.
+    pub(in crate::service) fn service_with(
+        status: StatusCode,
+        selecting: &[http::HeaderName],
+        lines: &[&str],
+    ) -> Service {
         let me = "127.0.0.1:1".parse().unwrap();
         let dsht = MemoryNetwork::new().node(Peer::new(me, Services::NONE));
         let config = Arc::new(Config::default());
@@ -427,14 +436,15 @@ mod tests {
         let (headers, now) = (of_lines(&[lines, &["cache-control: max-age=60"]].concat()), SystemTime::now());
         let object = Object {
             key,
-            variant: variant_key(key, &[], &HeaderMap::new()),
-            selecting: Arc::from([]),
-            status: StatusCode::OK,
-            validity: Validity::of(StatusCode::OK, &headers, now, now, &config.freshness),
+            variant: variant_key(key, selecting, &HeaderMap::new()),
+            selecting: Arc::from(selecting),
+            status,
+            validity: Validity::of(status, &headers, now, now, &config.freshness),
             headers,
             body: Body::whole_of("hello".into()),
             part: None,
         };
+        fetcher.cache.varies(key, &object.selecting);
         fetcher.cache.insert(Arc::new(object), now);
         let names = ArcSwap::from_pointee(names);
         Service {
@@ -449,14 +459,19 @@ mod tests {
         }
     }
 
+    /// A connection that may be used.
+    pub(in crate::service) async fn admitted() -> Admitted {
+        let limits = Limits::new(&config::Client::default());
+        limits.admit(limits.room().await, "192.0.2.1".parse().unwrap()).unwrap()
+    }
+
     /// The status, and the location if there is one, for a request with these header lines; `hot` if its domain waits long.
     async fn asked(service: &Service, hot: bool, lines: &[&str]) -> (u16, String) {
         let budget = Budget::new(ByteSize::kib(1).as_u64(), Duration::ZERO, Waits::default());
         let line = Line::new(Some(&budget));
         let waiting = hot.then(|| (0..100).map(|_| budget.ask(&"x.com".into(), 1024)).collect::<Vec<_>>());
         tokio::time::advance(Duration::from_secs(3)).await;
-        let admitted = Limits::new(&config::Client::default());
-        let admitted = admitted.admit(admitted.room().await, "192.0.2.1".parse().unwrap()).unwrap();
+        let admitted = admitted().await;
         let client = "192.0.2.1:1".parse().unwrap();
         let caller = Caller { client, rate: admitted.rate(), line: &line, is_secure: false };
         let mut request = http::Request::new(()).into_parts().0;

@@ -216,3 +216,180 @@ impl Drop for PlainHit<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use http::request::Parts;
+    use http::{HeaderName, Request};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::access::AccessLog;
+    use crate::headers::of_lines;
+    use crate::http1::response::To;
+    use crate::interim::Outbox;
+    use crate::pace::Line;
+    use crate::service::tests::{HOST, admitted, service, service_with};
+
+    /// Lines of a request that a plain one may have, and such that it may not.
+    const PLAIN: [&str; 6] = [
+        "accept: */*",
+        "user-agent: a b",
+        "referer: http://y.com/",
+        "cookie: a=b",
+        "Sec-Fetch-Mode: x",
+        "PRAGMA: no-cache",
+    ];
+    const OTHERS: [&str; 9] = [
+        "range: bytes=1-2",
+        "if-none-match: \"a\"",
+        "if-modified-since: Thu, 01 Jan 2026 00:00:00 GMT",
+        "cdn-loop: coral",
+        "via: 1.1 coral (CoralWebPrx)",
+        "cache-control: only-if-cached",
+        "authorization: x",
+        "coral-request-id: 0000000000000001",
+        "x: y",
+    ];
+
+    /// Without one an object would be given one, at another time.
+    fn date() -> String {
+        format!("date: {}", httpdate::fmt_http_date(SystemTime::now()))
+    }
+
+    /// What a log was told, without times and ids.
+    #[derive(Debug, Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl AccessLog for Told {
+        fn log(&self, access: &Access<'_>) {
+            let Access { client, request, from_peer, status, cache, error, bytes, is_whole, .. } = access;
+            let line = format!("{client} {request:?} {from_peer} {status} {cache} {error:?} {bytes} {is_whole}");
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        }
+    }
+
+    /// Asks `service` for `/` with these lines, on the way of all requests and as a plain one: both responses, without their ids, and what the log was told.
+    async fn both(service: &Service, lines: &[&str]) -> [Option<(String, String)>; 2] {
+        let told = Arc::new(Told::default());
+        let _ = service.log.set(told.clone());
+        let admitted = admitted().await;
+        let line = Line::default();
+        let client = "192.0.2.1:1".parse().unwrap();
+        let caller = || Caller { client, rate: admitted.rate(), line: &line, is_secure: false };
+        let headers = of_lines(&[lines, &[&format!("host: {HOST}")]].concat());
+        let head = || -> Parts {
+            let mut head = Request::new(()).into_parts().0;
+            head.headers = headers.clone();
+            head
+        };
+        let shown = |head: Vec<u8>, body: &[u8]| {
+            let head = String::from_utf8(head).unwrap();
+            let mut lines: Vec<&str> = head.lines().filter(|line| !line.starts_with("coral-request-id: ")).collect();
+            // A field that replaces another one stands in its place.
+            lines[1..].sort_unstable();
+            format!("{}\n{}", lines.join("\n"), str::from_utf8(body).unwrap())
+        };
+        let last = || told.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let usual = {
+            let ticket = Outbox::default().ticket(Version::HTTP_11);
+            let (head, body) = service.answer(caller(), head(), false, ticket).await.into_parts();
+            let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+            let mut out = Vec::new();
+            let to = To { version: Version::HTTP_11, is_head: false, keep_alive: true };
+            response::head(&mut out, to, head.status, &head.headers, Some(body.len() as u64));
+            shown(out, &body)
+        };
+        let usual = (usual, last().unwrap_or_default());
+        let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let hit = Plain::of("GET", "/", fields).and_then(|plain| service.plain_hit(&caller(), plain));
+        let plain = hit.map(|mut hit| {
+            let mut out = Vec::new();
+            hit.write_head(&mut out);
+            hit.sent = hit.body.len();
+            shown(out, &hit.body)
+        });
+        [Some(usual), plain.map(|plain| (plain, last().unwrap_or_default()))]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plain_hit_is_answered_and_logged_as_it_would_be_on_the_usual_way() {
+        let objects: [&[&str]; 4] = [
+            &["content-length: 5", "etag: \"a\""],
+            &["age: 7", "accept-ranges: none", "x: 1", "x: 2"],
+            &["via: 1.1 a", "cache-status: other; hit", "link: <a>"],
+            &["content-type: text/html", "vary: "],
+        ];
+        for lines in objects {
+            let service = service(&[lines, &[&date()]].concat());
+            let [usual, first] = both(&service, &PLAIN).await;
+            assert!(usual.as_ref().is_some_and(|(text, _)| text.starts_with("HTTP/1.1 200")));
+            assert!(first == usual, "{lines:?}: {first:#?} instead of {usual:#?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_out_of_the_ordinary_goes_the_usual_way() {
+        let date = &*date();
+        let ordinary = service(&[date]);
+        assert!(both(&ordinary, &[]).await[1].is_some());
+        for line in OTHERS {
+            assert!(both(&ordinary, &[line]).await[1].is_none(), "{line}");
+        }
+        for line in PLAIN {
+            assert!(both(&ordinary, &[line]).await[1].is_some(), "{line}");
+        }
+        let others = [
+            service(&[date, "location: /a"]),
+            service(&[date, "x-coral-control: redirect-home"]),
+            service_with(StatusCode::NOT_FOUND, &[], &[date]),
+            service_with(StatusCode::OK, &[HeaderName::from_static("accept")], &[date, "vary: accept"]),
+        ];
+        for service in others {
+            assert!(both(&service, &[]).await[1].is_none());
+        }
+        // What was good for a minute.
+        let stale = service(&[date]);
+        let now = SystemTime::now() + std::time::Duration::from_secs(3600);
+        let understood = lately::understood(HOST.as_bytes(), b"/", &stale.names.load());
+        assert!(understood.is_none(), "nobody has asked yet");
+        both(&stale, &[]).await;
+        let understood = lately::understood(HOST.as_bytes(), b"/", &stale.names.load()).unwrap();
+        assert!(stale.fetcher.plain_hit(&understood, SystemTime::now()).is_some());
+        assert!(stale.fetcher.plain_hit(&understood, now).is_none());
+    }
+
+    #[test]
+    fn only_one_get_for_a_path_is_plain() {
+        let host = ("host", b"x".as_slice());
+        assert!(Plain::of("GET", "/a?b", [host]).is_some());
+        for (method, target) in [("HEAD", "/"), ("get", "/"), ("GET", "*"), ("GET", "http://x/"), ("GET", "")] {
+            assert!(Plain::of(method, target, [host]).is_none(), "{method} {target}");
+        }
+        assert!(Plain::of("GET", "/", []).is_none() && Plain::of("GET", "/", [host, host]).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever fields a request has: where there is a plain answer, it is the usual one.
+        #[test]
+        fn a_plain_answer_is_never_another_one(
+            lines in prop::collection::vec(prop::sample::select([&PLAIN[..], &OTHERS[..]].concat()), 0..4),
+            object in prop::collection::vec(
+                prop::sample::select(vec!["etag: \"a\"", "content-length: 5", "age: 3", "x-coral-control: no-serve"] ),
+                0..3,
+            ),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                let service = service(&[object.as_slice(), &[&date()]].concat());
+                let [usual, plain] = both(&service, &lines).await;
+                prop_assert!(plain.is_none() || plain == usual, "{plain:#?} instead of {usual:#?}");
+                Ok(())
+            })?;
+        }
+    }
+}
