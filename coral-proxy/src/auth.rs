@@ -141,7 +141,7 @@ impl Shown {
         let status = response.status();
         let length = response.body().size_hint().exact();
         let headers = response.headers_mut();
-        // What hyper would add is to be covered, too.
+        // What the connection would add is to be covered, too.
         if let Some(length) = length.filter(|_| *method != Method::HEAD && may_have_length(status)) {
             headers.entry(CONTENT_LENGTH).or_insert_with(|| length.into());
         }

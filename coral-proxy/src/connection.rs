@@ -25,7 +25,6 @@ use tokio_rustls::TlsAcceptor;
 use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::error::{Fault, Verdict};
-use crate::gather::Gather;
 use crate::hints::{self, Clients};
 use crate::http1::{Ended, Http1};
 use crate::interim::Outbox;
@@ -61,7 +60,7 @@ pub(crate) struct Connection {
 }
 
 /// What all of it is written through.
-type Lower = Paced<StallTimeout<Gather<TcpStream>>>;
+type Lower = Paced<StallTimeout<TcpStream>>;
 
 impl Connection {
     /// Serves `stream`, until it ends by itself, goes wrong, or is told to stop after the requests under way.
@@ -74,7 +73,7 @@ impl Connection {
         // Heads are small and wait for an answer; holding them back gains nothing.
         let _ = stream.set_nodelay(true);
         // A client is not blamed for the time in which it is sent nothing.
-        let mut lower = StallTimeout::new(Gather::new(stream), limits.stall_timeout);
+        let mut lower = StallTimeout::new(stream, limits.stall_timeout);
         match self.tls.clone() {
             None => self.http1(Paced::new(lower, self.line.clone()), stop).await,
             Some(certificates) => {
@@ -249,7 +248,7 @@ trait Socket {
 
 impl Socket for Lower {
     fn socket(&self) -> &TcpStream {
-        self.inner().inner().inner()
+        self.inner().inner()
     }
 }
 

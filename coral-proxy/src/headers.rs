@@ -231,7 +231,7 @@ pub(crate) fn clean_interim(headers: &HeaderMap, passes: &Passes) -> HeaderMap {
     cleaned
 }
 
-/// Gives each value memory of its own. As hyper made them they are slices of the connection's read buffer, and a single
+/// Gives each value memory of its own. As hyper makes those of an answer they are slices of the connection's read buffer, and a single
 /// one of them in the store would keep all of it, 8 KiB or more.
 fn detach(headers: &mut HeaderMap) {
     for value in headers.values_mut() {

@@ -235,20 +235,28 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Http1<'c, S> {
         let _handled = connection.in_hand.take();
         let (version, is_head) = (head.version, head.method == Method::HEAD);
         let outbox = self.outbox.clone();
+        self.out.clear();
         let response = {
             let ticket = outbox.ticket(version);
-            let answer = connection.service.answer(connection.caller(), head, framing.has_body, ticket);
-            let mut answer = pin!(outbox.before(answer));
-            let (io, received) = (&mut self.io, &mut self.received);
+            let mut answer = pin!(connection.service.answer(connection.caller(), head, framing.has_body, ticket));
+            let (io, received, out) = (&mut self.io, &mut self.received, &mut self.out);
             poll_fn(|cx| {
                 if let Poll::Ready(response) = answer.as_mut().poll(cx) {
                     return Poll::Ready(Ok(response));
                 }
-                ready!(outbox.poll_write(cx, io))?;
+                while let Poll::Ready(interim) = outbox.poll_next(cx) {
+                    response::interim(out, &interim);
+                }
+                if !out.is_empty() {
+                    ready!(poll_write_out(io, out, cx))?;
+                }
                 poll_gone(io, received, cx).map(Err)
             })
             .await?
         };
+        while let Some(interim) = outbox.next_before_answer() {
+            response::interim(&mut self.out, &interim);
+        }
         let keep_alive = framing.keep_alive && !framing.has_body && !self.is_stopping() && !connection.is_leaving();
         let stays = self.send(response, To { version, is_head, keep_alive }).await?;
         // Whoever has said that this is the last one sends no more.
@@ -258,6 +266,7 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Http1<'c, S> {
 
     /// Answers what is no request that can be read. It is the last answer, as nobody knows where the next request begins.
     async fn refuse(&mut self, error: ProxyError) -> Result<(), Ended> {
+        self.out.clear();
         let id = RequestId::new();
         let mut response = of_error(&error, &Method::GET, id);
         response.headers_mut().insert(REQUEST_ID, id.value());
@@ -266,10 +275,9 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Http1<'c, S> {
         Err(Ended::Refused(error))
     }
 
-    /// Sends a response. Whether the connection can be used again.
+    /// Sends a response, behind what is to be written already. Whether the connection can be used again.
     async fn send(&mut self, response: Response<ReplyBody>, to: To) -> Result<bool, Ended> {
         let (head, mut body) = response.into_parts();
-        self.out.clear();
         let length = body.size_hint().exact();
         let (ends, keep_alive) = response::head(&mut self.out, to, head.status, &head.headers, length);
         let mut left = match ends {
@@ -432,6 +440,20 @@ where
         0 => Err(io::ErrorKind::WriteZero.into()),
         bytes => Ok(bytes),
     }
+}
+
+/// Writes all of `out`, which is empty then.
+fn poll_write_out<S>(io: &mut S, out: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+where
+    S: AsyncWrite + Unpin,
+{
+    while !out.is_empty() {
+        match ready!(Pin::new(&mut *io).poll_write(cx, out))? {
+            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            written => drop(out.drain(..written)),
+        }
+    }
+    Pin::new(io).poll_flush(cx)
 }
 
 /// Reads what comes.

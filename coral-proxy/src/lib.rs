@@ -2,7 +2,7 @@
 //!
 //! # The life of one request
 //!
-//! 1. [`Proxy::run`] accepts a connection within the bounds of `limits`; hyper reads the head within its own.
+//! 1. [`Proxy::run`] accepts a connection within the bounds of `limits`; `http1`, or hyper for HTTP/2, reads the head within its own.
 //! 2. `service` refuses what is no request for a cache: other methods, bodies, a missing host, a loop.
 //! 3. [`url`] turns host and target into the origin, the canonical URL and its key [C04 §3.2].
 //! 4. `fetch` looks into the [`cache`]; [`policy`] says whether what is there is fresh (RFC 9111), [`partial`] whether a
@@ -81,7 +81,6 @@ pub mod error;
 pub mod explain;
 mod fetch;
 pub mod front;
-mod gather;
 mod head_timer;
 pub mod headers;
 mod hints;

@@ -199,7 +199,7 @@ mod tests {
         let writing = tokio::spawn(async move {
             let mut head = head.as_slice();
             while !head.is_empty() {
-                // As hyper does: a head and what comes behind it in one call.
+                // A head and what comes behind it in one call.
                 let written = ours.write_vectored(&[IoSlice::new(head), IoSlice::new(&body)]).await.unwrap();
                 let of_body = written.saturating_sub(head.len());
                 head = &head[written - of_body..];

@@ -36,7 +36,7 @@ const IN_304: [HeaderName; 8] = [CACHE_CONTROL, DATE, ETAG, EXPIRES, LAST_MODIFI
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
 
-/// The body of a response. An error in it makes hyper break the connection off, so that a client sees that it is cut.
+/// The body of a response. An error in it makes the connection, or the stream of HTTP/2, break off, so that a client sees that it is cut.
 pub(crate) struct ReplyBody {
     content: Content,
     /// The error that comes next.

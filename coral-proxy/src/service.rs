@@ -168,7 +168,7 @@ impl Service {
         is_loop: bool,
         interim: Ticket,
     ) -> Result<Outcome, ProxyError> {
-        // In HTTP/1.1 hyper has refused it, as it bounds the fields that it reads; in HTTP/2 it bounds their bytes alone.
+        // In HTTP/1.1 it was refused before; in HTTP/2 hyper bounds their bytes alone.
         if head.headers.len() > self.fetcher.config.client.max_headers.get() {
             return Err(ProxyError::Fields);
         }

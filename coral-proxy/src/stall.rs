@@ -1,6 +1,6 @@
 //! A connection that gives up on a client who takes nothing.
 //!
-//! hyper bounds how long a request's head may take; it waits for ever for room to write. A write that makes no progress
+//! Whoever speaks HTTP above waits for ever for room to write. A write that makes no progress
 //! for the time-out fails here, and with it the connection.
 
 use std::io;

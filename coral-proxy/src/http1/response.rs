@@ -7,6 +7,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, TRANSFER_ENCODIN
 use http::{StatusCode, Version};
 
 use super::request::has_option;
+use crate::interim::Interim;
 
 /// Bytes of an HTTP date.
 const DATE_BYTES: usize = 29;
@@ -81,6 +82,15 @@ pub(crate) fn head(
     }
     out.extend_from_slice(b"\r\n");
     (ends, keep_alive)
+}
+
+/// Writes an interim response.
+pub(crate) fn interim(out: &mut Vec<u8>, interim: &Interim) {
+    start(out, Version::HTTP_11, interim.status);
+    for (name, value) in &interim.headers {
+        field(out, name.as_str(), value.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes the first line.
