@@ -3,19 +3,13 @@
 //! Below everything bytes are paced and stalls are noticed; TLS and HTTP are written through that. A connection ends by itself, goes wrong, or
 //! is told to stop: then the requests in hand are answered and no more are taken.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{Request, StatusCode};
-use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -23,11 +17,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::certificates::Certificates;
-use crate::config::Config;
 use crate::error::{Fault, Verdict};
 use crate::hints::{self, Clients};
 use crate::http1::{Ended, Http1};
-use crate::interim::Outbox;
+use crate::http2;
 use crate::limits::{Admitted, InHand};
 use crate::pace::{Line, Paced};
 use crate::reply::UnderWay;
@@ -36,13 +29,7 @@ use crate::stall::{Progress, StallTimeout};
 
 /// How long a connection without a request in hand may take to bring one after the node is told to stop: what is on its
 /// way arrives, and half a head holds nobody up.
-const LAST_HEAD: Duration = Duration::from_secs(1);
-
-/// Requests that one HTTP/2 connection may have under way at once: as many as browsers ask for.
-const MAX_STREAMS: u32 = 100;
-
-/// Bytes of a response that HTTP/2 takes beyond what the client has asked for.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
+pub(crate) const LAST_HEAD: Duration = Duration::from_secs(1);
 
 /// A connection, and what its requests share.
 #[derive(Debug)]
@@ -138,65 +125,14 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Socket + Unpin + Send + 'static,
     {
-        let config = Arc::clone(&self.service.fetcher.config);
-        // hyper keeps the socket to itself. By now the kernel has seen at least two round trips.
+        // The socket is not seen again. By now the kernel has seen at least two round trips.
         let rtt = hints::rtt(stream.socket());
-        let max_header = self.max_header();
-        let service = service_fn(|request: Request<Incoming>| {
-            let this = Arc::clone(&self);
-            async move {
-                let handled = this.in_hand.take();
-                // hyper sends no interim responses, and here there is no place to put them between.
-                let interim = Outbox::default().ticket(request.version());
-                let (has_body, head) = (!request.body().is_end_stream(), request.into_parts().0);
-                let response = this.service.answer(this.caller(), head, has_body, interim).await;
-                this.served.store(true, Ordering::Relaxed);
-                Ok::<_, Infallible>(response.map(|body| body.handled(handled)))
-            }
-        });
-        let mut connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(u32::try_from(max_header).unwrap_or(u32::MAX))
-            .max_send_buf_size(SEND_BUFFER_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
-        let idle = self.idle(&progress);
-        let ended = tokio::select! {
-            ended = &mut connection => ended,
-            () = async { tokio::select! { () = stopped(&mut stop) => {}, () = idle => {} } } => {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                match timeout(LAST_HEAD, &mut connection).await {
-                    Ok(ended) => ended,
-                    Err(_) if self.in_hand.is_empty() => Ok(()),
-                    // Who takes nothing is waited for as long as any origin.
-                    Err(_) => timeout(longest_pause(&config), &mut connection).await.unwrap_or(Ok(())),
-                }
-            }
-        };
+        let ended = http2::serve(&self, stream, progress, &mut stop).await;
         if let Some(rtt) = rtt.filter(|_| self.served.load(Ordering::Relaxed)) {
             self.clients.seen(self.client.ip(), rtt, true);
         }
         if let Err(error) = ended {
-            self.failed(&error);
-        }
-    }
-
-    /// Waits until nothing has been sent for as long as may be: without a request in hand as in HTTP/1.1, and with one until every
-    /// origin would have been given up, as the client then has closed its window to us.
-    async fn idle(&self, progress: &Progress) {
-        let config = &self.service.fetcher.config;
-        let limit = config.client.header_timeout;
-        let mut before = progress.bytes();
-        let mut still = Duration::ZERO;
-        loop {
-            tokio::time::sleep(limit).await;
-            let now = progress.bytes();
-            still = if now == before { still + limit } else { Duration::ZERO };
-            before = now;
-            let most = if self.in_hand.is_empty() { limit } else { longest_pause(config) };
-            if still >= most {
-                return;
-            }
+            tracing::debug!(client = %self.client, %error, "a connection ended badly");
         }
     }
 
@@ -213,26 +149,10 @@ impl Connection {
         usize::try_from(self.service.fetcher.config.client.max_header.as_u64()).unwrap_or(usize::MAX)
     }
 
-    fn failed(&self, error: &hyper::Error) {
-        // What hyper cannot read it answers itself, with 400 or 431, and nobody else hears of it.
-        if error.is_parse() {
-            self.ended_badly("unreadable", StatusCode::BAD_REQUEST, error);
-        } else if error.is_timeout() {
-            self.ended_badly("head_timeout", StatusCode::REQUEST_TIMEOUT, error);
-        } else {
-            tracing::debug!(client = %self.client, %error, "a connection ended badly");
-        }
-    }
-
     fn ended_badly(&self, kind: &'static str, status: StatusCode, error: &dyn std::fmt::Display) {
         self.service.fetcher.metrics.error(Verdict { status, fault: Fault::Client, kind });
         tracing::debug!(client = %self.client, %error, "a connection ended badly");
     }
-}
-
-/// How long a response may have nothing to send, whatever it waits for.
-fn longest_pause(config: &Config) -> Duration {
-    config.origin.first_byte_timeout.max(config.peer.patience) + config.client.stall_timeout
 }
 
 /// Waits until the proxy is told to stop.

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::access::RequestId;
 use crate::cache::body::BodyError;
-use crate::connection::Connection;
+use crate::connection::{Connection, LAST_HEAD};
 use crate::error::ProxyError;
 use crate::head_timer::HeadTimer;
 use crate::headers::REQUEST_ID;
@@ -40,10 +40,6 @@ pub(crate) mod response;
 const READ_BYTES: usize = 4 * 1024;
 /// Bodies up to here are copied behind their head: that costs less than what the kernel does to look at two pieces.
 const COPIED_BYTES: usize = 4 * 1024;
-
-/// How long a connection without a request in hand may take to bring one after the node is told to stop: what is on its
-/// way arrives, and half a head holds nobody up.
-const LAST_HEAD: Duration = Duration::from_secs(1);
 
 /// How long, and for how many bytes, a client is listened to who was refused: were the connection closed with bytes unread, the kernel
 /// would reset it, and the client might never see why (RFC 9112 §9.6).
@@ -375,7 +371,7 @@ fn next<'b>(connection: &'b Connection, is_stopping: &AtomicBool, received: &'b 
         let others = || head.fields.iter().filter(|field| !field.name.eq_ignore_ascii_case(CONNECTION.as_str()));
         if may_be_plain
             && let Some(plain) = Plain::of(head.method, head.target, others().map(|field| (field.name, field.value)))
-            && let Some(hit) = service.plain_hit(&connection.caller(), plain)
+            && let Some(hit) = service.plain_hit(&connection.caller(), plain, usize::MAX)
         {
             return Ok(Next::Plain(hit, head.length));
         }

@@ -86,6 +86,7 @@ pub mod headers;
 mod hints;
 mod home;
 mod http1;
+mod http2;
 mod interim;
 mod limits;
 pub mod metrics;

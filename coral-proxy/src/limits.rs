@@ -101,7 +101,7 @@ impl Drop for Admitted {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct InHand(Arc<AtomicUsize>);
 
-/// One of them, until the last of its response has been written, or handed to hyper.
+/// One of them, until the last of its response has been written, or in HTTP/2 put into its stream.
 #[derive(Debug)]
 pub(crate) struct Handled(InHand);
 

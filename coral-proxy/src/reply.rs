@@ -27,7 +27,6 @@ use crate::error::ProxyError;
 use crate::fetch::{Read, Served};
 use crate::front::PageBody;
 use crate::headers::{CACHE_STATUS, ORIGIN_AGE, PROXY_STATUS, PURGE, add_via};
-use crate::limits::Handled;
 use crate::trace::Open;
 use crate::url::{CoralUrl, Suffix, UrlError, coralize, coralize_secure};
 
@@ -48,8 +47,6 @@ pub(crate) struct ReplyBody {
     traced: Open,
     /// Counts the request as under way until its body is dropped.
     under_way: Option<UnderWay>,
-    /// Keeps the connection from being taken for an idle one.
-    handled: Option<Handled>,
 }
 
 enum Content {
@@ -87,21 +84,7 @@ impl ReplyBody {
     }
 
     fn of(content: Content) -> Self {
-        Self {
-            content,
-            broken: None,
-            sent: None,
-            logged: None,
-            traced: Open::default(),
-            under_way: None,
-            handled: None,
-        }
-    }
-
-    /// Keeps its connection busy until it is sent.
-    pub(crate) fn handled(mut self, handled: Handled) -> Self {
-        self.handled = Some(handled);
-        self
+        Self { content, broken: None, sent: None, logged: None, traced: Open::default(), under_way: None }
     }
 
     /// Counts what is sent, and that the request is under way until it is.

@@ -285,11 +285,15 @@ impl Service {
 
     /// Remembers how this request's URL was understood, for the next one that is plain.
     fn remember(&self, head: &http::request::Parts, url: &CoralUrl, key: Key) {
-        if let (None, Some(target), Some(host)) =
-            (head.uri.authority(), head.uri.path_and_query(), head.headers.get(HOST))
-        {
+        // In HTTP/2 the authority stands for the host; in HTTP/1.1 a target that has one is not plain.
+        let host = match (head.version, head.uri.authority()) {
+            (Version::HTTP_2, Some(authority)) => Some(authority.as_str().as_bytes()),
+            (Version::HTTP_11, None) => head.headers.get(HOST).map(http::HeaderValue::as_bytes),
+            _ => None,
+        };
+        if let (Some(host), Some(target)) = (host, head.uri.path_and_query()) {
             let understood = Arc::new(Understood { url: url.clone(), key });
-            lately::remember(host.as_bytes(), target.as_str().as_bytes(), &self.names.load(), &understood);
+            lately::remember(host, target.as_str().as_bytes(), &self.names.load(), &understood);
         }
     }
 

@@ -245,3 +245,41 @@ async fn requests_that_are_taken_back_at_once_tie_nothing_up() {
     assert_eq!(ask(&mut other, get(SECURE, "/slow")).await, (StatusCode::OK, "slow".into()));
     assert_eq!(origin.count("/slow"), 1);
 }
+
+#[tokio::test]
+async fn a_plain_hit_over_http_2_is_as_any_other_and_hints_come_before_an_answer() {
+    let (authority, _files, origin, node) = world(|_| {}).await;
+    origin.text("/page", "HTTP/1.1 200 OK\ncache-control: max-age=600\netag: \"a\"", "hello");
+    let mut sender = http2(&node, &authority).await;
+    let mut heads = Vec::new();
+    // Fetched; a hit; a plain hit; and one that is none for a field that nobody knows.
+    for field in ["accept", "accept", "accept", "x-unknown"] {
+        let mut request = get(SECURE, "/page");
+        request.headers_mut().insert(http::HeaderName::from_static(field), "a/b".parse().unwrap());
+        let response = sender.send_request(request).await.unwrap();
+        let (mut head, body) = response.into_parts();
+        assert_eq!((head.status, body.collect().await.unwrap().to_bytes()), (StatusCode::OK, "hello".into()));
+        assert_eq!(head.headers.remove("coral-request-id").unwrap().len(), 16);
+        head.headers.remove("age");
+        heads.push(head.headers);
+    }
+    assert!(heads[1] == heads[2] && heads[2] == heads[3], "{heads:#?}");
+    assert_eq!(heads[2]["cache-status"], "coral; hit");
+
+    let gate = Gate::closed();
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow";
+    origin.on("/slow", vec![Step::Send(hints.into()), Step::Wait(gate.clone()), Step::Send(head.into())]);
+    // hyper's client tells nobody of them.
+    let tls = handshake(node.tls.unwrap(), SECURE, authority.client("h2")).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(tls).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get(format!("https://{SECURE}/slow")).body(()).unwrap();
+    let (mut answer, _) = sender.send_request(request, true).unwrap();
+    let interim = std::future::poll_fn(|cx| answer.poll_informational(cx));
+    let interim = tokio::time::timeout(Duration::from_secs(10), interim).await.expect("before the answer");
+    let interim = interim.unwrap().unwrap();
+    assert_eq!((interim.status(), interim.headers()["link"].to_str().unwrap()), (StatusCode::EARLY_HINTS, "</a>"));
+    gate.open();
+    assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+}

@@ -119,7 +119,7 @@ pub(crate) fn chunk(out: &mut Vec<u8>, bytes: usize) {
 pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// An HTTP date. What was written in the same second by this thread is not worked out again.
-fn date(now: SystemTime) -> [u8; DATE_BYTES] {
+pub(crate) fn date(now: SystemTime) -> [u8; DATE_BYTES] {
     thread_local!(static LAST: Cell<(u64, [u8; DATE_BYTES])> = const { Cell::new((u64::MAX, [0; DATE_BYTES])) });
     // A clock before its epoch is wrong in any case.
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, HeaderMap, HeaderName, LOCATION, VIA};
-use http::{Method, StatusCode, Version};
+use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION, VIA};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::{Caller, Service};
@@ -49,10 +49,13 @@ const INERT: [&str; 17] = [
 /// What a browser says of itself and its page (Fetch Metadata, Client Hints).
 const INERT_PREFIX: &str = "sec-";
 
-/// A GET of HTTP/1.1 for a URL, and nothing more.
+/// A GET for a URL, and nothing more.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plain<'a> {
+    /// Path and query.
     target: &'a str,
+    /// The URL as HTTP/2 has it, where the host is no field; `None` in HTTP/1.1.
+    uri: Option<&'a Uri>,
     host: &'a [u8],
     referer: Option<&'a [u8]>,
     user_agent: Option<&'a [u8]>,
@@ -87,18 +90,35 @@ impl<'a> Plain<'a> {
                 return None;
             }
         }
-        Some(Self { target, host: host?, referer, user_agent })
+        Some(Self { target, uri: None, host: host?, referer, user_agent })
+    }
+
+    /// The same of HTTP/2 (RFC 9113 §8.3.1).
+    pub(crate) fn of_http2<B>(request: &'a Request<B>) -> Option<Self> {
+        let uri = request.uri();
+        let host = ("host", uri.authority()?.as_str().as_bytes());
+        let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let plain =
+            Self::of(request.method().as_str(), uri.path_and_query()?.as_str(), [host].into_iter().chain(fields))?;
+        let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+        (request.version() == Version::HTTP_2 && is_http).then_some(Self { uri: Some(uri), ..plain })
     }
 
     fn asked(&self) -> Asked<'a> {
-        let Self { target, host, referer, user_agent } = *self;
-        let target = Cow::Borrowed(target);
-        Asked { method: "GET", target, version: Version::HTTP_11, host: Some(host), referer, user_agent }
+        let Self { target, uri, host, referer, user_agent } = *self;
+        let (target, version, host) = match uri {
+            None => (Cow::Borrowed(target), Version::HTTP_11, Some(host)),
+            Some(uri) => (Cow::Owned(uri.to_string()), Version::HTTP_2, None),
+        };
+        Asked { method: "GET", target, version, host, referer, user_agent }
     }
 
     /// What a trace calls it.
     fn step(&self) -> Step {
-        let url = format!("http://{}{}", String::from_utf8_lossy(self.host), self.target);
+        let url = match self.uri {
+            None => format!("http://{}{}", String::from_utf8_lossy(self.host), self.target),
+            Some(uri) => uri.to_string(),
+        };
         Step::Answer { method: Method::GET, url, from_peer: false, status: StatusCode::OK, cache: "hit", error: None }
     }
 }
@@ -127,8 +147,13 @@ pub(crate) struct PlainHit<'a> {
 }
 
 impl Service {
-    /// The answer to a plain request, if it is a hit that is the same for everybody.
-    pub(crate) fn plain_hit<'a>(&'a self, caller: &Caller<'_>, request: Plain<'a>) -> Option<PlainHit<'a>> {
+    /// The answer to a plain request, if it is a hit that is the same for everybody, and has at most `most_bytes`.
+    pub(crate) fn plain_hit<'a>(
+        &'a self,
+        caller: &Caller<'_>,
+        request: Plain<'a>,
+        most_bytes: usize,
+    ) -> Option<PlainHit<'a>> {
         let began = Instant::now();
         let understood = lately::understood(request.host, request.target.as_bytes(), &self.names.load())?;
         let now = SystemTime::now();
@@ -138,7 +163,7 @@ impl Service {
         if !is_plain || control(&object.headers).is_some() {
             return None;
         }
-        let body = object.body.whole()?;
+        let body = object.body.whole().filter(|body| body.len() <= most_bytes)?;
         // Last, as they count. Whoever is turned away is told so elsewhere, where this changes nothing.
         caller.line.admit(&understood.url, self.fetcher.config.bandwidth.patience).ok()?;
         caller.rate.take().ok()?;
@@ -178,13 +203,35 @@ impl PlainHit<'_> {
         out.extend_from_slice(b"\r\n");
     }
 
+    /// The head as a value.
+    pub(crate) fn response(&self) -> Response<()> {
+        let mut response = Response::new(());
+        *response.status_mut() = self.object.status;
+        let headers = response.headers_mut();
+        headers.reserve(self.object.headers.len() + 6);
+        // What is from the object is shared with it.
+        let stored = self.object.headers.iter().filter(|(name, _)| !is_replaced(name));
+        for (name, value) in stored {
+            headers.append(name, value.clone());
+        }
+        self.added(|name, value| {
+            headers.append(name, HeaderValue::from_bytes(value).expect("what this node writes is printable ASCII"));
+        });
+        response
+    }
+
     /// The fields of the response, in their order.
     fn fields(&self, mut field: impl FnMut(&HeaderName, &[u8])) {
         for (name, value) in &self.object.headers {
-            if !matches!(*name, AGE | ACCEPT_RANGES) {
+            if !is_replaced(name) {
                 field(name, value.as_bytes());
             }
         }
+        self.added(field);
+    }
+
+    /// Those that the stored ones do not have.
+    fn added(&self, mut field: impl FnMut(&HeaderName, &[u8])) {
         if !self.object.headers.contains_key(CONTENT_LENGTH) {
             field(&CONTENT_LENGTH, itoa::Buffer::new().format(self.body.len()).as_bytes());
         }
@@ -194,6 +241,11 @@ impl PlainHit<'_> {
         field(&ACCEPT_RANGES, b"bytes");
         field(&REQUEST_ID, self.id.value().as_bytes());
     }
+}
+
+/// Whether [`PlainHit::added`] has another one.
+fn is_replaced(name: &HeaderName) -> bool {
+    matches!(*name, AGE | ACCEPT_RANGES)
 }
 
 impl Drop for PlainHit<'_> {
@@ -222,7 +274,6 @@ mod tests {
     use std::sync::{Mutex, PoisonError};
 
     use http::request::Parts;
-    use http::{HeaderName, Request};
     use proptest::prelude::*;
 
     use super::*;
@@ -304,7 +355,7 @@ mod tests {
         };
         let usual = (usual, last().unwrap_or_default());
         let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let hit = Plain::of("GET", "/", fields).and_then(|plain| service.plain_hit(&caller(), plain));
+        let hit = Plain::of("GET", "/", fields).and_then(|plain| service.plain_hit(&caller(), plain, usize::MAX));
         let plain = hit.map(|mut hit| {
             let mut out = Vec::new();
             hit.write_head(&mut out);
