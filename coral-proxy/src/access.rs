@@ -79,7 +79,10 @@ impl RequestId {
 
     /// The value of the field.
     pub(crate) fn value(self) -> HeaderValue {
-        HeaderValue::from_bytes(&self.digits()).expect("digits are ASCII")
+        let mut value = HeaderValue::from_bytes(&self.digits()).expect("digits are ASCII");
+        // It is not to fill the tables of HTTP/2 (RFC 7541 §6.2.3), as it never comes again.
+        value.set_sensitive(true);
+        value
     }
 
     fn digits(self) -> [u8; DIGITS] {

@@ -1,7 +1,7 @@
 //! HTTP/2 towards clients (RFC 9113), over the `h2` crate: many requests at once on one connection.
 //!
-//! All requests that have come are taken together, and plain hits ([`crate::service::plain`]) are answered at once, so that their responses leave in one write. Every other
-//! request is a task of its own, which ends with the connection.
+//! All requests that have come are taken together, and plain hits ([`crate::service::plain`]) are answered at once, so that their responses leave in one write ([`batch`]). Every
+//! other request is a task of its own, which ends with the connection.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -29,6 +29,9 @@ use crate::limits::Handled;
 use crate::reply::ReplyBody;
 use crate::service::plain::Plain;
 use crate::stall::Progress;
+use batch::{Batch, Hold};
+
+mod batch;
 
 /// Requests that one connection may have under way at once: as many as browsers ask for.
 const MAX_STREAMS: u32 = 100;
@@ -58,6 +61,8 @@ where
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(u32::try_from(connection.max_header()).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER_BYTES);
+    let hold = Hold::default();
+    let io = Batch::new(io, hold.clone());
     let Ok(h2) = timeout(config.client.header_timeout, builder.handshake(io)).await else {
         return Ok(());
     };
@@ -70,21 +75,19 @@ where
     let mut end = End::default();
     loop {
         let lives = poll_fn(|cx| {
+            hold.set(true);
             loop {
                 match h2.poll_accept(cx)? {
                     Poll::Ready(Some(request)) => incoming.push(request),
                     Poll::Ready(None) => return Poll::Ready(Ok::<_, h2::Error>(false)),
                     Poll::Pending if !incoming.is_empty() => return Poll::Ready(Ok(true)),
-                    Poll::Pending => {}
-                }
-                if incoming.is_empty() {
-                    if end.timer.is_none() && over.as_mut().poll(cx).is_ready() {
+                    // Before anything is waited for, all that there is leaves.
+                    Poll::Pending if hold.set(false) => {}
+                    Poll::Pending if end.timer.is_none() && over.as_mut().poll(cx).is_ready() => {
                         h2.graceful_shutdown();
                         end.begin();
-                        // It is to be told.
-                        continue;
                     }
-                    return end.poll_over(connection, config, cx).map(|()| Ok(false));
+                    Poll::Pending => return end.poll_over(connection, config, cx).map(|()| Ok(false)),
                 }
             }
         });
