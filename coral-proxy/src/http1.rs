@@ -92,7 +92,7 @@ enum Next<'b> {
     /// A hit that needs nothing else, and the length of its request.
     Plain(PlainHit<'b>, usize),
     /// Any other request, and its length.
-    Request(Box<head::Parts>, Framing, usize),
+    Request(head::Parts, Framing, usize),
 }
 
 /// What came of waiting for more.
@@ -152,7 +152,7 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Http1<'c, S> {
             match read {
                 Read::Head(None) => {}
                 Read::Head(Some((head, framing))) => {
-                    if !self.answer(*head, framing).await? {
+                    if !self.answer(head, framing).await? {
                         return Ok(());
                     }
                 }
@@ -173,7 +173,7 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Http1<'c, S> {
     }
 
     /// Reads a head. `None` if it was a plain request, which is answered already.
-    async fn read(&mut self) -> Result<Read<Option<(Box<head::Parts>, Framing)>>, Ended> {
+    async fn read(&mut self) -> Result<Read<Option<(head::Parts, Framing)>>, Ended> {
         let (request, length) = match next(self.connection, self.is_stopping, &self.received) {
             Read::Head(Next::Plain(hit, length)) => {
                 let _handled = self.connection.in_hand.take();
@@ -375,7 +375,7 @@ fn next<'b>(connection: &'b Connection, is_stopping: &AtomicBool, received: &'b 
         {
             return Ok(Next::Plain(hit, head.length));
         }
-        Ok(Next::Request(Box::new(head.to_parts()?), framing, head.length))
+        Ok(Next::Request(head.to_parts()?, framing, head.length))
     })
 }
 

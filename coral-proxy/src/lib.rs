@@ -116,6 +116,8 @@ pub use certificates::{CertificateFiles, Examined};
 pub use config::Config;
 pub use error::ProxyError;
 pub use explain::Explanation;
+#[doc(hidden)]
+pub use http1::request::fuzz as fuzz_head;
 pub use metrics::Metrics;
 pub use popular::Popular;
 pub use purge::{Pattern, PatternError, PurgedBy};

@@ -187,15 +187,12 @@ impl Service {
             return Err(ProxyError::Url(UrlError::Scheme));
         }
         let authority = authority(head)?;
-        let understood = {
-            let names = self.names.load();
-            let url = CoralUrl::parse(authority, &target(&head.uri), &names);
-            if url.as_ref().is_ok_and(|url| names.deny.covers(url)) {
-                // What other nodes serve is for their operators to say.
-                return Err(turned_away(from_peer, ProxyError::Denied));
-            }
-            url
-        };
+        let names = self.names.load_full();
+        let understood = CoralUrl::parse(authority, &target(&head.uri), &names);
+        if understood.as_ref().is_ok_and(|url| names.deny.covers(url)) {
+            // What other nodes serve is for their operators to say.
+            return Err(turned_away(from_peer, ProxyError::Denied));
+        }
         let url = match understood {
             Ok(url) => url,
             // No way of most requests; boxed, as it would make the future of all large.
@@ -244,7 +241,8 @@ impl Service {
             return Ok(home);
         }
         if served.status == CacheStatus::Hit {
-            self.remember(head, &url, served.object.key);
+            // By the names that it was understood by, which meanwhile may be others.
+            remember(head, &names, &url, served.object.key);
         }
         let word = served.status.word();
         let asker = if from_peer { Asker::Node { came } } else { Asker::Client { secure: caller.is_secure } };
@@ -283,20 +281,6 @@ impl Service {
         Ok(Outcome { response, word: "own", error: None })
     }
 
-    /// Remembers how this request's URL was understood, for the next one that is plain.
-    fn remember(&self, head: &http::request::Parts, url: &CoralUrl, key: Key) {
-        // In HTTP/2 the authority stands for the host; in HTTP/1.1 a target that has one is not plain.
-        let host = match (head.version, head.uri.authority()) {
-            (Version::HTTP_2, Some(authority)) => Some(authority.as_str().as_bytes()),
-            (Version::HTTP_11, None) => head.headers.get(HOST).map(http::HeaderValue::as_bytes),
-            _ => None,
-        };
-        if let (Some(host), Some(target)) = (host, head.uri.path_and_query()) {
-            let understood = Arc::new(Understood { url: url.clone(), key });
-            lately::remember(host, target.as_str().as_bytes(), &self.names.load(), &understood);
-        }
-    }
-
     /// Counts what was asked for among what is popular. A few requests come here, and what they ask for is read once more.
     fn count(&self, head: &http::request::Parts, weight: u64) {
         if let Ok(authority) = authority(head)
@@ -312,6 +296,20 @@ impl Service {
             self.fetcher.metrics.turned_away.inc();
             turned_away(from_peer, ProxyError::OverShare(wait))
         })
+    }
+}
+
+/// Remembers how the URL of a request was understood, for the next one that is plain.
+fn remember(head: &http::request::Parts, names: &Arc<Names>, url: &CoralUrl, key: Key) {
+    // In HTTP/2 the authority stands for the host; in HTTP/1.1 a target that has one is not plain.
+    let host = match (head.version, head.uri.authority()) {
+        (Version::HTTP_2, Some(authority)) => Some(authority.as_str().as_bytes()),
+        (Version::HTTP_11, None) => head.headers.get(HOST).map(http::HeaderValue::as_bytes),
+        _ => None,
+    };
+    if let (Some(host), Some(target)) = (host, head.uri.path_and_query()) {
+        let understood = Arc::new(Understood { url: url.clone(), key });
+        lately::remember(host, target.as_str().as_bytes(), names, &understood);
     }
 }
 

@@ -58,15 +58,19 @@ pub(crate) fn head(
     start(out, to.version, status);
     for (name, value) in headers {
         // How the message is framed is said below. RFC 9110 §8.6: 204 has no length.
-        let is_framing = *name == TRANSFER_ENCODING || *name == CONNECTION;
-        if !is_framing && !(*name == CONTENT_LENGTH && status == StatusCode::NO_CONTENT) {
+        let is_framing = match *name {
+            TRANSFER_ENCODING | CONNECTION => true,
+            CONTENT_LENGTH => status == StatusCode::NO_CONTENT,
+            _ => false,
+        };
+        if !is_framing {
             field(out, name.as_str(), value.as_bytes());
         }
     }
     match ends {
         Ends::AtOnce if said.is_none() && !to.is_head && !has_none => field(out, "content-length", b"0"),
         Ends::After(length) if said.is_none() => {
-            field(out, "content-length", itoa::Buffer::new().format(length).as_bytes())
+            field(out, "content-length", itoa::Buffer::new().format(length).as_bytes());
         }
         Ends::WithChunk => field(out, "transfer-encoding", b"chunked"),
         _ => {}
