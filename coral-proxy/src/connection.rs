@@ -66,7 +66,8 @@ impl Connection {
             Some(certificates) => {
                 let progress = lower.progress();
                 let lower = Paced::new(lower, self.line.clone());
-                Arc::new(self).https(lower, &certificates, progress, stop).await;
+                // Boxed, as it would make the task of every connection three times as large.
+                Box::pin(Arc::new(self).https(lower, &certificates, progress, stop)).await;
             }
         }
     }
