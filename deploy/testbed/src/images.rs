@@ -44,6 +44,8 @@ const BROWSER: Recipe =
 const NODE: &str = "coral-testbed-node";
 const BASE: &str = "coral-testbed-base";
 const TRIXIE_BASE: &str = "coral-testbed-base-trixie";
+/// Built by `.ci/service`.
+const SYSTEMD: &str = "coral-testbed-systemd";
 
 /// Raised when what [`debian`] puts into the base changes.
 const BASE_VERSION: u32 = 1;
@@ -111,8 +113,8 @@ pub async fn browser() -> anyhow::Result<String> {
 /// If Docker does not answer, or a container still uses one.
 pub async fn remove() -> anyhow::Result<()> {
     // What is built on another goes before it.
-    for name in [BROWSER.name, JUDGES.name, RESOLVERS.name, TOOLS.name, BASE, TRIXIE_RESOLVERS.name, TRIXIE_BASE, NODE]
-    {
+    let of_base = [SYSTEMD, BROWSER.name, JUDGES.name, RESOLVERS.name, TOOLS.name];
+    for name in of_base.into_iter().chain([BASE, TRIXIE_RESOLVERS.name, TRIXIE_BASE, NODE]) {
         remove_but(name, None).await?;
     }
     Ok(())
