@@ -38,7 +38,7 @@ pub(crate) mod response;
 
 /// Bytes that are read at once, as a rule: most heads have less.
 const READ_BYTES: usize = 4 * 1024;
-/// Bodies up to here are copied behind their head: that costs less than what the kernel does to look at two pieces.
+/// Up to here what belongs together is copied into one piece: that costs less than what the kernel does to look at several.
 const COPIED_BYTES: usize = 4 * 1024;
 
 /// How long, and for how many bytes, a client is listened to who was refused: were the connection closed with bytes unread, the kernel
@@ -291,7 +291,7 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Http1<'c, S> {
                 Ends::AtOnce | Ends::WithConnection => {}
             }
             let behind: &[u8] = if ends == Ends::WithChunk { b"\r\n" } else { b"" };
-            if piece.len() <= COPIED_BYTES {
+            if self.out.len() + piece.len() <= COPIED_BYTES {
                 self.out.extend_from_slice(&piece);
                 self.out.extend_from_slice(behind);
             } else {
@@ -332,7 +332,7 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Http1<'c, S> {
     }
 
     async fn write_out(&mut self) -> io::Result<()> {
-        write_all(&mut self.io, [&self.out, &[], &[]]).await?;
+        write_all(&mut self.io, [&self.out]).await?;
         self.out.clear();
         poll_fn(|cx| Pin::new(&mut self.io).poll_flush(cx)).await
     }
@@ -407,7 +407,7 @@ where
 }
 
 /// Writes all of these, one behind the other.
-async fn write_all<S>(io: &mut S, pieces: [&[u8]; 3]) -> io::Result<()>
+async fn write_all<S, const N: usize>(io: &mut S, pieces: [&[u8]; N]) -> io::Result<()>
 where
     S: AsyncWrite + Unpin,
 {
