@@ -168,8 +168,10 @@ pub struct Log {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Traces {
-    /// The collector, which takes OTLP over HTTP: `http://127.0.0.1:4318`. Default: none, and nothing is traced.
+    /// The collector, which takes OTLP over HTTP: `http://127.0.0.1:4318`, or https. Default: none, and nothing is traced.
     pub endpoint: Option<String>,
+    /// PEM files with certificates that vouch for the collector besides the system's. Default: none.
+    pub extra_ca: Vec<PathBuf>,
     /// The share of the requests of clients that are traced, from 0 to 1. Default: 0.01.
     ///
     /// Those of other nodes are traced if these trace them.
@@ -178,7 +180,7 @@ pub struct Traces {
 
 impl Default for Traces {
     fn default() -> Self {
-        Self { endpoint: None, share: 0.01 }
+        Self { endpoint: None, extra_ca: Vec::new(), share: 0.01 }
     }
 }
 

@@ -4,6 +4,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt as _, Empty};
@@ -16,8 +18,11 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use support::{CORALIZED, Cluster, HOST, builder, map, origin, page};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// A step as the collector has it: of which node, and its attributes as text.
 #[derive(Debug, Clone)]
@@ -36,10 +41,11 @@ fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute))).collect()
 }
 
-/// Starts one; where it listens, and what it has been sent.
-async fn collector() -> (String, Arc<Mutex<Vec<Step>>>) {
+/// Starts one, which speaks TLS if it has a configuration for it; where it listens, and what it has been sent.
+async fn collector(tls: Option<ServerConfig>) -> (SocketAddr, Arc<Mutex<Vec<Step>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let addr = listener.local_addr().unwrap();
+    let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
     let steps = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&steps);
     tokio::spawn(async move {
@@ -54,10 +60,19 @@ async fn collector() -> (String, Arc<Mutex<Vec<Step>>>) {
                     Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
                 }
             });
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            let server = hyper::server::conn::http1::Builder::new();
+            match tls.clone() {
+                None => drop(tokio::spawn(server.serve_connection(TokioIo::new(stream), service))),
+                Some(tls) => drop(tokio::spawn(async move {
+                    // Who does not believe it goes away.
+                    if let Ok(stream) = tls.accept(stream).await {
+                        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                    }
+                })),
+            }
         }
     });
-    (endpoint, steps)
+    (addr, steps)
 }
 
 fn steps_of(body: &[u8]) -> Vec<Step> {
@@ -73,11 +88,11 @@ fn steps_of(body: &[u8]) -> Vec<Step> {
 
 #[tokio::test]
 async fn a_request_that_another_node_answers_is_one_trace_over_both() {
-    let (endpoint, steps) = collector().await;
+    let (collector, steps) = collector(None).await;
     let origin = origin(vec![page("/")]).await;
     let cluster = Cluster::with(2, |config| {
         map(config, HOST, origin.addr());
-        config.log.traces.endpoint = Some(endpoint.clone());
+        config.log.traces.endpoint = Some(format!("http://{collector}"));
         config.log.traces.share = 1.0;
     })
     .await;
@@ -136,4 +151,32 @@ async fn a_collector_that_is_not_there_costs_nobody_an_answer() {
     .await;
     assert_eq!(support::fetch(cluster.proxy(0), CORALIZED, "/").await.status, 200);
     cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_collector_at_https_is_sent_what_it_is_to_have_if_somebody_vouches_for_it() {
+    let authority = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (certificate, key) = (authority.cert.der().clone(), authority.signing_key.serialize_der());
+    let tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], PrivatePkcs8KeyDer::from(key).into())
+        .unwrap();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(authority.cert.pem().as_bytes()).unwrap();
+    let (collector, steps) = collector(Some(tls)).await;
+    let origin = origin(vec![page("/")]).await;
+    for (trusted, seen) in [(Vec::new(), false), (vec![file.path().to_owned()], true)] {
+        let cluster = Cluster::with(1, |config| {
+            map(config, HOST, origin.addr());
+            config.log.traces.endpoint = Some(format!("https://{collector}/"));
+            config.log.traces.extra_ca.clone_from(&trusted);
+            config.log.traces.share = 1.0;
+        })
+        .await;
+        assert_eq!(support::fetch(cluster.proxy(0), CORALIZED, "/").await.status, 200);
+        cluster.stop().await;
+        assert_eq!(!steps.lock().unwrap().is_empty(), seen, "{trusted:?}");
+    }
 }

@@ -128,7 +128,7 @@ impl Fetcher {
         metrics: Metrics,
         traces: Traces,
     ) -> Result<Self, ProxyError> {
-        let tls = tls::client_config(&config.origin.extra_ca)?;
+        let tls = tls::client_config(&config.origin.extra_ca, "[proxy.origin] extra_ca")?;
         let references = References::start(me, dsht.clone(), config.reference.clone(), metrics.clone());
         // Peers are always addresses, so this resolver is never asked.
         let limit = config.peer.connect_timeout;

@@ -124,4 +124,5 @@ pub use purge::{Pattern, PatternError, PurgedBy};
 pub use reference::{decode_reference, encode_reference};
 pub use searches::Search;
 pub use server::{Proxy, Sockets, Status, Traffic};
+pub use tls::client_config as tls_client_config;
 pub use url::{Passes, Site, Suffix, UrlError, coralize, index_key};

@@ -12,17 +12,17 @@ use rustls::{ClientConfig, Error, RootCertStore};
 
 use crate::error::ProxyError;
 
-/// What origins are spoken to with: the system's certificates, and those of the files `extra_ca`.
+/// What others are spoken to with, origins above all: the system's certificates, and those of the files that `setting`, a key of the configuration, names.
 ///
 /// Fails with [`ProxyError::Setup`], which names the file, if one cannot be read or holds no certificate.
-pub(crate) fn client_config(extra_ca: &[PathBuf]) -> Result<ClientConfig, ProxyError> {
+pub fn client_config(extra_ca: &[PathBuf], setting: &str) -> Result<ClientConfig, ProxyError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     // One bad certificate of the system is no reason to do without the others.
     roots.add_parsable_certificates(found.certs);
     for path in extra_ca {
         let unusable = |reason: String| {
-            let text = format!("cannot use the certificates of {} ([proxy.origin] extra_ca): {reason}", path.display());
+            let text = format!("cannot use the certificates of {} ({setting}): {reason}", path.display());
             ProxyError::Setup(text.into())
         };
         for certificate in read(path).map_err(unusable)? {
@@ -30,7 +30,7 @@ pub(crate) fn client_config(extra_ca: &[PathBuf]) -> Result<ClientConfig, ProxyE
         }
     }
     if roots.is_empty() {
-        tracing::warn!("the system has no root certificates: https origins will not be trusted");
+        tracing::warn!("the system has no root certificates: nobody will be trusted over https");
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -80,7 +80,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca.pem");
         std::fs::write(&path, content).unwrap();
-        client_config(std::slice::from_ref(&path)).map(drop).map_err(|error| {
+        client_config(std::slice::from_ref(&path), "a").map(drop).map_err(|error| {
             let text = error.to_string();
             assert!(text.contains(&path.display().to_string()), "{text} does not name the file");
             text.split_once("extra_ca): ").expect("the message names the option").1.to_owned()
@@ -106,7 +106,7 @@ mod tests {
         assert!(loaded("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").is_err());
         // One bad certificate is not passed over for the sake of a good one.
         assert!(loaded(&format!("{}{cut}", authority())).is_err());
-        let missing = client_config(&["/nowhere/ca.pem".into()]).unwrap_err().to_string();
+        let missing = client_config(&["/nowhere/ca.pem".into()], "[proxy.origin] extra_ca").unwrap_err().to_string();
         assert!(missing.contains("/nowhere/ca.pem") && missing.contains("No such file"), "{missing}");
     }
 }

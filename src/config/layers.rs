@@ -126,10 +126,9 @@ impl Config {
         }
         crate::logging::parse_filter(&self.log.filter).context("`log.filter`")?;
         let traces = &self.log.traces;
-        if traces.endpoint.as_ref().is_some_and(|endpoint| !endpoint.starts_with("http://")) {
-            bail!(
-                "`log.traces.endpoint` is no plain HTTP address, such as http://127.0.0.1:4318; TLS is for a collector nearby to speak"
-            );
+        let is_url = |endpoint: &String| ["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme));
+        if !traces.endpoint.iter().all(is_url) {
+            bail!("`log.traces.endpoint` is no address of a collector, such as http://127.0.0.1:4318");
         }
         if !(0.0..=1.0).contains(&traces.share) {
             bail!("`log.traces.share` is {}, and not from 0 to 1", traces.share);

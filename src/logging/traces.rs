@@ -14,9 +14,11 @@ use anyhow::Context as _;
 use coral_dsht::Peer;
 use coral_proxy::access::RequestId;
 use coral_proxy::trace::{Span, Step, TraceLog};
+use hyper_rustls::HttpsConnectorBuilder;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
+use opentelemetry_http::hyper::HyperClient;
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLinks};
 use tokio::sync::mpsc;
@@ -60,7 +62,12 @@ impl Traces {
         let Some(endpoint) = &config.endpoint else {
             return Ok(None);
         };
-        let exporter = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary);
+        let mut tls = coral_proxy::tls_client_config(&config.extra_ca, "`log.traces.extra_ca`")?;
+        // That is for the connector to say.
+        tls.alpn_protocols.clear();
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        let client = HyperClient::new(connector, PATIENCE, None);
+        let exporter = SpanExporter::builder().with_http().with_http_client(client).with_protocol(Protocol::HttpBinary);
         let exporter = exporter.with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')));
         let mut exporter = exporter.with_timeout(PATIENCE).build().context("`log.traces.endpoint` cannot be used")?;
         let resource = [
