@@ -14,7 +14,8 @@
 //!
 //! In a closed network an answer counts only if it shows the network's key ([`crate::auth`]): one who cannot is set aside.
 //!
-//! Before the origin is asked for what is nowhere else, those are asked who have it stale (`max-stale`): see `fetch/lent.rs`.
+//! Before the origin is asked for what is nowhere else, those are asked who have it stale (`max-stale`): see `fetch/lent.rs`; or, for a range, who
+//! have a part with all of it: see `fetch/part.rs`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
