@@ -15,6 +15,7 @@ use coral::purge::order;
 use coral_dns::appraisal::{Promise, Reply, Request as Appraise};
 use coral_dsht::message::{Body, ClusterInfo, Clusters, Header, Message, Request, Response, Token};
 use coral_dsht::{Distance, Dsht, Id, Instant, Level, Peer, Services, hint, wire};
+use coral_proxy::partial::Place;
 use coral_proxy::stamp::Stamp;
 use coral_proxy::url::{CoralUrl, Names};
 use coral_proxy::version::Version;
@@ -251,6 +252,7 @@ fn the_ids_and_values_in_the_protocol_are_those_of_the_code() {
         Id::of_node(node),
         url,
         coral_proxy::reference::stale_key(url),
+        coral_proxy::reference::parts_key(url),
         coral_proxy::slice::slice_key(url, 3),
         hint::network(node.ip()),
         hint::router(node.ip()),
@@ -261,7 +263,9 @@ fn the_ids_and_values_in_the_protocol_are_those_of_the_code() {
     let version = Version::of(hyper::StatusCode::OK, &headers, Some(5), None).unwrap();
     let stamp = Stamp::of(&version, &sha2::Sha256::digest("hello").into());
     let stamped = coral_proxy::reference::encode_stamped(cache, stamp);
-    let values = [coral_proxy::encode_reference(cache), hint::value(node), stamped];
+    let place = hyper::HeaderMap::from_iter([(hyper::header::CONTENT_RANGE, "bytes 4-9/20".parse().unwrap())]);
+    let part = coral_proxy::reference::encode_part(cache, Place::of(&place).unwrap(), None);
+    let values = [coral_proxy::encode_reference(cache), hint::value(node), stamped, part];
     assert_eq!(example("values"), values.map(|value| value.as_bytes().to_vec()));
 }
 

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::error::ProxyError;
 use crate::headers::has_validator;
 use crate::metrics::Metrics;
-use crate::partial::{Part, part_key};
+use crate::partial::{Part, Place, part_key};
 use crate::policy::{NotStored, Validity, variant_key};
 use crate::reference::References;
 use crate::slice::slice_key;
@@ -81,10 +81,15 @@ impl Object {
         self.part.is_none() && (has_validator(&self.headers) || self.validity.may_ever_be_stale())
     }
 
-    /// Whether it is for those who ask this node: a part, but no slice. Others who are sent here want the whole or a slice, and so
-    /// does the disk.
-    pub(crate) fn is_kept_alone(&self) -> bool {
+    /// Whether it is a part, but no slice. Neither those who are sent here for the whole or a slice want it, nor the disk: the index names
+    /// it under another key.
+    pub(crate) fn is_loose_part(&self) -> bool {
         self.part.as_ref().is_some_and(|part| !part.is_slice)
+    }
+
+    /// Where it lies in the whole, if it is such a part and that can be told.
+    pub(crate) fn place(&self) -> Option<Place> {
+        if self.is_loose_part() { Place::of(&self.headers) } else { None }
     }
 
     /// Bytes of memory that it takes, or is taken to.
@@ -92,7 +97,7 @@ impl Object {
         let length = self.body.length().unwrap_or(0);
         match self.body.file() {
             // The disk's bound does not know of parts, so this one is theirs.
-            Some(_) if self.is_kept_alone() => length + self.head_bytes(),
+            Some(_) if self.is_loose_part() => length + self.head_bytes(),
             // One checksum for each block; and it holds a file open, of which a process may have a thousand.
             Some(_) => (length.div_ceil(BLOCK_BYTES as u64) * 8 + self.head_bytes()).max(FILE_BYTES),
             None => length + self.head_bytes(),
@@ -293,7 +298,10 @@ impl Cache {
 
     /// Stores a complete object in place of what was there for its variant: in memory now, on disk before long.
     pub fn insert(&self, object: Arc<Object>, now: SystemTime) {
-        if object.is_kept_alone() {
+        if object.is_loose_part() {
+            if let Some(place) = object.place() {
+                self.references.stored_part(object.key, place, object.validity.remaining(now));
+            }
             self.memory.insert(object.variant, object);
             return;
         }
@@ -302,7 +310,12 @@ impl Cache {
         if let Some(disk) = &self.disk {
             disk.append(Arc::clone(&object));
         }
+        let part = object.part.is_none().then(|| part_key(object.variant));
         self.memory.insert(object.variant, object);
+        if let Some(part) = part {
+            // The whole has all that it has, and is what others are sent here for from now on.
+            self.memory.remove(&part);
+        }
     }
 
     /// Takes out an object that is not what the origin has, unless another one has taken its place.

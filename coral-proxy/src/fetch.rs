@@ -284,12 +284,13 @@ impl Fetcher {
         if let Some(sought) = range.filter(|range| range.seeks())
             && self.is_far_from(&wanted.url, sought, found.variant).await
         {
-            if let Some(served) = self.by_slices(&wanted, sought, &found.selecting, found.variant).await? {
+            let (variant, holders) = ((&found.selecting, found.variant), Arc::default());
+            if let Some(served) = self.by_slices(&wanted, sought, variant, &holders).await? {
                 return Ok(served);
             }
             // A part of one version alone is cut from the whole, or else that is what is wanted.
             if !wanted.headers.contains_key(IF_RANGE) {
-                return self.lead_part(wanted, found.selecting, found.variant).await;
+                return self.lead_part(wanted, sought, (found.selecting, found.variant), holders).await;
             }
         }
         if !self.cache.is_passed(&key) && may_share(&wanted) {

@@ -14,7 +14,7 @@ use http::header::{
 
 use crate::auth::AUTH;
 use crate::digest::CONTENT_DIGEST;
-use crate::partial::Part;
+use crate::partial::{Part, Place};
 use crate::policy::list_members;
 use crate::slice::{Came, SLICE_BYTES};
 use crate::trace::TRACE;
@@ -294,6 +294,7 @@ pub fn fuzz(bytes: &[u8]) {
         && let Some(cut) = part.cut(wants, 9)
     {
         assert!(cut.start < cut.end && cut.end <= 9);
+        assert!(Place::of(&headers).is_none_or(|place| place.has(wants)));
     }
     if let Came::Slice(part, length) = Came::of(1, http::StatusCode::PARTIAL_CONTENT, &headers, Some(9)) {
         assert!((9..=SLICE_BYTES).contains(&length) && part.first == SLICE_BYTES && part.first + length <= part.total);

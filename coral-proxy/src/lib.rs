@@ -55,7 +55,7 @@
 //! # How it is built
 //!
 //! [`url`], [`policy`], [`conditional`], [`partial`], [`mod@slice`], [`version`], [`headers`], [`address`] and [`cache_status`] are values in, values out: most
-//! tests and both fuzz targets live there. `fetch` holds the order of sources, and each source has a file. The index is
+//! tests and most fuzz targets live there. `fetch` holds the order of sources, and each source has a file. The index is
 //! a [`coral_dsht::DshtHandle`], whatever is behind it.
 //!
 //! # What it is not, yet

@@ -17,7 +17,7 @@ pub struct Part {
     pub total: u64,
     /// The `Range` that it answers. The same one again gets the same answer.
     pub asked: HeaderValue,
-    /// Whether it is a slice ([`crate::slice`]), which other nodes may have, too. Any other part is kept here for those who ask here.
+    /// Whether it is a slice ([`crate::slice`]), which all nodes ask for alike. Any other part is what one client has asked for.
     pub is_slice: bool,
 }
 
@@ -47,6 +47,60 @@ impl Part {
         let here = self.first..self.first.saturating_add(length).min(self.total);
         let inside = !wanted.is_empty() && here.start <= wanted.start && wanted.end <= here.end;
         inside.then(|| wanted.start - self.first..wanted.end - self.first)
+    }
+}
+
+/// Where a part lies in its whole, by its own word: how other nodes know whether it has what they want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    first: u64,
+    last: u64,
+    total: u64,
+}
+
+/// Bytes of a place: three numbers of six bytes.
+pub(crate) const PLACE_BYTES: usize = 3 * NUMBER_BYTES;
+const NUMBER_BYTES: usize = 6;
+
+impl Place {
+    /// What a stored part with this head says of itself. `None` if it does not say it, or the whole has 2^48 bytes or more.
+    ///
+    /// It may have less than it says ([`Part::of`]). Who asks for that is told that it is not here.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let (place, total) = content_range(headers)?;
+        Self { first: place.start, last: place.end - 1, total }.checked()
+    }
+
+    /// Whether all of what is wanted lies within it.
+    pub fn has(self, wants: Wants) -> bool {
+        let wanted = wants.of(self.total);
+        !wanted.is_empty() && self.first <= wanted.start && wanted.end - 1 <= self.last
+    }
+
+    /// As it stands in a reference.
+    pub fn to_bytes(self) -> [u8; PLACE_BYTES] {
+        let mut bytes = [0; PLACE_BYTES];
+        for (field, number) in bytes.chunks_exact_mut(NUMBER_BYTES).zip([self.first, self.last, self.total]) {
+            field.copy_from_slice(&number.to_be_bytes()[8 - NUMBER_BYTES..]);
+        }
+        bytes
+    }
+
+    /// The one with which `bytes` begin, and what is behind it. `None` if no part could be there.
+    pub fn from_bytes(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (place, behind) = bytes.split_at_checked(PLACE_BYTES)?;
+        let mut numbers = place.chunks_exact(NUMBER_BYTES).map(|field| {
+            let mut number = [0; 8];
+            number[8 - NUMBER_BYTES..].copy_from_slice(field);
+            u64::from_be_bytes(number)
+        });
+        let place = Self { first: numbers.next()?, last: numbers.next()?, total: numbers.next()? };
+        Some((place.checked()?, behind))
+    }
+
+    fn checked(self) -> Option<Self> {
+        let fits = self.total >> (8 * NUMBER_BYTES) == 0;
+        (self.first <= self.last && self.last < self.total && fits).then_some(self)
     }
 }
 
@@ -130,7 +184,65 @@ mod tests {
         assert_eq!(Part::of(StatusCode::PARTIAL_CONTENT, &head, None, &asked), None);
     }
 
+    fn place(range: &str) -> Option<Place> {
+        Place::of(&headers(&[&format!("content-range: {range}")]))
+    }
+
+    #[test]
+    fn a_place_has_what_lies_within_it_by_the_length_of_the_whole() {
+        let at_the_end = place("bytes 4-9/10").unwrap();
+        for (range, expected) in [
+            ("bytes=4-9", true),
+            ("bytes=6-8", true),
+            ("bytes=6-", true),
+            ("bytes=9-99", true),
+            ("bytes=-5", true),
+            ("bytes=3-5", false),
+            ("bytes=-7", false),
+            ("bytes=-0", false),
+            ("bytes=10-", false),
+        ] {
+            assert_eq!(at_the_end.has(wants(range)), expected, "{range}");
+        }
+        let within = place("bytes 4-9/20").unwrap();
+        assert!(within.has(wants("bytes=4-9")) && !within.has(wants("bytes=4-")) && !within.has(wants("bytes=9-10")));
+    }
+
+    #[test]
+    fn a_place_of_which_a_reference_cannot_tell_is_none() {
+        assert_eq!(place("bytes 4-9/*"), None);
+        assert!(place("bytes 4-9/281474976710655").is_some());
+        assert_eq!(place("bytes 4-9/281474976710656"), None);
+        let bytes = |first: u8, last: u8, total: u8| {
+            [[0, 0, 0, 0, 0, first], [0, 0, 0, 0, 0, last], [0, 0, 0, 0, 0, total]].concat()
+        };
+        assert_eq!(Place::from_bytes(&bytes(4, 9, 10)), Some((place("bytes 4-9/10").unwrap(), &[][..])));
+        for (first, last, total) in [(9, 4, 10), (4, 10, 10), (0, 0, 0)] {
+            assert_eq!(Place::from_bytes(&bytes(first, last, total)), None, "{first}-{last}/{total}");
+        }
+        assert_eq!(Place::from_bytes(&bytes(4, 9, 10)[1..]), None);
+    }
+
     proptest! {
+        #[test]
+        fn a_place_has_exactly_what_its_part_would_be_cut_to(first in 0_u64..20, last in 0_u64..20, total in 0_u64..22, range in "bytes=[0-9]{0,2}-[0-9]{0,2}") {
+            let text = format!("bytes {first}-{last}/{total}");
+            if let (Some(place), Some(wants)) = (place(&text), wanted_range(&headers(&[&format!("range: {range}")]))) {
+                let length = last - first + 1;
+                prop_assert_eq!(place.has(wants), part(&text, length).unwrap().cut(wants, length).is_some());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_as_a_place_that_can_be_or_as_none(bytes in prop::collection::vec(any::<u8>(), 0..30), behind: Vec<u8>) {
+            if let Some((place, rest)) = Place::from_bytes(&bytes) {
+                prop_assert!(place.first <= place.last && place.last < place.total);
+                prop_assert_eq!([&place.to_bytes()[..], rest].concat(), bytes);
+                let bytes = [&place.to_bytes()[..], &behind].concat();
+                prop_assert_eq!(Place::from_bytes(&bytes), Some((place, &behind[..])));
+            }
+        }
+
         #[test]
         fn a_cut_is_never_outside(first: u64, last: u64, total: u64, length: u64, range in "bytes=[0-9]{0,20}-[0-9]{0,20}") {
             let wants = wanted_range(&headers(&[&format!("range: {range}")]));

@@ -14,7 +14,8 @@
 //!
 //! In a closed network an answer counts only if it shows the network's key ([`crate::auth`]): one who cannot is set aside.
 //!
-//! Before the origin is asked for what is nowhere else, those are asked who have it stale (`max-stale`): see `fetch/lent.rs`.
+//! Before the origin is asked for what is nowhere else, those are asked who have it stale (`max-stale`): see `fetch/lent.rs`; or, for a range, who
+//! have a part with all of it: see `fetch/part.rs`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -35,13 +36,16 @@ use crate::budget::Budget;
 use crate::cache_status::CacheStatus;
 use crate::chain::{Chain, WAITING, Waiting};
 use crate::client::Client;
+use crate::conditional::Wants;
 use crate::config::{Config, PeerLimits};
 use crate::error::{Fault, ProxyError, Verdict};
 use crate::headers::{CACHE_STATUS, ORIGIN_AGE, only_if_cached};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Bounds, ask};
 use crate::policy::list_members;
-use crate::reference::{Fetching, decode_reference, decode_stamp, stale_key};
+use crate::reference::{
+    Fetching, decode_part, decode_reference, decode_stamp, encode_reference, encode_stamped, parts_key, stale_key,
+};
 use crate::searches::{self, Searches};
 use crate::stamp::Words;
 use crate::trace::{Open, Step, Traces};
@@ -54,6 +58,8 @@ mod hedge;
 const REMEMBERED_NODES: u64 = 10_000;
 /// References that a claim can refuse.
 const MOST_REFUSED: usize = 4;
+/// Nodes that are asked for a part, after those that have the whole: the client has waited for these by then.
+const MOST_ASKED_FOR_PART: usize = 2;
 /// Nodes that are asked for a stale copy: it only saves the origin some bytes, and a client waits meanwhile.
 const MOST_ASKED_FOR_STALE: usize = 2;
 
@@ -283,6 +289,16 @@ impl Peers {
     pub(crate) async fn who_has(&self, url: &CoralUrl) -> Option<Named> {
         let (values, level) = self.find(url, url.key(), Open::default()).await.ok()?;
         Some((values, level?))
+    }
+
+    /// Those who have a part of `url` in which lies what is wanted, as the index says now: by references as if they had the whole.
+    pub(crate) async fn who_has_part(&self, url: &CoralUrl, wants: Wants) -> Option<Named> {
+        let (values, level) = self.find(url, parts_key(url.key()), Open::default()).await.ok()?;
+        let with = values.iter().filter_map(decode_part).filter(|(_, place, _)| place.has(wants));
+        let named =
+            with.map(|(addr, _, stamp)| stamp.map_or_else(|| encode_reference(addr), |is| encode_stamped(addr, is)));
+        let named: Vec<Value> = named.filter(|value| self.usable(value).is_some()).take(MOST_ASKED_FOR_PART).collect();
+        Some((named, level?)).filter(|(named, _)| !named.is_empty())
     }
 
     /// What the index has under one of the keys of `url`, in this node's order.

@@ -9,6 +9,10 @@
 //! The reference of a whole object says what its body is, if that can be told from others ([`crate::stamp`]): whoever is named several can
 //! compare, and hold what is delivered against it.
 //!
+//! Who has a part that is no slice is named under a key of its own ([`parts_key`]), where nobody claims: a reference under the key of the URL means
+//! the whole, and whoever wants that shall not be sent to one who has not got it. The one reference that a node has there says where its part
+//! lies, the last that it has stored.
+//!
 //! What has ceased to be fresh is named under a key of its own ([`stale_key`]), where claims do not see it: once, for an hour,
 //! and again when it was asked for in vain. It is only a hint, so it stays when the object is fresh again.
 
@@ -24,10 +28,13 @@ use tokio::time::Instant;
 
 use crate::config;
 use crate::metrics::Metrics;
+use crate::partial::Place;
 use crate::stamp::Stamp;
 
 /// What a reference names: an HTTP address. Other kinds of values may come to share a key.
 const HTTP_ADDRESS: u8 = b'h';
+/// What the reference of a part names: likewise, and it is another kind lest anybody take it for that of the whole.
+const HAS_PART: u8 = b'p';
 /// Requests to the index under way at one time.
 const CONCURRENT: usize = 32;
 /// The least time between two puts of one reference: else what soon ceases to be fresh is put ever faster.
@@ -59,6 +66,29 @@ pub fn decode_stamp(value: &Value) -> Option<Stamp> {
     Stamp::from_bytes(value.behind_name()?)
 }
 
+/// The reference that names the node with this HTTP address as one that has a part of the whole, which lies there and has this stamp, if
+/// any.
+pub fn encode_part(addr: SocketAddr, place: Place, stamp: Option<Stamp>) -> Value {
+    let stamp = stamp.map(Stamp::to_bytes);
+    let more = [&place.to_bytes()[..], stamp.as_ref().map_or(&[], |stamp| &stamp[..])].concat();
+    let value = Value::naming_with(HAS_PART, addr, &more);
+    // An address, a place and a stamp have 62 bytes at most.
+    value.unwrap_or_else(|| Value::naming(HAS_PART, addr))
+}
+
+/// What the reference of a part says: its node, where the part lies, and its stamp if there is one. `None` if the value is no such
+/// reference; what is behind is passed over.
+pub fn decode_part(value: &Value) -> Option<(SocketAddr, Place, Option<Stamp>)> {
+    let (kind, addr) = value.named().filter(|(_, addr)| addr.port() != 0)?;
+    let (place, behind) = Place::from_bytes(value.behind_name()?)?;
+    (kind == HAS_PART).then(|| (addr, place, Stamp::from_bytes(behind)))
+}
+
+/// The key under which the index names nodes that have a part of the URL with the key `url`.
+pub fn parts_key(url: Key) -> Key {
+    Id::hash(&[b"parts", url.as_bytes()])
+}
+
 /// The key under which the index names nodes that have of `key` what is no longer fresh.
 pub fn stale_key(key: Key) -> Key {
     Id::hash(&[b"stale", key.as_bytes()])
@@ -80,6 +110,8 @@ enum Event {
     Stored(Key, Duration, bool),
     Stamped(Key, Option<Stamp>),
     Dropped(Key),
+    StoredPart(Key, Place, Duration),
+    DroppedPart(Key, Place),
     Stop(oneshot::Sender<()>),
 }
 
@@ -107,6 +139,7 @@ impl References {
             config,
             metrics,
             entries: BTreeMap::new(),
+            parts: BTreeMap::new(),
             due: BTreeSet::new(),
             requests: JoinSet::new(),
             permits: Arc::new(Semaphore::new(CONCURRENT)),
@@ -137,6 +170,17 @@ impl References {
     /// One has left it.
     pub fn dropped(&self, key: Key) {
         self.tell(Event::Dropped(key));
+    }
+
+    /// A part of the URL with the key `url` has come into the cache, which lies there, and stays fresh for `fresh_for`. What is told by
+    /// [`Self::stamped`] of the [`parts_key`] is its stamp.
+    pub fn stored_part(&self, url: Key, place: Place, fresh_for: Duration) {
+        self.tell(Event::StoredPart(parts_key(url), place, fresh_for));
+    }
+
+    /// One that lay there has left it.
+    pub fn dropped_part(&self, url: Key, place: Place) {
+        self.tell(Event::DroppedPart(parts_key(url), place));
     }
 
     /// Withdraws all references, and publishes none any more. Returns when the index has been told of all.
@@ -217,6 +261,15 @@ struct Entry {
     stale: Stale,
 }
 
+/// The parts of one URL that are here, under their key. Apart from the entries, as few have any.
+#[derive(Debug, Default)]
+struct Parts {
+    /// Where they lie, and their stamps: one for each variant, that which was stored last in the end.
+    stored: Vec<(Place, Option<Stamp>)>,
+    /// Which of them the index was last told of.
+    told: Option<Place>,
+}
+
 /// What is known of a key as far as what is no longer fresh is concerned.
 #[derive(Debug, Default)]
 struct Stale {
@@ -249,6 +302,15 @@ impl Entry {
         }
     }
 
+    fn stored(&mut self, fresh_for: Duration, now: Instant) {
+        // A lifetime of years is as good as none for a clock that cannot hold it.
+        let until = now + fresh_for.min(Duration::from_secs(365 * 24 * 3600));
+        // What has gone meanwhile makes nothing fresh.
+        let others = self.fresh_until.filter(|_| self.stored > 0);
+        self.fresh_until = Some(others.map_or(until, |others| others.max(until)));
+        self.stored += 1;
+    }
+
     fn fresh_for(&self, now: Instant) -> Duration {
         self.fresh_until.map_or(Duration::ZERO, |until| until.duration_since(now))
     }
@@ -271,6 +333,7 @@ struct Keeper {
     config: config::Reference,
     metrics: Metrics,
     entries: BTreeMap<Key, Entry>,
+    parts: BTreeMap<Key, Parts>,
     due: BTreeSet<(Instant, Key)>,
     requests: JoinSet<(Key, Told)>,
     permits: Arc<Semaphore>,
@@ -322,11 +385,24 @@ impl Keeper {
             }
             Event::Stored(key, fresh_for, of_use) => {
                 let entry = self.entries.entry(key).or_default();
-                entry.stored += 1;
-                // A lifetime of years is as good as none for a clock that cannot hold it.
-                let until = now + fresh_for.min(Duration::from_secs(365 * 24 * 3600));
-                entry.fresh_until = Some(entry.fresh_until.map_or(until, |old| old.max(until)));
+                entry.stored(fresh_for, now);
                 entry.stale.of_use |= of_use;
+                key
+            }
+            Event::StoredPart(key, place, fresh_for) => {
+                let entry = self.entries.entry(key).or_default();
+                entry.stored(fresh_for, now);
+                self.parts.entry(key).or_default().stored.push((place, entry.stamp));
+                key
+            }
+            Event::DroppedPart(key, place) => {
+                let (entry, parts) = (self.entries.entry(key).or_default(), self.parts.entry(key).or_default());
+                entry.stored = entry.stored.saturating_sub(1);
+                // In place of one that lies there, too, the later one stays.
+                if let Some(index) = parts.stored.iter().position(|(there, _)| *there == place) {
+                    parts.stored.remove(index);
+                }
+                entry.stamp = parts.stored.last().and_then(|(_, stamp)| *stamp);
                 key
             }
             Event::Stamped(key, stamp) => {
@@ -386,9 +462,12 @@ impl Keeper {
         let is_over =
             |entry: &Entry| entry.is_of_no_account() && (stopping || entry.stored == 0 && entry.fetching == 0);
         if self.entries.get(&key).is_some_and(is_over)
-            && let Some(look_at) = self.entries.remove(&key).and_then(|entry| entry.stale.look_at)
+            && let Some(entry) = self.entries.remove(&key)
         {
-            self.due.remove(&(look_at, key));
+            self.parts.remove(&key);
+            if let Some(look_at) = entry.stale.look_at {
+                self.due.remove(&(look_at, key));
+            }
         }
     }
 
@@ -444,7 +523,14 @@ impl Keeper {
             return;
         }
         let wanted = if self.stopping.is_some() { None } else { entry.wanted(now) };
-        let (dsht, value, permits) = (self.dsht.clone(), encode_reference(self.me), Arc::clone(&self.permits));
+        let part = self.parts.get(&key).map(|parts| parts.stored.last().copied());
+        let value = match part {
+            None => encode_reference(self.me),
+            // Another one that names this node as such is the same to who removes it.
+            Some(None) => Value::naming(HAS_PART, self.me),
+            Some(Some((place, stamp))) => encode_part(self.me, place, stamp),
+        };
+        let (dsht, permits) = (self.dsht.clone(), Arc::clone(&self.permits));
         // A stopped node claims nothing, and nobody waits for a claim whose fetch has given up.
         while let Some(Claim { refused, reply }) = entry.claims.pop_front() {
             if self.stopping.is_some() || reply.is_closed() {
@@ -466,6 +552,9 @@ impl Keeper {
             return;
         }
         let stamp = entry.stamp.filter(|_| wanted.is_some_and(|(kind, _)| kind == Kind::Complete));
+        let place = part.flatten().map(|(place, _)| place);
+        let tells =
+            |told: &Published| told.stamp == stamp && self.parts.get(&key).is_none_or(|parts| parts.told == place);
         match (wanted, entry.published) {
             (None, None) => {}
             (None, Some(_)) => {
@@ -476,13 +565,20 @@ impl Keeper {
                     (key, Told::Reference(None))
                 });
             }
-            (Some((kind, _)), Some(told)) if kind == told.kind && stamp == told.stamp && now < told.renew_at => {}
-            // With another stamp alone no sooner than any renewal may be.
+            (Some((kind, _)), Some(told)) if kind == told.kind && tells(&told) && now < told.renew_at => {}
+            // With another stamp or place alone no sooner than any renewal may be.
             (Some((kind, _)), Some(told)) if kind == told.kind && now < told.renew_at.min(told.at + LEAST_RENEWAL) => {
                 self.due.insert((told.renew_at.min(told.at + LEAST_RENEWAL), key));
             }
             (Some((kind, at_most)), _) => {
-                let value = stamp.map_or(value, |stamp| encode_stamped(self.me, stamp));
+                let value = match (self.parts.get_mut(&key), stamp) {
+                    (Some(parts), _) => {
+                        parts.told = place;
+                        value
+                    }
+                    (None, Some(stamp)) => encode_stamped(self.me, stamp),
+                    (None, None) => value,
+                };
                 let ttl = match kind {
                     Kind::Fetching => self.config.fetching_ttl,
                     Kind::Complete => self.config.complete_ttl.min(at_most),
@@ -499,6 +595,19 @@ impl Keeper {
                 });
             }
         }
+    }
+}
+
+/// Reads `bytes` as a value that the index names: for the fuzzer.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let Some(value) = Value::new(bytes) else { return };
+    let _ = decode_stamp(&value);
+    if let Some((addr, place, stamp)) = decode_part(&value) {
+        assert_eq!(decode_reference(&value), None);
+        let again = encode_part(addr, place, stamp);
+        assert!(again.is_same(&value));
+        assert_eq!(decode_part(&again), Some((addr, place, stamp)));
     }
 }
 

@@ -73,8 +73,10 @@ impl Tier {
                 return;
             };
             counted.objects.get_or_create(&on_labels).dec();
-            if !object.is_kept_alone() {
-                references.dropped(object.key);
+            match object.place() {
+                Some(place) => references.dropped_part(object.key, place),
+                None if object.is_loose_part() => {}
+                None => references.dropped(object.key),
             }
             tracing::trace!(key = ?object.key, ?cause, "an object left the cache");
         };

@@ -14,6 +14,7 @@ use super::sources::Sources;
 use crate::cache::Object;
 use crate::digest::{Check, Hashing};
 use crate::error::ProxyError;
+use crate::reference::parts_key;
 use crate::stamp::{Judgement, Stamp, Words};
 use crate::url::CoralUrl;
 use crate::version::Version;
@@ -51,7 +52,8 @@ impl<'a> Ending<'a> {
         // What the origin itself sends is as it means it.
         let is_whole = object.status == StatusCode::OK && object.part.is_none();
         let check = Check::of(&object.headers).filter(|_| peer.is_some() && is_whole);
-        let is_told = keeps && !object.is_kept_alone() && version(object, object.body.length().unwrap_or(0)).is_some();
+        let is_named = !object.is_loose_part() || object.place().is_some();
+        let is_told = keeps && is_named && version(object, object.body.length().unwrap_or(0)).is_some();
         let hashing = Hashing::new(check, is_told);
         let judgement = Judgement::Agreed;
         Self { fetcher, url, object, peer, words, keeps, is_told, hashing, stamp: None, judgement, is_stored: false }
@@ -86,8 +88,11 @@ impl<'a> Ending<'a> {
         // It may have outgrown its place meanwhile, or have been purged.
         let is_of_use = !self.object.body.is_window() && !self.fetcher.is_purged(self.url, self.object.validity.sent());
         if self.keeps && is_of_use && self.judgement == Judgement::Agreed {
-            if !self.object.is_kept_alone() {
-                self.fetcher.references.stamped(self.object.key, self.stamp);
+            let references = &self.fetcher.references;
+            match self.object.place() {
+                Some(_) => references.stamped(parts_key(self.object.key), self.stamp),
+                None if self.object.is_loose_part() => {}
+                None => references.stamped(self.object.key, self.stamp),
             }
             self.fetcher.cache.insert(Arc::clone(self.object), SystemTime::now());
             self.is_stored = true;

@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::ending::Ending;
-use super::slices::{SliceWanted, version_of};
+use super::slices::{Holders, SliceWanted, version_of};
 use super::sources::{Rest, Sources};
 use super::verify::Doubt;
 use super::{Fetcher, Wanted};
@@ -44,8 +44,8 @@ pub(super) struct Fetch {
 #[derive(Debug)]
 pub(super) enum What {
     Whole,
-    /// The part that a client asks for with this `Range`. It is for this node alone.
-    Part(HeaderValue),
+    /// The part that a client asks for with this `Range`. Nobody claims it; nodes that may have it are looked for so.
+    Part(HeaderValue, Arc<Holders>),
     /// A slice, as all nodes ask for it.
     Slice(SliceWanted),
 }
@@ -55,7 +55,7 @@ impl What {
     fn range(&self) -> Option<HeaderValue> {
         match self {
             Self::Whole => None,
-            Self::Part(range) => Some(range.clone()),
+            Self::Part(range, _) => Some(range.clone()),
             Self::Slice(slice) => Some(range_of(slice.number)),
         }
     }
@@ -69,6 +69,8 @@ pub(super) struct Asked {
     pub(super) peer: Option<SocketAddr>,
     /// Whether it is a stale copy of that node.
     stale: bool,
+    /// Whether it is a part that the client wants, in place of the slice that was looked for.
+    for_client: bool,
     /// What references say of it.
     pub(super) words: Words,
     /// Held until the object is stored or lost.
@@ -86,11 +88,17 @@ pub(super) struct Arriving {
 
 impl Asked {
     fn of(Delivery { answer, level, peer, stale, words }: Delivery, reference: Option<Fetching>) -> Self {
-        Self { answer, source: Source::Peer(level), peer: Some(peer), stale, words, reference }
+        Self { answer, source: Source::Peer(level), peer: Some(peer), stale, for_client: false, words, reference }
+    }
+
+    /// The part that the client wants: nobody else waits for it.
+    fn for_client(delivery: Delivery) -> Self {
+        Self { for_client: true, ..Self::of(delivery, None) }
     }
 
     pub(super) fn of_origin(answer: Answer, reference: Option<Fetching>) -> Self {
-        Self { answer, source: Source::Origin, peer: None, stale: false, words: Words::default(), reference }
+        let words = Words::default();
+        Self { answer, source: Source::Origin, peer: None, stale: false, for_client: false, words, reference }
     }
 }
 
@@ -107,7 +115,7 @@ struct Judged {
 }
 
 impl Fetch {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut conditional = self.upstream.clone();
         if let Some(range) = self.what.range() {
             conditional.insert(RANGE, range);
@@ -121,6 +129,12 @@ impl Fetch {
             Ok(asked) => asked,
             Err(error) => return self.failed(error),
         };
+        if let What::Slice(slice) = &self.what
+            && let Some(range) = self.wanted.headers.get(RANGE).filter(|_| asked.for_client)
+        {
+            // Who waits for the slice finds that it is none, and fetches what he wants for himself.
+            self.what = What::Part(range.clone(), slice.holders());
+        }
         let status = asked.answer.status;
         if status == StatusCode::NOT_MODIFIED {
             return match self.stale.clone().filter(|_| asks_if_changed) {
@@ -147,7 +161,7 @@ impl Fetch {
         }
         // Others are sent here only for what they can share.
         let key = match &self.what {
-            What::Part(_) => None,
+            What::Part(..) => None,
             What::Whole => Some(url.key()),
             What::Slice(slice) => Some(slice_key(url.key(), slice.number)),
         };
@@ -162,7 +176,7 @@ impl Fetch {
         let fits = |answer: &Answer| {
             let is_of_use = match &self.what {
                 What::Slice(slice) => slice.fits(answer),
-                What::Whole | What::Part(_) => true,
+                What::Whole | What::Part(..) => true,
             };
             is_of_use && !fetcher.is_purged_answer(url, answer)
         };
@@ -172,6 +186,15 @@ impl Fetch {
         match &self.what {
             What::Slice(slice) if matches!(sought, Err(Missed::Nowhere)) => {
                 sought = slice.at_holders(fetcher, &inquiry, self.lead.chain()).await;
+                if sought.is_err()
+                    && let Some(holders) = slice.or_part()
+                    && let Some(delivery) = self.at_part_holders(holders).await
+                {
+                    return Ok(Asked::for_client(delivery));
+                }
+            }
+            What::Part(_, holders) if matches!(sought, Err(Missed::Nowhere)) => {
+                sought = self.at_part_holders(holders).await.ok_or(Missed::Nowhere);
             }
             What::Whole if matches!(sought, Err(Missed::Nowhere)) && is_claimed && self.stale.is_none() => {
                 if let Some(delivery) = fetcher.peers.stale(&inquiry).await {
@@ -242,7 +265,7 @@ impl Fetch {
     fn judge(&self, answer: &mut Answer) -> Judged {
         let came = match &self.what {
             What::Slice(slice) => Came::of(slice.number, answer.status, &answer.headers, answer.length),
-            What::Whole | What::Part(_) => Came::Other,
+            What::Whole | What::Part(..) => Came::Other,
         };
         // Those who wait for a slice want different parts of it. If they cannot share it, each gets its own.
         let (is_for_all, is_unusable) = (matches!(came, Came::Slice(..) | Came::Whole(_)), came == Came::Unusable);
@@ -258,7 +281,9 @@ impl Fetch {
                 answer.headers.insert(CONTENT_LENGTH, length.into());
                 (None, Some(length))
             }
-            (_, What::Part(range)) => (Part::of(answer.status, &answer.headers, answer.length, range), answer.length),
+            (_, What::Part(range, _)) => {
+                (Part::of(answer.status, &answer.headers, answer.length, range), answer.length)
+            }
             _ => (None, answer.length),
         };
         // A part is stored as what it is a part of would be (RFC 9111 §3.3).
@@ -294,7 +319,7 @@ impl Fetch {
 
     /// A response with a body: shows it to all who wait, and stores it once it is whole.
     pub(super) async fn received(self, asked: Asked) {
-        let Asked { mut answer, source, peer, stale: _, words, reference } = asked;
+        let Asked { mut answer, source, peer, stale: _, for_client: _, words, reference } = asked;
         let fetcher = Arc::clone(&self.fetcher);
         let key = self.wanted.url.key();
         clean_response(&mut answer.headers, &self.wanted.url.passes, answer.received);
@@ -346,7 +371,7 @@ impl Fetch {
         let mut lead = self.lead;
         if shared {
             // In this order, so that at no moment a request finds neither.
-            if !object.is_kept_alone() {
+            if !object.is_loose_part() {
                 lead.is_also(object.variant);
             }
             fetcher.cache.varies(object.key, &object.selecting);

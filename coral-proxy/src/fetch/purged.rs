@@ -34,18 +34,21 @@ impl Fetcher {
 
     /// The part that is here of a variant of it.
     pub(super) fn find_part(&self, url: &CoralUrl, variant: &Key) -> Option<Arc<Object>> {
-        self.cache.part(variant).filter(|part| !self.is_purged(url, part.validity.sent()))
+        self.cache.part(variant).filter(|part| self.is_still_good(url, part))
     }
 
     fn unless_purged(&self, url: &CoralUrl, mut found: Found) -> Found {
-        found.object = found.object.filter(|object| {
-            let is_purged = self.is_purged(url, object.validity.sent());
-            if is_purged {
-                self.cache.take_out(object);
-            }
-            !is_purged
-        });
+        found.object = found.object.filter(|object| self.is_still_good(url, object));
         found
+    }
+
+    /// Whether it was not purged; else it is taken out.
+    fn is_still_good(&self, url: &CoralUrl, object: &Arc<Object>) -> bool {
+        let is_purged = self.is_purged(url, object.validity.sent());
+        if is_purged {
+            self.cache.take_out(object);
+        }
+        !is_purged
     }
 
     /// Whether what the origin of `url` sent at `sent` was purged since.

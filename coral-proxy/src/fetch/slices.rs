@@ -20,13 +20,13 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use super::one::{Fetch, What};
-use super::{Fetcher, Served, Wanted, joined, may_share, served, status};
+use super::{Fetcher, Served, Wanted, has_range, joined, may_share, served, status};
 use crate::cache::body::{BodyError, Reader};
 use crate::cache::{Object, Slicing};
 use crate::cache_status::CacheStatus;
 use crate::chain::Chain;
 use crate::coalesce::Joined;
-use crate::conditional::{Wants, if_range_holds};
+use crate::conditional::{Wants, if_range_holds, wanted_range};
 use crate::error::ProxyError;
 use crate::headers::to_upstream;
 use crate::origin::Answer;
@@ -51,11 +51,13 @@ struct Request {
     holders: Arc<Holders>,
 }
 
-/// Nodes that may have what no node has claimed: those that have the whole, looked for once for each request, and the one that
-/// gave another slice.
+/// Nodes that may have what no node has claimed: those that have the whole, or a part with all that is wanted, both looked for once for
+/// each request, and the one that gave another slice.
 #[derive(Debug, Default)]
-struct Holders {
+pub(super) struct Holders {
     of_whole: OnceCell<Option<Named>>,
+    of_part: OnceCell<Option<Named>>,
+    part_is_asked_for: AtomicBool,
     gave: Mutex<Option<Named>>,
     /// They have been asked, and had nothing more.
     useless: AtomicBool,
@@ -64,6 +66,27 @@ struct Holders {
 impl Holders {
     async fn of_whole(&self, fetcher: &Fetcher, url: &CoralUrl) -> Option<Named> {
         self.of_whole.get_or_init(|| fetcher.peers.who_has(url)).await.clone()
+    }
+
+    /// Begins to look for those that have a part with all of `range`.
+    pub(super) fn look_for_part(self: &Arc<Self>, fetcher: &Arc<Fetcher>, url: &CoralUrl, range: Wants) {
+        if !self.of_part.initialized() {
+            let (holders, asking, url) = (Arc::clone(self), Arc::clone(fetcher), url.clone());
+            fetcher.runtime.spawn(async move { holders.of_part(&asking, &url, range).await.is_some() });
+        }
+    }
+
+    async fn of_part(&self, fetcher: &Fetcher, url: &CoralUrl, range: Wants) -> Option<Named> {
+        self.of_part.get_or_init(|| fetcher.peers.who_has_part(url, range)).await.clone()
+    }
+
+    /// Those that have a part with all of `range`, for one who asks them; `None` if they have been asked.
+    pub(super) async fn take_of_part(&self, fetcher: &Fetcher, url: &CoralUrl, range: Wants) -> Option<Named> {
+        if self.part_is_asked_for.swap(true, Ordering::Relaxed) {
+            None
+        } else {
+            self.of_part(fetcher, url, range).await
+        }
     }
 
     /// A panic leaves it whole: each change is one assignment.
@@ -93,6 +116,16 @@ impl SliceWanted {
             Came::Whole(_) | Came::Unusable => false,
             Came::Other => answer.status == StatusCode::NOT_MODIFIED,
         }
+    }
+
+    /// Where a part is looked for that will do in its place: for the first slice of what is not known to be had in slices.
+    pub(super) fn or_part(&self) -> Option<&Holders> {
+        self.version.is_none().then_some(&*self.holders)
+    }
+
+    /// Where its request looks for nodes that have it.
+    pub(super) fn holders(&self) -> Arc<Holders> {
+        Arc::clone(&self.holders)
     }
 
     /// Notes who gave it: the same node may have the next one.
@@ -136,8 +169,8 @@ impl Fetcher {
         self: &Arc<Self>,
         wanted: &Wanted,
         range: Wants,
-        selecting: &Arc<[HeaderName]>,
-        variant: Key,
+        (selecting, variant): (&Arc<[HeaderName]>, Key),
+        holders: &Arc<Holders>,
     ) -> Result<Option<Served>, ProxyError> {
         let can_keep = self.limits.memory as u64 >= SLICE_BYTES || self.limits.disk.is_some();
         let Some(number) = self.slice_with(range, &variant).filter(|_| can_keep && may_share(wanted)) else {
@@ -159,7 +192,7 @@ impl Fetcher {
             wanted: wanted.clone(),
             selecting: Arc::clone(selecting),
             variant,
-            holders: Arc::default(),
+            holders: Arc::clone(holders),
         };
         let Some(mut served) = request.slice(number, None).await? else {
             return Ok(None);
@@ -172,6 +205,9 @@ impl Fetcher {
             let is_other = wanted.headers.contains_key(IF_RANGE) || matches!(range, Wants::Last(_));
             return Ok((!(is_beyond && is_other)).then_some(served));
         };
+        if !part.is_slice {
+            return Ok(has_range(&object, &wanted.headers, range).then_some(served));
+        }
         let bytes = range.of(part.total);
         // The end of a new version may be elsewhere.
         let is_here = bytes.is_empty() || slice_at(bytes.start) == number;
@@ -232,6 +268,11 @@ impl Request {
             // Meanwhile the index is asked for the slice.
             let (fetcher, holders, url) = (Arc::clone(fetcher), Arc::clone(&self.holders), wanted.url.clone());
             self.fetcher.runtime.spawn(async move { holders.of_whole(&fetcher, &url).await.is_some() });
+        }
+        if version.is_none()
+            && let Some(range) = wanted_range(&wanted.headers)
+        {
+            self.holders.look_for_part(fetcher, &wanted.url, range);
         }
         let watched = lead.watch();
         let fetch = Fetch {

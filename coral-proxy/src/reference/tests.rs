@@ -198,7 +198,86 @@ async fn what_a_body_is_stands_in_the_reference_once_it_is_whole_and_until_it_go
     assert_eq!((next().await, began.elapsed().as_secs()), (None, 1810));
 }
 
+/// The place of a part, as its head tells of it.
+fn place(text: &str) -> Place {
+    Place::of(&crate::headers::of_lines(&[&format!("content-range: bytes {text}")])).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_the_parts_of_a_url_the_last_is_told_of_and_when_it_goes_one_that_is_left() {
+    let (dsht, mut commands) = DshtHandle::channel(8);
+    let metrics = Metrics::register(&mut Registry::default());
+    let me = "192.0.2.1:80".parse().unwrap();
+    let references = References::start(me, dsht, config::Reference::default(), metrics);
+    let mut next = async || match commands.recv().await.unwrap() {
+        Command::Put { key: at, value, ttl, reply, .. } => {
+            reply.send(Stored::default()).unwrap();
+            let (addr, place, stamp) = decode_part(&value).unwrap();
+            assert_eq!((at, addr, decode_reference(&value)), (parts_key(key()), me, None));
+            Some((place, stamp, ttl.as_secs()))
+        }
+        Command::Remove { key: at, value, reply } => {
+            reply.send(1).unwrap();
+            let some = encode_part(me, place("0-0/1"), None);
+            assert!(at == parts_key(key()) && value.is_same(&some), "{value:?}");
+            None
+        }
+        other => panic!("{other:?}"),
+    };
+    let stamp = Stamp::from_bytes(&[1; 24]);
+    let [first, second, third] = ["4-9/20", "2-9/20", "0-3/20"].map(place);
+    let (began, day) = (Instant::now(), Duration::from_secs(24 * 3600));
+    let store = |place, stamp, fresh_for| {
+        references.stamped(parts_key(key()), stamp);
+        references.stored_part(key(), place, fresh_for);
+    };
+    store(first, stamp, day);
+    assert_eq!((next().await, began.elapsed().as_secs()), (Some((first, stamp, 3600)), 0));
+    // It has grown: the earlier one goes as the later takes its place.
+    store(second, None, day);
+    references.dropped_part(key(), first);
+    assert_eq!(
+        (next().await, began.elapsed().as_secs()),
+        (Some((second, None, 3600)), 5),
+        "no sooner than any renewal"
+    );
+    // One of another variant, and the same once more: the told one stays as long as one of them does.
+    store(third, stamp, day);
+    assert_eq!((next().await, began.elapsed().as_secs()), (Some((third, stamp, 3600)), 10));
+    store(third, stamp, day);
+    references.dropped_part(key(), third);
+    assert_eq!((next().await, began.elapsed().as_secs()), (Some((third, stamp, 3600)), 1810), "renewed");
+    references.dropped_part(key(), third);
+    assert_eq!((next().await, began.elapsed().as_secs()), (Some((second, None, 3600)), 1815));
+    references.dropped_part(key(), second);
+    assert_eq!((next().await, began.elapsed().as_secs()), (None, 1815));
+    // What is not fresh is not named.
+    store(first, None, Duration::ZERO);
+    references.dropped_part(key(), first);
+    store(first, None, Duration::from_secs(100));
+    assert_eq!(next().await, Some((first, None, 100)));
+    let (stopped, withdrawn) = tokio::join!(references.stop(), next());
+    assert_eq!((stopped, withdrawn), ((), None));
+}
+
 proptest! {
+    #[test]
+    fn the_reference_of_a_part_comes_back_as_it_went_and_is_no_other(
+        ip: IpAddr, port in 1_u16.., first in 0_u64..1 << 40, more in 0_u64..1 << 40, behind in 1_u64..1 << 40,
+        stamp in prop::option::of(any::<[u8; 24]>()),
+    ) {
+        let addr = SocketAddr::new(ip.to_canonical(), port);
+        let place = place(&format!("{first}-{}/{}", first + more, first + more + behind));
+        let stamp = stamp.and_then(|bytes| Stamp::from_bytes(&bytes));
+        let value = encode_part(addr, place, stamp);
+        prop_assert_eq!(decode_part(&value), Some((addr, place, stamp)));
+        prop_assert_eq!((decode_reference(&value), decode_stamp(&value)), (None, None));
+        prop_assert!(!value.is_same(&encode_reference(addr)) && value.is_same(&encode_part(addr, place, None)));
+        for other in [encode_reference(addr), encode_stamped(addr, Stamp::from_bytes(&[7; 24]).unwrap())] {
+            prop_assert_eq!(decode_part(&other), None);
+        }
+    }
+
     #[test]
     fn a_stamp_makes_no_other_reference(ip: IpAddr, port in 1_u16.., bytes: [u8; 24]) {
         let addr = SocketAddr::new(ip.to_canonical(), port);
@@ -217,6 +296,12 @@ proptest! {
 
     #[test]
     fn any_value_is_read(bytes in prop::collection::vec(any::<u8>(), 0..=64)) {
-        decode_reference(&Value::new(&bytes).unwrap());
+        fuzz(&bytes);
+    }
+
+    #[test]
+    fn whatever_names_a_part_is_read(mut bytes in prop::collection::vec(any::<u8>(), 2..=64), v6: bool) {
+        (bytes[0], bytes[1]) = (if v6 { 0xa6 } else { 0xa4 }, HAS_PART);
+        fuzz(&bytes);
     }
 }

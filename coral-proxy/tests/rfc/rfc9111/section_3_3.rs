@@ -1,8 +1,10 @@
 //! Storing incomplete responses: parts.
 
 use bytesize::ByteSize;
+use coral_dsht::Levels;
 use coral_dsht::memory::MemoryNetwork;
-use coral_proxy::Config;
+use coral_proxy::reference::parts_key;
+use coral_proxy::{Config, index_key};
 
 use crate::support::client::{Reply, Transfer, get, get_with};
 use crate::support::film::{HIT, TOTAL, check, slice};
@@ -127,7 +129,10 @@ async fn a_part_is_not_told_to_others_as_if_it_were_the_whole() {
     let (origin, one, other) = two_nodes().await;
     origin.file("/", &film);
     range(&one, "/", "bytes=4-9").await;
-    until(async || one.proxy.status().references == 0).await;
+    let url = index_key(&format!("http://{HOST}/"), &[], &[]).unwrap();
+    let named = async |key| one.dsht.get(key, Levels::ALL).await.unwrap().values.len();
+    until(async || named(parts_key(url)).await == 1).await;
+    assert_eq!(named(url).await, 0);
     let reply = get(other.addr, HOST, "/").await;
     assert!(reply.body == film.bytes(0..TOTAL));
     assert_eq!(reply.cache(), "coral; fwd=uri-miss; detail=origin");
