@@ -80,7 +80,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca.pem");
         std::fs::write(&path, content).unwrap();
-        client_config(std::slice::from_ref(&path), "a").map(drop).map_err(|error| {
+        client_config(std::slice::from_ref(&path), "[proxy.origin] extra_ca").map(drop).map_err(|error| {
             let text = error.to_string();
             assert!(text.contains(&path.display().to_string()), "{text} does not name the file");
             text.split_once("extra_ca): ").expect("the message names the option").1.to_owned()
