@@ -66,7 +66,7 @@ async fn what_is_wrong_with_a_host_is_named_and_the_exit_status_is_one() {
     let text = format!(
         "[dsht]\nlisten = \"127.0.0.9:0\"\nseeds = [\"{}\"]\nstate = \"/nowhere/peers\"\n[dns]\nlisten = \"off\"\n[admin]\nlisten = \"off\"\n\
          [proxy]\nlisten = \"{}\"\ntls_listen = \"127.0.0.9:0\"\ndeny = {deny:?}\nmemory = \"1 PiB\"\n\
-         certificates = [{{ chain = {chain:?}, key = {chain:?} }}]\n",
+         certificates = [{{ chain = {chain:?}, key = {chain:?} }}]\n[log.access]\npath = \"/nowhere/access.log\"\n",
         silent.local_addr().unwrap(),
         taken.local_addr().unwrap()
     );
@@ -77,6 +77,7 @@ async fn what_is_wrong_with_a_host_is_named_and_the_exit_status_is_one() {
         "cache: bad: tcp",
         "seeds: bad: none of 1",
         "peers: bad: /nowhere/peers",
+        "access log: bad: /nowhere/access.log",
         "certificate: bad: cannot use",
         "deny list: bad: ",
         "memory: doubtful: ",
