@@ -19,6 +19,7 @@ pub mod node;
 pub mod outcome;
 mod page;
 pub mod purge;
+pub mod reach;
 pub mod report;
 pub mod sim;
 mod tables;

@@ -25,6 +25,7 @@ use crate::join::Outwards;
 use crate::logging::{Lines, Requests, Traces};
 use crate::page::Page;
 use crate::purge::{Purger, Trust};
+use crate::reach::help::Helper;
 
 pub(crate) mod address;
 mod drain;
@@ -219,7 +220,8 @@ impl Node {
             purging.run(stop).await;
             Ok(())
         }));
-        let page = Page::new(&config, started, dsht.clone(), proxy.clone(), addresses.proxy);
+        let helper = Helper::new(&config, ip)?;
+        let page = Page::new(&config, started, dsht.clone(), proxy.clone(), addresses.proxy, helper);
         if proxy.is_some() || sockets.admin.is_some() {
             let telling = Arc::clone(&page);
             let part = Part::start("page", GRACE, &failed, |stop| async move {

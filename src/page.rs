@@ -36,6 +36,7 @@ use rates::Rates;
 pub(crate) use rings::rings_alone;
 
 use crate::config;
+use crate::reach::{self, help::Helper};
 
 /// How often the counters are read, and listeners told of what has changed.
 const TICK: Duration = Duration::from_secs(2);
@@ -80,13 +81,14 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// The page of the node with these parts, whose cache listens at `proxy_at`, which [`Self::run`] keeps up to date.
+    /// The page of the node with these parts, whose cache listens at `proxy_at`, which [`Self::run`] keeps up to date. `helper` answers beside it.
     pub(crate) fn new(
         config: &config::Config,
         started: Instant,
         dsht: DshtHandle,
         proxy: Option<Proxy>,
         proxy_at: Option<SocketAddr>,
+        helper: Helper,
     ) -> Arc<Self> {
         let page = Arc::new(Self {
             public: config.page.public,
@@ -99,7 +101,7 @@ impl Page {
             snapshot: tokio::sync::Mutex::default(),
         });
         if let Some(proxy) = &page.proxy {
-            proxy.serve_suffixes(Arc::new(AtSuffix(Arc::downgrade(&page))));
+            proxy.serve_suffixes(Arc::new(AtSuffix { page: Arc::downgrade(&page), helper }));
         }
         page
     }
@@ -272,13 +274,20 @@ fn operators(config: &config::Config, proxy_at: Option<SocketAddr>) -> (Suffix, 
     }
 }
 
-/// The page as the cache has it. Weak, as the page has the cache: a node that is dropped is to leave nothing behind.
+/// What the cache has at the bare suffix: the page, and who tries the ports of others.
 #[derive(Debug)]
-struct AtSuffix(Weak<Page>);
+struct AtSuffix {
+    /// Weak, as the page has the cache: a node that is dropped is to leave nothing behind.
+    page: Weak<Page>,
+    helper: Helper,
+}
 
 impl Front for AtSuffix {
     fn answer<'a>(&'a self, visit: Visit<'a>) -> Option<Answering<'a>> {
-        let page = self.0.upgrade()?;
+        if visit.uri.path() == reach::PATH {
+            return Some(Box::pin(async move { self.helper.answer(&visit).await }));
+        }
+        let page = self.page.upgrade()?;
         if page.public == config::PublicPage::Off {
             return None;
         }
@@ -321,13 +330,13 @@ fn asset(content_type: &'static str, content: &'static str) -> Response<PageBody
     response
 }
 
-fn text(status: StatusCode, content: &str) -> Response<PageBody> {
+pub(crate) fn text(status: StatusCode, content: &str) -> Response<PageBody> {
     let mut response = reply(status, "text/plain; charset=utf-8", content.to_owned());
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-fn reply(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Response<PageBody> {
+pub(crate) fn reply(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Response<PageBody> {
     let mut response = Response::new(Full::new(content.into()).boxed_unsync());
     *response.status_mut() = status;
     guard(response.headers_mut(), content_type);
@@ -343,7 +352,7 @@ fn guard(headers: &mut HeaderMap, content_type: &'static str) {
 }
 
 /// The address that counts for one client: its own, or its IPv6 network, of which it has all addresses.
-fn client_of(address: IpAddr) -> IpAddr {
+pub(crate) fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let mut octets = v6.octets();

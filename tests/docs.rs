@@ -163,7 +163,7 @@ fn the_code_map_names_every_source_file_and_no_other() {
         }
     }
     let mut exist = BTreeSet::new();
-    for top in ["src", "tests", "coral-dsht", "coral-dns", "coral-proxy", "deploy/testbed"] {
+    for top in ["src", "tests", "fuzz", "coral-dsht", "coral-dns", "coral-proxy", "deploy/testbed"] {
         source_files(&root().join(top), &mut exist);
     }
     for directory in &directories {
