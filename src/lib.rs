@@ -25,3 +25,4 @@ pub mod sim;
 mod tables;
 mod takeover;
 pub mod top;
+mod walk;

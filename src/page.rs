@@ -16,6 +16,7 @@ use coral_proxy::{Proxy, Suffix};
 use http_body_util::{BodyExt as _, Full};
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, ORIGIN};
 use hyper::{Method, Response, StatusCode};
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 mod coralized;
@@ -37,6 +38,7 @@ pub(crate) use rings::rings_alone;
 
 use crate::config;
 use crate::reach::{self, help::Helper};
+use crate::walk::Walker;
 
 /// How often the counters are read, and listeners told of what has changed.
 const TICK: Duration = Duration::from_secs(2);
@@ -49,6 +51,13 @@ const SNAPSHOT: Duration = Duration::from_secs(2);
 
 /// How long what it told is good for the next visitor: visitors cost the index nothing, however many there are.
 const SNAPSHOT_LIFE: Duration = Duration::from_secs(1);
+
+/// How often the node walks through its network while somebody looks: at the operator's page, and at the public one, for all of its
+/// visitors together. So a visitor costs no walk.
+const WALK: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
+
+/// How long whom a walk has met is shown: until the next one has ended.
+const WALK_LIFE: Duration = Duration::from_secs(330);
 
 /// Popular URLs that are shown, to the operator.
 const POPULAR: usize = 10;
@@ -73,10 +82,13 @@ pub(crate) struct Page {
     /// Under which suffix the operator's form coralizes, and at which port.
     operators: (Suffix, Option<u16>),
     started: Instant,
+    walker: Arc<Walker>,
     dsht: DshtHandle,
     proxy: Option<Proxy>,
     rates: Mutex<Rates>,
     listeners: Listeners,
+    /// When the page was last asked for, by view.
+    looked: Mutex<[Option<Instant>; 2]>,
     snapshot: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
 
@@ -85,6 +97,7 @@ impl Page {
     pub(crate) fn new(
         config: &config::Config,
         started: Instant,
+        walker: Arc<Walker>,
         dsht: DshtHandle,
         proxy: Option<Proxy>,
         proxy_at: Option<SocketAddr>,
@@ -94,10 +107,12 @@ impl Page {
             public: config.page.public,
             operators: operators(config, proxy_at),
             started,
+            walker,
             dsht,
             proxy,
             rates: Mutex::default(),
             listeners: Listeners::default(),
+            looked: Mutex::default(),
             snapshot: tokio::sync::Mutex::default(),
         });
         if let Some(proxy) = &page.proxy {
@@ -112,12 +127,23 @@ impl Page {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut ticks: u64 = 0;
+        let (mut walks, mut walked) = (JoinSet::new(), None);
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 _ = tick.tick() => {}
             }
             ticks += 1;
+            while walks.try_join_next().is_some() {}
+            if walks.is_empty() && self.is_walk_due(walked) {
+                walked = Some(Instant::now());
+                let walker = Arc::clone(&self.walker);
+                walks.spawn(async move {
+                    if let Err(e) = walker.walk().await {
+                        tracing::debug!("no walk for the page: {e:#}");
+                    }
+                });
+            }
             if let Some(proxy) = &self.proxy {
                 let requests = self.rates().count(&proxy.traffic());
                 proxy.adapt_popular(requests / TICK.as_secs());
@@ -134,6 +160,15 @@ impl Page {
             }
         }
         self.listeners.close();
+    }
+
+    /// Whether somebody looks, or has looked since the last walk began, which is long enough ago.
+    fn is_walk_due(&self, last: Option<Instant>) -> bool {
+        let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        [View::Operator, View::Public].into_iter().zip(WALK).any(|(view, interval)| {
+            let has_looked = looked[view as usize].is_some_and(|at| last.is_none_or(|last| at > last));
+            (has_looked || self.listeners.are_there(view)) && last.is_none_or(|last| last.elapsed() >= interval)
+        })
     }
 
     /// The answer to GET or HEAD of any path.
@@ -183,6 +218,9 @@ impl Page {
             },
             false => None,
         };
+        if pieces.is_some() {
+            self.looked.lock().unwrap_or_else(PoisonError::into_inner)[view as usize] = Some(Instant::now());
+        }
         let document = Document { view, suffix: visit.suffix, pieces, refused };
         let mut response = reply(status, "text/html; charset=utf-8", document.html());
         let headers = response.headers_mut();
@@ -194,6 +232,8 @@ impl Page {
     /// The parts of the page that change.
     async fn pieces(&self, view: View) -> anyhow::Result<Vec<Piece>> {
         let snapshot = self.snapshot().await?;
+        let walked = self.walker.last(WALK_LIFE);
+        let all = walked.as_ref().map(|walked| walked.added_to(&snapshot));
         let traffic = self.proxy.as_ref().map(Proxy::traffic);
         let is_operator = view == View::Operator;
         let proxy = self.proxy.as_ref().filter(|_| is_operator);
@@ -201,7 +241,8 @@ impl Page {
         let searches = proxy.map(Proxy::searches);
         let rates = self.rates();
         let scene = Scene {
-            snapshot: &snapshot,
+            snapshot: all.as_ref().unwrap_or(&snapshot),
+            walked: walked.as_ref().map(|walked| walked.at),
             uptime: self.started.elapsed(),
             traffic: traffic.as_ref().map(|traffic| (traffic, &*rates)),
             popular: popular.as_deref(),

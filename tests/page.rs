@@ -101,6 +101,12 @@ async fn everybody_sees_counts_and_the_operator_what_was_asked_for_too() {
     assert!(operators.contains("nobody has it: the origin"), "{operators}");
     assert!(operators.contains(&cluster.nodes[1].me().addr.to_string()), "{operators}");
     is_whole_in_itself(&operators);
+    // Who looks has the node walk through its network, and sees whom it has met.
+    for (addr, host) in [(cluster.proxy(0), SUFFIX), (cluster.admin(0), "127.0.0.1")] {
+        let page =
+            eventually(async || ask(addr, "GET", host, "/").await, |page| page.contains("whom it met on a walk")).await;
+        assert!(page.contains("in the middle of 1 others"), "{page}");
+    }
     let picture = ask(cluster.admin(0), "GET", "127.0.0.1", "/map.svg").await;
     assert!(operators.contains("/map.svg") && picture.contains("content-type: image/svg+xml"), "{picture}");
     assert!(picture.contains("<svg xmlns="), "{picture}");
