@@ -359,7 +359,7 @@ fn the_defaults_in_the_documents_are_those_of_the_code() {
     let mut seen = 0;
     for document in ["PROTOCOL.md", "deploy/SIZING.md"] {
         for (key, said) in rows(&read(document)) {
-            if !["dsht.", "dns.", "proxy."].iter().any(|section| key.starts_with(section)) {
+            if !["dsht.", "dns.", "proxy.", "reach."].iter().any(|section| key.starts_with(section)) {
                 continue;
             }
             let default = defaults.pointer(&format!("/{}", key.replace('.', "/")));

@@ -216,7 +216,6 @@ fn judged(
     }
 }
 
-/// What is to be tried, for tests.
 #[cfg(test)]
 mod tests {
     use super::*;
