@@ -5,6 +5,7 @@
 //! ones, and without it the form works, and a reload shows the rest. What comes from the network is escaped by maud.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,9 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use coral_dsht::{DshtHandle, Snapshot};
 use coral_proxy::front::{Answering, Front, PageBody, Visit};
-use coral_proxy::{Proxy, Suffix};
+use coral_proxy::{Proxy, Suffix, Traffic};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Frame};
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, ORIGIN};
 use hyper::{Method, Response, StatusCode};
 use tokio::task::JoinSet;
@@ -87,6 +89,8 @@ pub(crate) struct Page {
     proxy: Option<Proxy>,
     rates: Mutex<Rates>,
     listeners: Listeners,
+    /// Bytes of the page itself that the cache has sent: they spare no origin anything.
+    own_bytes: Arc<AtomicU64>,
     /// When the page was last asked for, by view.
     looked: Mutex<[Option<Instant>; 2]>,
     snapshot: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
@@ -112,6 +116,7 @@ impl Page {
             proxy,
             rates: Mutex::default(),
             listeners: Listeners::default(),
+            own_bytes: Arc::default(),
             looked: Mutex::default(),
             snapshot: tokio::sync::Mutex::default(),
         });
@@ -234,7 +239,7 @@ impl Page {
         let snapshot = self.snapshot().await?;
         let walked = self.walker.last(WALK_LIFE);
         let all = walked.as_ref().map(|walked| walked.added_to(&snapshot));
-        let traffic = self.proxy.as_ref().map(Proxy::traffic);
+        let traffic = self.traffic();
         let is_operator = view == View::Operator;
         let proxy = self.proxy.as_ref().filter(|_| is_operator);
         let popular = proxy.map(|proxy| proxy.popular(POPULAR));
@@ -252,10 +257,17 @@ impl Page {
         Ok(scene.pieces())
     }
 
+    /// What the cache has done for others.
+    fn traffic(&self) -> Option<Traffic> {
+        let traffic = self.proxy.as_ref()?.traffic();
+        let own = self.own_bytes.load(Ordering::Relaxed);
+        Some(Traffic { sent_to_clients_bytes: traffic.sent_to_clients_bytes.saturating_sub(own), ..traffic })
+    }
+
     /// What the operator sees, as JSON.
     pub(crate) async fn figures(&self) -> anyhow::Result<Figures> {
         let snapshot = self.snapshot().await?;
-        let traffic = self.proxy.as_ref().map(Proxy::traffic);
+        let traffic = self.traffic();
         let popular = self.proxy.as_ref().map(|proxy| proxy.popular(POPULAR)).unwrap_or_default();
         let searches = self.proxy.as_ref().map(Proxy::searches).unwrap_or_default();
         let rates = self.rates();
@@ -332,7 +344,28 @@ impl Front for AtSuffix {
         if page.public == config::PublicPage::Off {
             return None;
         }
-        Some(Box::pin(async move { page.answer(View::Public, visit).await }))
+        Some(Box::pin(async move { counted(page.answer(View::Public, visit).await, &visit, &page.own_bytes) }))
+    }
+}
+
+/// The same, with the bytes of its body added to `bytes`: at once, or while they are sent, if nobody knows how many there will be.
+fn counted(response: Response<PageBody>, visit: &Visit<'_>, bytes: &Arc<AtomicU64>) -> Response<PageBody> {
+    if *visit.method == Method::HEAD {
+        return response;
+    }
+    match response.body().size_hint().exact() {
+        Some(length) => {
+            bytes.fetch_add(length, Ordering::Relaxed);
+            response
+        }
+        None => {
+            let bytes = Arc::clone(bytes);
+            let count = move |frame: Frame<Bytes>| {
+                bytes.fetch_add(frame.data_ref().map_or(0, |data| data.len() as u64), Ordering::Relaxed);
+                frame
+            };
+            response.map(|body| body.map_frame(count).boxed_unsync())
+        }
     }
 }
 

@@ -212,6 +212,20 @@ async fn a_network_without_a_page_has_none_and_the_operator_has_it_still() {
     cluster.stop().await;
 }
 
+#[tokio::test]
+async fn the_page_spares_no_origin_anything() {
+    let cluster = Cluster::with(1, |_| {}).await;
+    let proxy = cluster.proxy(0);
+    for path in ["/", "/page.css", "/coralize?url=", "/nothing"] {
+        assert!(!body(&ask(proxy, "GET", SUFFIX, path).await).is_empty());
+    }
+    let (_, events) = raw(proxy, &listen(SUFFIX, ""), |seen| seen.contains("\n\n")).await;
+    assert!(events.contains("\"figures\""), "{events}");
+    let page = ask(cluster.admin(0), "GET", "127.0.0.1", "/").await;
+    assert!(page.contains("<dt>Spared origins</dt><dd>0 B</dd>"), "{page}");
+    cluster.stop().await;
+}
+
 fn listen(host: &str, more: &str) -> String {
     format!("GET /events HTTP/1.1\r\nHost: {host}\r\n{more}\r\n")
 }
