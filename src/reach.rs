@@ -200,13 +200,15 @@ pub(crate) enum Found {
     Unreachable,
 }
 
-/// For the fuzz target and unit tests: whatever a stranger sends is understood, in one way only, or is not.
+/// For the fuzz target and unit tests: whatever a stranger sends is understood, and can be written again, or is not.
 #[doc(hidden)]
 pub fn check_bytes(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(request) = text.parse::<Request>() {
-        assert_eq!(request.to_string(), text);
-        assert!(text.len() <= MAX_REQUEST_BYTES && !request.ports.is_empty());
+        // Services may come in any order.
+        let again = request.to_string();
+        assert!(again.len() == text.len() && text.len() <= MAX_REQUEST_BYTES && !request.ports.is_empty());
+        assert_eq!(again.parse(), Ok(request));
     }
     if let Ok(nonce) = text.parse::<Nonce>() {
         assert_eq!(nonce.to_string(), text);
@@ -233,6 +235,8 @@ mod tests {
         let request: Request = EXAMPLE.parse().unwrap();
         assert_eq!(request.to_string(), EXAMPLE);
         assert_eq!(request.ports[&Service::Https], 443);
+        // As it may come from elsewhere.
+        check_bytes(format!("{} http=80 index=4160", &EXAMPLE[..32]).as_bytes());
         let longest =
             EXAMPLE.replace("=53", "=65535").replace("4160", "65535").replace("=80", "=65535").replace("443", "65535");
         assert!(longest.parse::<Request>().is_ok() && longest.len() <= MAX_REQUEST_BYTES, "{}", longest.len());
