@@ -170,6 +170,9 @@ pub struct CheckArgs {
     /// The resolver to ask about the delegation; without it, the system's.
     #[arg(long, value_name = "ADDR:PORT")]
     pub resolver: Option<SocketAddr>,
+    /// The node that is to try the ports of this host, by the address of its cache; without it, one of the seeds or whom they know.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub from: Option<String>,
     /// Print the findings as JSON.
     #[arg(long)]
     pub json: bool,
@@ -432,11 +435,12 @@ Examples:
   coral dnssec-key dnssec.key --suffix cdn.example.org --algorithm ed25519";
 
 const CHECK_HOST_HELP: &str = "\
-Looks at ports, address, seeds, the right to ping, the delegation of the zone, files, limits and the clock.
-Changes nothing. Run it as the user and with the configuration of the node; the exit status is 1 if it could not run.
+Looks at ports, address, seeds, the right to ping, the delegation of the zone, files, limits and the clock, and has a
+node of the network try the ports from outside. Changes nothing. Run it as the user and with the configuration of the node; the exit status is 1 if it could not run.
 
 Examples:
   coral check --config /etc/coral.toml
+  coral check --config /etc/coral.toml --from node.example.org
   coral check --config /etc/coral.toml --resolver 9.9.9.9:53 --json";
 
 const CHECK_HELP: &str = "\

@@ -37,6 +37,8 @@ pub struct Config {
     pub purge: Purge,
     /// The node's own page.
     pub page: Page,
+    /// Trying the ports of hosts that ask for it.
+    pub reach: Reach,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -150,6 +152,24 @@ pub enum PublicPage {
     Figures,
 }
 
+/// `[reach]`: trying the ports of hosts that are about to join, from here, for `coral check`. Only those of the host that asks are tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reach {
+    /// Whether it is done. Default: true.
+    pub serve: bool,
+    /// Requests a minute for which it is done, five small tries each. Default: 60.
+    pub per_minute: u32,
+    /// Of one host, or IPv6 /64. Default: 6.
+    pub per_minute_of_one: u32,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self { serve: true, per_minute: 60, per_minute_of_one: 6 }
+    }
+}
+
 /// `[log]`: what is logged to standard error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -234,6 +254,7 @@ impl Default for Config {
             admin: Admin::default(),
             purge: Purge::default(),
             page: Page::default(),
+            reach: Reach::default(),
             log: Log::default(),
         }
     }

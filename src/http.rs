@@ -4,7 +4,7 @@
 //! Nothing here follows redirects, keeps cookies or speaks TLS; fetching from origins is `coral_proxy`'s affair.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// How long a connection may take to be made.
@@ -36,7 +36,17 @@ pub struct Connection {
 impl Connection {
     /// Connects to `addr`. A task of the runtime drives the connection until either side closes it.
     pub async fn open(addr: SocketAddr) -> io::Result<Self> {
-        let stream = timeout(CONNECT, TcpStream::connect(addr)).await??;
+        Self::over(timeout(CONNECT, TcpStream::connect(addr)).await??).await
+    }
+
+    /// The same from `source`, an address of this machine.
+    pub async fn open_from(source: IpAddr, addr: SocketAddr) -> io::Result<Self> {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(SocketAddr::new(source, 0))?;
+        Self::over(timeout(CONNECT, socket.connect(addr)).await??).await
+    }
+
+    async fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         // How it ends is seen by whoever waits for an answer.
@@ -63,6 +73,23 @@ impl Connection {
             Request::get(path).header(header::HOST, host).header(header::RANGE, range).body(Full::default())?;
         Ok(self.sender.send_request(request).await?)
     }
+
+    /// Sends `request`, and returns the answer as text, of which there may be `most` bytes.
+    pub async fn text(&mut self, request: Request<Full<Bytes>>, most: usize) -> anyhow::Result<(StatusCode, String)> {
+        let response = self.sender.send_request(request).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                bytes.extend_from_slice(&data);
+            }
+            if bytes.len() > most {
+                bail!("the answer is longer than {most} bytes");
+            }
+        }
+        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+    }
 }
 
 /// One small answer as text: for the admin address.
@@ -87,21 +114,7 @@ async fn text_of(addr: SocketAddr, request: Request<Full<Bytes>>) -> anyhow::Res
         Ok(connection) => connection,
         Err(e) => bail!("no node answers at {addr} ({e}); is one running, with this `admin.listen`?"),
     };
-    let answer = async {
-        let response = connection.sender.send_request(request).await?;
-        let status = response.status();
-        let mut body = response.into_body();
-        let mut bytes = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            if let Ok(data) = frame?.into_data() {
-                bytes.extend_from_slice(&data);
-            }
-            if bytes.len() > MAX_TEXT_BYTES {
-                bail!("the answer is longer than {MAX_TEXT_BYTES} bytes");
-            }
-        }
-        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
-    };
+    let answer = connection.text(request, MAX_TEXT_BYTES);
     match timeout(WHOLE_ANSWER, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(e)) => Err(e.context(format!("{addr} accepts connections, but did not answer as a node does"))),

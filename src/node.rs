@@ -16,7 +16,7 @@ use coral_dsht::{ClusterId, DshtHandle, Peer, Services, Snapshot, Stopped};
 use coral_proxy::Proxy;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin;
@@ -25,6 +25,8 @@ use crate::join::Outwards;
 use crate::logging::{Lines, Requests, Traces};
 use crate::page::Page;
 use crate::purge::{Purger, Trust};
+use crate::reach::help::Helper;
+use crate::walk::Walker;
 
 pub(crate) mod address;
 mod drain;
@@ -219,7 +221,10 @@ impl Node {
             purging.run(stop).await;
             Ok(())
         }));
-        let page = Page::new(&config, started, dsht.clone(), proxy.clone(), addresses.proxy);
+        let helper = Helper::new(&config, ip)?;
+        let walker = Arc::new(Walker::new(dsht.clone()));
+        let page =
+            Page::new(&config, started, Arc::clone(&walker), dsht.clone(), proxy.clone(), addresses.proxy, helper);
         if proxy.is_some() || sockets.admin.is_some() {
             let telling = Arc::clone(&page);
             let part = Part::start("page", GRACE, &failed, |stop| async move {
@@ -248,7 +253,7 @@ impl Node {
                 proxy: proxy.clone(),
                 page: Arc::clone(&page),
                 purger: Arc::clone(&purger),
-                walk: Semaphore::new(1),
+                walker: Arc::clone(&walker),
                 registry,
                 failures: failures.clone(),
                 drain: drain.clone(),

@@ -5,6 +5,7 @@
 //! ones, and without it the form works, and a reload shows the rest. What comes from the network is escaped by maud.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,12 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use coral_dsht::{DshtHandle, Snapshot};
 use coral_proxy::front::{Answering, Front, PageBody, Visit};
-use coral_proxy::{Proxy, Suffix};
+use coral_proxy::{Proxy, Suffix, Traffic};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Frame};
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, ORIGIN};
 use hyper::{Method, Response, StatusCode};
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 mod coralized;
@@ -36,6 +39,8 @@ use rates::Rates;
 pub(crate) use rings::rings_alone;
 
 use crate::config;
+use crate::reach::{self, help::Helper};
+use crate::walk::Walker;
 
 /// How often the counters are read, and listeners told of what has changed.
 const TICK: Duration = Duration::from_secs(2);
@@ -48,6 +53,13 @@ const SNAPSHOT: Duration = Duration::from_secs(2);
 
 /// How long what it told is good for the next visitor: visitors cost the index nothing, however many there are.
 const SNAPSHOT_LIFE: Duration = Duration::from_secs(1);
+
+/// How often the node walks through its network while somebody looks: at the operator's page, and at the public one, for all of its
+/// visitors together. So a visitor costs no walk.
+const WALK: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
+
+/// How long whom a walk has met is shown: until the next one has ended.
+const WALK_LIFE: Duration = Duration::from_secs(330);
 
 /// Popular URLs that are shown, to the operator.
 const POPULAR: usize = 10;
@@ -72,34 +84,44 @@ pub(crate) struct Page {
     /// Under which suffix the operator's form coralizes, and at which port.
     operators: (Suffix, Option<u16>),
     started: Instant,
+    walker: Arc<Walker>,
     dsht: DshtHandle,
     proxy: Option<Proxy>,
     rates: Mutex<Rates>,
     listeners: Listeners,
+    /// Bytes of the page itself that the cache has sent: they spare no origin anything.
+    own_bytes: Arc<AtomicU64>,
+    /// When the page was last asked for, by view.
+    looked: Mutex<[Option<Instant>; 2]>,
     snapshot: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
 
 impl Page {
-    /// The page of the node with these parts, whose cache listens at `proxy_at`, which [`Self::run`] keeps up to date.
+    /// The page of the node with these parts, whose cache listens at `proxy_at`, which [`Self::run`] keeps up to date. `helper` answers beside it.
     pub(crate) fn new(
         config: &config::Config,
         started: Instant,
+        walker: Arc<Walker>,
         dsht: DshtHandle,
         proxy: Option<Proxy>,
         proxy_at: Option<SocketAddr>,
+        helper: Helper,
     ) -> Arc<Self> {
         let page = Arc::new(Self {
             public: config.page.public,
             operators: operators(config, proxy_at),
             started,
+            walker,
             dsht,
             proxy,
             rates: Mutex::default(),
             listeners: Listeners::default(),
+            own_bytes: Arc::default(),
+            looked: Mutex::default(),
             snapshot: tokio::sync::Mutex::default(),
         });
         if let Some(proxy) = &page.proxy {
-            proxy.serve_suffixes(Arc::new(AtSuffix(Arc::downgrade(&page))));
+            proxy.serve_suffixes(Arc::new(AtSuffix { page: Arc::downgrade(&page), helper }));
         }
         page
     }
@@ -110,12 +132,23 @@ impl Page {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut ticks: u64 = 0;
+        let (mut walks, mut walked) = (JoinSet::new(), None);
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 _ = tick.tick() => {}
             }
             ticks += 1;
+            while walks.try_join_next().is_some() {}
+            if walks.is_empty() && self.is_walk_due(walked) {
+                walked = Some(Instant::now());
+                let walker = Arc::clone(&self.walker);
+                walks.spawn(async move {
+                    if let Err(e) = walker.walk().await {
+                        tracing::debug!("no walk for the page: {e:#}");
+                    }
+                });
+            }
             if let Some(proxy) = &self.proxy {
                 let requests = self.rates().count(&proxy.traffic());
                 proxy.adapt_popular(requests / TICK.as_secs());
@@ -132,6 +165,15 @@ impl Page {
             }
         }
         self.listeners.close();
+    }
+
+    /// Whether somebody looks, or has looked since the last walk began, which is long enough ago.
+    fn is_walk_due(&self, last: Option<Instant>) -> bool {
+        let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        [View::Operator, View::Public].into_iter().zip(WALK).any(|(view, interval)| {
+            let has_looked = looked[view as usize].is_some_and(|at| last.is_none_or(|last| at > last));
+            (has_looked || self.listeners.are_there(view)) && last.is_none_or(|last| last.elapsed() >= interval)
+        })
     }
 
     /// The answer to GET or HEAD of any path.
@@ -181,6 +223,9 @@ impl Page {
             },
             false => None,
         };
+        if pieces.is_some() {
+            self.looked.lock().unwrap_or_else(PoisonError::into_inner)[view as usize] = Some(Instant::now());
+        }
         let document = Document { view, suffix: visit.suffix, pieces, refused };
         let mut response = reply(status, "text/html; charset=utf-8", document.html());
         let headers = response.headers_mut();
@@ -192,14 +237,17 @@ impl Page {
     /// The parts of the page that change.
     async fn pieces(&self, view: View) -> anyhow::Result<Vec<Piece>> {
         let snapshot = self.snapshot().await?;
-        let traffic = self.proxy.as_ref().map(Proxy::traffic);
+        let walked = self.walker.last(WALK_LIFE);
+        let all = walked.as_ref().map(|walked| walked.added_to(&snapshot));
+        let traffic = self.traffic();
         let is_operator = view == View::Operator;
         let proxy = self.proxy.as_ref().filter(|_| is_operator);
         let popular = proxy.map(|proxy| proxy.popular(POPULAR));
         let searches = proxy.map(Proxy::searches);
         let rates = self.rates();
         let scene = Scene {
-            snapshot: &snapshot,
+            snapshot: all.as_ref().unwrap_or(&snapshot),
+            walked: walked.as_ref().map(|walked| walked.at),
             uptime: self.started.elapsed(),
             traffic: traffic.as_ref().map(|traffic| (traffic, &*rates)),
             popular: popular.as_deref(),
@@ -209,10 +257,17 @@ impl Page {
         Ok(scene.pieces())
     }
 
+    /// What the cache has done for others.
+    fn traffic(&self) -> Option<Traffic> {
+        let traffic = self.proxy.as_ref()?.traffic();
+        let own = self.own_bytes.load(Ordering::Relaxed);
+        Some(Traffic { sent_to_clients_bytes: traffic.sent_to_clients_bytes.saturating_sub(own), ..traffic })
+    }
+
     /// What the operator sees, as JSON.
     pub(crate) async fn figures(&self) -> anyhow::Result<Figures> {
         let snapshot = self.snapshot().await?;
-        let traffic = self.proxy.as_ref().map(Proxy::traffic);
+        let traffic = self.traffic();
         let popular = self.proxy.as_ref().map(|proxy| proxy.popular(POPULAR)).unwrap_or_default();
         let searches = self.proxy.as_ref().map(Proxy::searches).unwrap_or_default();
         let rates = self.rates();
@@ -272,17 +327,45 @@ fn operators(config: &config::Config, proxy_at: Option<SocketAddr>) -> (Suffix, 
     }
 }
 
-/// The page as the cache has it. Weak, as the page has the cache: a node that is dropped is to leave nothing behind.
+/// What the cache has at the bare suffix: the page, and who tries the ports of others.
 #[derive(Debug)]
-struct AtSuffix(Weak<Page>);
+struct AtSuffix {
+    /// Weak, as the page has the cache: a node that is dropped is to leave nothing behind.
+    page: Weak<Page>,
+    helper: Helper,
+}
 
 impl Front for AtSuffix {
     fn answer<'a>(&'a self, visit: Visit<'a>) -> Option<Answering<'a>> {
-        let page = self.0.upgrade()?;
+        if visit.uri.path() == reach::PATH {
+            return Some(Box::pin(async move { self.helper.answer(&visit).await }));
+        }
+        let page = self.page.upgrade()?;
         if page.public == config::PublicPage::Off {
             return None;
         }
-        Some(Box::pin(async move { page.answer(View::Public, visit).await }))
+        Some(Box::pin(async move { counted(page.answer(View::Public, visit).await, &visit, &page.own_bytes) }))
+    }
+}
+
+/// The same, with the bytes of its body added to `bytes`: at once, or while they are sent, if nobody knows how many there will be.
+fn counted(response: Response<PageBody>, visit: &Visit<'_>, bytes: &Arc<AtomicU64>) -> Response<PageBody> {
+    if *visit.method == Method::HEAD {
+        return response;
+    }
+    match response.body().size_hint().exact() {
+        Some(length) => {
+            bytes.fetch_add(length, Ordering::Relaxed);
+            response
+        }
+        None => {
+            let bytes = Arc::clone(bytes);
+            let count = move |frame: Frame<Bytes>| {
+                bytes.fetch_add(frame.data_ref().map_or(0, |data| data.len() as u64), Ordering::Relaxed);
+                frame
+            };
+            response.map(|body| body.map_frame(count).boxed_unsync())
+        }
     }
 }
 
@@ -321,13 +404,13 @@ fn asset(content_type: &'static str, content: &'static str) -> Response<PageBody
     response
 }
 
-fn text(status: StatusCode, content: &str) -> Response<PageBody> {
+pub(crate) fn text(status: StatusCode, content: &str) -> Response<PageBody> {
     let mut response = reply(status, "text/plain; charset=utf-8", content.to_owned());
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-fn reply(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Response<PageBody> {
+pub(crate) fn reply(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Response<PageBody> {
     let mut response = Response::new(Full::new(content.into()).boxed_unsync());
     *response.status_mut() = status;
     guard(response.headers_mut(), content_type);
@@ -343,7 +426,7 @@ fn guard(headers: &mut HeaderMap, content_type: &'static str) {
 }
 
 /// The address that counts for one client: its own, or its IPv6 network, of which it has all addresses.
-fn client_of(address: IpAddr) -> IpAddr {
+pub(crate) fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let mut octets = v6.octets();

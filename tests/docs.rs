@@ -164,7 +164,7 @@ fn the_code_map_names_every_source_file_and_no_other() {
         }
     }
     let mut exist = BTreeSet::new();
-    for top in ["src", "tests", "coral-dsht", "coral-dns", "coral-proxy", "deploy/testbed"] {
+    for top in ["src", "tests", "fuzz", "coral-dsht", "coral-dns", "coral-proxy", "deploy/testbed"] {
         source_files(&root().join(top), &mut exist);
     }
     for directory in &directories {
@@ -363,7 +363,7 @@ fn the_defaults_in_the_documents_are_those_of_the_code() {
     let mut seen = 0;
     for document in ["PROTOCOL.md", "deploy/SIZING.md"] {
         for (key, said) in rows(&read(document)) {
-            if !["dsht.", "dns.", "proxy."].iter().any(|section| key.starts_with(section)) {
+            if !["dsht.", "dns.", "proxy.", "reach."].iter().any(|section| key.starts_with(section)) {
                 continue;
             }
             let default = defaults.pointer(&format!("/{}", key.replace('.', "/")));

@@ -101,6 +101,12 @@ async fn everybody_sees_counts_and_the_operator_what_was_asked_for_too() {
     assert!(operators.contains("nobody has it: the origin"), "{operators}");
     assert!(operators.contains(&cluster.nodes[1].me().addr.to_string()), "{operators}");
     is_whole_in_itself(&operators);
+    // Who looks has the node walk through its network, and sees whom it has met.
+    for (addr, host) in [(cluster.proxy(0), SUFFIX), (cluster.admin(0), "127.0.0.1")] {
+        let page =
+            eventually(async || ask(addr, "GET", host, "/").await, |page| page.contains("whom it met on a walk")).await;
+        assert!(page.contains("in the middle of 1 others"), "{page}");
+    }
     let picture = ask(cluster.admin(0), "GET", "127.0.0.1", "/map.svg").await;
     assert!(operators.contains("/map.svg") && picture.contains("content-type: image/svg+xml"), "{picture}");
     assert!(picture.contains("<svg xmlns="), "{picture}");
@@ -203,6 +209,20 @@ async fn a_network_without_a_page_has_none_and_the_operator_has_it_still() {
         assert_eq!(status(&ask(cluster.admin(0), "GET", "evil.com:4161", path).await), "421", "{path}");
     }
     assert_eq!(status(&ask(cluster.admin(0), "GET", "node.example.org", "/metrics").await), "200");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_spares_no_origin_anything() {
+    let cluster = Cluster::with(1, |_| {}).await;
+    let proxy = cluster.proxy(0);
+    for path in ["/", "/page.css", "/coralize?url=", "/nothing"] {
+        assert!(!body(&ask(proxy, "GET", SUFFIX, path).await).is_empty());
+    }
+    let (_, events) = raw(proxy, &listen(SUFFIX, ""), |seen| seen.contains("\n\n")).await;
+    assert!(events.contains("\"figures\""), "{events}");
+    let page = ask(cluster.admin(0), "GET", "127.0.0.1", "/").await;
+    assert!(page.contains("<dt>Spared origins</dt><dd>0 B</dd>"), "{page}");
     cluster.stop().await;
 }
 

@@ -56,6 +56,11 @@ impl CertificateFiles {
             other_names: names.iter().filter(is_other).cloned().collect(),
         })
     }
+
+    /// What a TLS server goes by that shows these certificates, as a proxy does; an error names the file at fault.
+    pub fn server(files: &[Self]) -> Result<Arc<ServerConfig>, ProxyError> {
+        Ok(Certificates::new(files)?.config())
+    }
 }
 
 /// The certificates of a proxy. Clones are the same.

@@ -12,13 +12,14 @@ use coral_proxy::{Explanation, Proxy};
 use hyper::Uri;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::node::{Addresses, Drain};
 use crate::page::Page;
 use crate::purge::Purger;
+use crate::walk::Walker;
 
 /// How long the index may take to tell of itself: its task answers between two datagrams.
 const SNAPSHOT: Duration = Duration::from_secs(2);
@@ -40,8 +41,8 @@ pub struct Shared {
     pub(crate) page: Arc<Page>,
     /// What purges.
     pub(crate) purger: Arc<Purger>,
-    /// Held by who has the node walk for a map.
-    pub(crate) walk: Semaphore,
+    /// What walks for a map.
+    pub(crate) walker: Arc<Walker>,
     /// The counters of the crates.
     pub registry: Registry,
     /// Parts that have ended before they were told to, and why.

@@ -13,7 +13,7 @@ use nix::sys::statvfs::statvfs;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Finding;
-use crate::config::Config;
+use crate::config::{AccessFormat, Config};
 use crate::node::advice;
 
 /// Descriptors that a node needs besides those of its connections.
@@ -89,6 +89,10 @@ pub(super) fn files(config: &Config) -> Vec<Finding> {
             Err(e) => Finding::bad("peers", format!("{}: {e}", path.display()), writable(folder, "dsht.state")),
         });
     }
+    let access = &config.log.access;
+    if let Some(path) = access.path.as_deref().filter(|_| access.format != AccessFormat::Off) {
+        findings.push(log(path));
+    }
     for files in &proxy.certificates {
         findings.push(certificate(config, files));
     }
@@ -120,6 +124,20 @@ pub(super) fn files(config: &Config) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// Whether lines can be added to the file, or it can be made. Nothing is written, and none is made.
+fn log(path: &Path) -> Finding {
+    let what = "access log";
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let opened = match fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => tempfile::tempfile_in(folder).map(drop),
+        _ => fs::OpenOptions::new().append(true).open(path).map(drop),
+    };
+    match opened {
+        Ok(()) => Finding::good(what, format!("{} can be written", path.display())),
+        Err(e) => Finding::bad(what, format!("{}: {e}", path.display()), writable(folder, "log.access.path")),
+    }
 }
 
 fn writable(folder: &Path, key: &str) -> String {

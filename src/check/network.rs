@@ -35,8 +35,18 @@ pub(super) async fn runs_here(config: &Config) -> bool {
     matches!(timeout(JOINING, http::get_text(admin, "/health")).await, Ok(Ok((_, text))) if text.contains("healthy"))
 }
 
+/// What came of the attempt to join.
+#[derive(Debug)]
+pub(super) struct Met {
+    /// The address at which others would reach this host.
+    pub(super) address: Option<IpAddr>,
+    /// Where nodes have their index: the seeds first, then those with a cache that were met through them.
+    pub(super) nodes: Vec<SocketAddr>,
+    pub(super) findings: Vec<Finding>,
+}
+
 /// Whether a seed answers, and the address at which others would reach this host.
-pub(super) async fn seeds(config: &Config) -> (Option<IpAddr>, Vec<Finding>) {
+pub(super) async fn seeds(config: &Config) -> Met {
     let mut findings = Vec::new();
     let named = &config.dsht.node.seeds;
     let seeds = match address::look_up(named).await {
@@ -67,13 +77,17 @@ pub(super) async fn seeds(config: &Config) -> (Option<IpAddr>, Vec<Finding>) {
     if named.is_empty() {
         findings.push(Finding::good("seeds", "none: the first node of a network"));
     } else if let (Some(ip), false) = (address, seeds.is_empty()) {
-        findings.push(joined(config, ip, seeds).await);
+        let (finding, mut met) = joined(config, ip, seeds.clone()).await;
+        findings.push(finding);
+        let mut nodes = seeds;
+        nodes.append(&mut met);
+        return Met { address, nodes, findings };
     }
-    (address, findings)
+    Met { address, nodes: seeds, findings }
 }
 
-/// Joins for a moment, from another port than the node's own.
-async fn joined(config: &Config, ip: IpAddr, seeds: Vec<SocketAddr>) -> Finding {
+/// Joins for a moment, from another port than the node's own; which caches were met.
+async fn joined(config: &Config, ip: IpAddr, seeds: Vec<SocketAddr>) -> (Finding, Vec<SocketAddr>) {
     let what = "seeds";
     let count = seeds.len();
     let met = async {
@@ -86,21 +100,27 @@ async fn joined(config: &Config, ip: IpAddr, seeds: Vec<SocketAddr>) -> Finding 
             loop {
                 match dsht.snapshot().await {
                     Ok(snapshot) if snapshot.neighbours.is_empty() => tokio::time::sleep(LOOK).await,
-                    Ok(snapshot) => break snapshot.neighbours.len(),
-                    Err(_) => break 0,
+                    Ok(snapshot) => break snapshot.neighbours,
+                    Err(_) => break Vec::new(),
                 }
             }
         });
-        let met = met.await.unwrap_or(0);
+        let met = met.await.unwrap_or_default();
         drop(stop);
         let _ = running.await;
         anyhow::Ok(met)
     };
     let advice = "look whether their port is open over UDP (4160 mostly), from here and there, and whether `dsht.network_key` is theirs";
     match met.await {
-        Ok(0) => Finding::bad(what, format!("none of {count} answers within {JOINING:?}"), advice),
-        Ok(met) => Finding::good(what, format!("{met} nodes answer")),
-        Err(e) => Finding::bad(what, format!("{e:#}"), advice),
+        Ok(met) if met.is_empty() => {
+            (Finding::bad(what, format!("none of {count} answers within {JOINING:?}"), advice), Vec::new())
+        }
+        Ok(met) => {
+            let caches =
+                met.iter().map(|neighbour| neighbour.peer).filter(|peer| peer.services.contains(coral_dns::PROXY));
+            (Finding::good(what, format!("{} nodes answer", met.len())), caches.map(|peer| peer.addr).collect())
+        }
+        Err(e) => (Finding::bad(what, format!("{e:#}"), advice), Vec::new()),
     }
 }
 

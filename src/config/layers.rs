@@ -115,6 +115,7 @@ impl Config {
             admin: plain(table.remove("admin"))?,
             purge: plain(table.remove("purge"))?,
             page: plain(table.remove("page"))?,
+            reach: plain(table.remove("reach"))?,
             log: plain(table.remove("log"))?,
         })
     }

@@ -121,10 +121,13 @@ impl Document<'_> {
                         }
                     }
                     section.card aria-labelledby="around" {
-                        h3 id="around" { "Nodes around it, by round-trip time" }
+                        h3 id="around" { "Nodes in reach, by cluster and round-trip time" }
                         div id="rings" { (self.piece("rings").unwrap_or_default()) }
-                        @if self.view == View::Operator {
-                            p.hint { a href="/map.svg" { "All nodes in reach" } " (a walk through the network takes some seconds)" }
+                        p.hint {
+                            span id="walked" { (self.piece("walked").unwrap_or_default()) }
+                            @if self.view == View::Operator {
+                                " " a href="/map.svg" { "Walk now" } ", for the picture alone; it takes some seconds."
+                            }
                         }
                         ul.levels id="levels" { (self.piece("levels").unwrap_or_default()) }
                         details {

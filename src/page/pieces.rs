@@ -34,7 +34,10 @@ pub(super) struct Piece {
 /// What there is to see at one moment. What a viewer may not see is not here.
 #[derive(Debug)]
 pub(super) struct Scene<'a> {
+    /// Its neighbours, and whom it has met on its last walk.
     pub(super) snapshot: &'a Snapshot,
+    /// When that ended.
+    pub(super) walked: Option<SystemTime>,
     pub(super) uptime: Duration,
     /// What the cache has done, if one runs here.
     pub(super) traffic: Option<(&'a Traffic, &'a Rates)>,
@@ -54,6 +57,7 @@ impl Scene<'_> {
             pieces.push(("sources", sources(traffic, rates)));
         }
         pieces.push(("rings", rings(self.snapshot)));
+        pieces.push(("walked", self.walked()));
         pieces.push(("levels", self.levels()));
         pieces.push(("neighbours", self.neighbours()));
         pieces.extend(self.popular.map(|urls| ("popular", popular(urls))));
@@ -79,6 +83,15 @@ impl Scene<'_> {
             div { dt { "Answered without the origin" } dd { (share(requests - from_origin, requests)) } }
             div { dt { "Spared origins" } dd { (ByteSize(spared_bytes(traffic))) } }
             div { dt { "Nodes in reach" } dd { (self.snapshot.neighbours.len()) } }
+        }
+    }
+
+    fn walked(&self) -> Markup {
+        html! {
+            @match self.walked {
+                Some(at) => { "Its neighbours, and whom it met on a walk through the network until " time { (clock(at)) } "." },
+                None => "Its neighbours. It is about to walk through the network for the others.",
+            }
         }
     }
 

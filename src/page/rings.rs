@@ -1,4 +1,4 @@
-//! The node's clusters as a picture: itself in the middle, each neighbour as far out as its round-trip time says, and a ring
+//! The node's clusters as a picture: itself in the middle, each node in reach as far out as its round-trip time says, and a ring
 //! for each level. Inside a ring are those who answer within the level's diameter.
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ const CORE: f64 = 26.0;
 const LEAST_MS: f64 = 0.1;
 /// How much longer than the widest diameter an answer may take until it is drawn at the edge.
 const BEYOND: f64 = 8.0;
-/// Neighbours that are drawn, the nearest first.
+/// Nodes that are drawn, the nearest first.
 const MOST: usize = 300;
 
 /// The picture; a table beside it says the same.
@@ -30,9 +30,10 @@ pub(super) fn rings(snapshot: &Snapshot) -> Markup {
     let bounds: Vec<f64> = diameters.iter().filter_map(|(_, diameter)| diameter.map(millis)).collect();
     let ring = |index: usize| CORE + (EDGE - CORE) * (index + 1) as f64 / diameters.len().max(1) as f64;
     let near = snapshot.neighbours.iter().filter(|neighbour| neighbour.level != Level::GLOBAL).count();
+    let all = snapshot.neighbours.len();
+    let left_out = if all > MOST { format!("; the nearest {MOST} are drawn") } else { String::new() };
     let label = format!(
-        "This node in the middle of {} others, {near} of which are in its clusters; the farther out, the longer the round trip",
-        snapshot.neighbours.len(),
+        "This node in the middle of {all} others, {near} of which are in its clusters; the farther out, the longer the round trip{left_out}"
     );
     html! {
         svg.rings viewBox={ (-HALF) " " (-HALF) " " (2.0 * HALF) " " (2.0 * HALF) } role="img" aria-label=(label) {
@@ -62,17 +63,19 @@ pub(crate) fn rings_alone(snapshot: &Snapshot) -> String {
     let document = html! {
         svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (side) " " (side) } width=(2.0 * side) height=(2.0 * side) {
             style { (ALONE) }
-            rect width=(side) height=(side) fill="#fff" {}
+            rect.paper width=(side) height=(side) {}
             (rings(snapshot))
         }
     };
     document.into_string()
 }
 
-/// What the page's style sheet says of it, in the colours of the light one.
-const ALONE: &str = "text{font:11.5px sans-serif;fill:#566270;text-anchor:middle;stroke:#fff;stroke-width:4px;paint-order:stroke}\
-.ring{fill:#0c8f80;fill-opacity:.09;stroke:#566270;stroke-opacity:.45}.ring.l1{fill:#4f74cf}.ring.l0{fill:#9160b5}\
-.dot{fill:#0c8f80;stroke:#fff;stroke-width:1.5px}.dot.l1{fill:#4f74cf}.dot.l0{fill:#9160b5}.me{fill:#b93a2c}";
+/// What the page's style sheet says of it, for both themes.
+const ALONE: &str = ":root{--p:#fff;--s:#566270;--a:#b93a2c;--l2:#0c8f80;--l1:#4f74cf;--l0:#9160b5;color-scheme:light dark}\
+@media(prefers-color-scheme:dark){:root{--p:#19212a;--s:#a3b0bd;--a:#ff8a78;--l2:#35c9b1;--l1:#8fabff;--l0:#c79ff0}}\
+text{font:11.5px sans-serif;fill:var(--s);text-anchor:middle;stroke:var(--p);stroke-width:4px;paint-order:stroke}.paper{fill:var(--p)}\
+.ring{fill:var(--l2);fill-opacity:.09;stroke:var(--s);stroke-opacity:.45}.ring.l1{fill:var(--l1)}.ring.l0{fill:var(--l0)}\
+.dot{fill:var(--l2);stroke:var(--p);stroke-width:1.5px}.dot.l1{fill:var(--l1)}.dot.l0{fill:var(--l0)}.me{fill:var(--a)}";
 
 /// A neighbour at its place: the angle is of its id, so that it stays where it is. Levels differ in shape and colour.
 fn dot(neighbour: &Neighbour, radius: f64) -> Markup {
