@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use coral_dsht::sim::Simulation;
 use coral_dsht::sim::latency::Map;
-use coral_dsht::sim::workload::{key, stamped_value, value};
+use coral_dsht::sim::workload::{key, value};
 use coral_dsht::{Config, Dsht, Level, Levels};
 use serde_json::json;
 
@@ -26,23 +26,19 @@ pub(super) fn run(lab: &Lab) -> anyhow::Result<Report> {
     let (mut sim, large, events) = idle(lab, Config::default(), nodes)?;
     lab.stage(&format!("{values} values"), (2, 3));
     // Putting fills memories of who was asked lately. The first half of the values does so, the second is measured: what it
-    // adds is the values, and their owners' notes of them. So does a third half, of values that are longer.
-    let half = values / 2;
-    let mut grown = [0; 3];
-    for (turn, grown) in grown.iter_mut().enumerate() {
-        let before = resident()?;
-        let numbers = turn * half..(turn + 1) * half;
-        let value = if turn < 2 { value } else { stamped_value };
-        let putting: Vec<(usize, usize)> = numbers.map(|number| (number, sim.random(nodes))).collect();
+    // adds is the values, and their owners' notes of them.
+    let mut before = 0;
+    for half in [0..values / 2, values / 2..values] {
+        before = resident()?;
+        let putting: Vec<(usize, usize)> = half.map(|number| (number, sim.random(nodes))).collect();
         let begin = |dsht: &mut Dsht, now, (number, node): &(usize, usize)| {
             dsht.put(now, key(*number), value(*node), Duration::from_secs(3600), Levels::only(Level::GLOBAL))
         };
         lab.ask(&mut sim, putting, 2000.0, begin, |(_, node)| *node, |_, _, _, _| {});
         // Long enough for all counters of puts to be swept.
         sim.run_for(Duration::from_secs(120));
-        *grown = resident()?.saturating_sub(before) / half.max(1) as u64;
     }
-    let [_, per_value, per_stamped] = grown;
+    let per_value = resident()?.saturating_sub(before) / (values - values / 2) as u64;
 
     let row = |what: &str, count: usize, bytes: u64| -> Row {
         vec![("what", json!(what)), ("how_many", json!(count)), ("bytes_each", json!(bytes))]
@@ -50,13 +46,11 @@ pub(super) fn run(lab: &Lab) -> anyhow::Result<Report> {
     let rows = vec![
         row("idle nodes with a single level", nodes, small),
         row("idle nodes with three levels", nodes, large),
-        row("values, with their owners' notes of them", half, per_value),
-        row("the same with 24 bytes more, as stamps have", half, per_stamped),
+        row("values, with their owners' notes of them", values, per_value),
     ];
     let summary = vec![
         ("bytes_per_idle_node", json!(large)),
         ("bytes_per_stored_value", json!(per_value)),
-        ("bytes_per_stamped_value", json!(per_stamped)),
         ("events_per_second", json!(rounded(events, -3))),
     ];
     let chart = Chart {

@@ -17,12 +17,6 @@ pub fn value(number: usize) -> Value {
     Value::new(&(number as u64).to_be_bytes()).expect("eight bytes are a short value")
 }
 
-/// The same with 24 bytes behind it: as long as a reference with a stamp (PROTOCOL.md, 2.2).
-pub fn stamped_value(number: usize) -> Value {
-    let bytes = [&(number as u64).to_be_bytes()[..], &[0; 24]].concat();
-    Value::new(&bytes).expect("32 bytes are a short value")
-}
-
 /// How often each of a number of keys is asked for.
 #[derive(Debug, Clone)]
 pub struct Popularity {
