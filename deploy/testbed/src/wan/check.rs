@@ -185,9 +185,9 @@ impl Check {
             times.sort();
             ensure!(!times.is_empty(), "no answer from {} to {}", b.name, a.name);
             let median = times[times.len() / 2];
-            // Each way is late by half of the jitter, in the mean.
-            // So many draws leave a quarter of the jitter open.
-            let right = within(median, link.rtt() + link.jitter, TOLERANCE + link.jitter / 4);
+            // The least tells the distance: whoever else uses this machine adds to some, by a millisecond in the median at times, and takes
+            // from none. Each way is late by the jitter at most, which has a row of its own.
+            let right = within(times[0], link.rtt() + link.jitter, TOLERANCE + link.jitter);
             let what = format!("RTT {} to {}, {family}", a.name, b.name);
             let asked = match link.jitter {
                 Duration::ZERO => millis(link.rtt()),
@@ -284,8 +284,9 @@ impl Check {
             let to = b.ipv4.into();
             let mut times = self.host(a).run(|| measure::round_trips(to, probes(&link)))??;
             times.sort();
-            let median = times.get(times.len() / 2).copied().unwrap_or_default();
-            self.row("RTT, changed while it runs", &millis(rtt), &millis(median), within(median, rtt, TOLERANCE));
+            // As above.
+            let least = times.first().copied().unwrap_or_default();
+            self.row("RTT, changed while it runs", &millis(rtt), &millis(least), within(least, rtt, TOLERANCE));
         }
         Ok(())
     }
