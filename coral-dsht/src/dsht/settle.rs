@@ -77,7 +77,8 @@ impl Dsht {
                 self.start(now, Op::Validate(validate), false);
             }
             None if is_unfit => {
-                self.candidates.reject(level, mine, now + self.config.refresh);
+                // As for one that was measured and did not suit: what a young node sees may be a moment's, while all start on a busy machine.
+                self.candidates.reject(level, mine, now + self.refresh_after);
                 let own = random_id(&mut self.rng);
                 self.membership.leave(now, level, own);
                 self.moved(now, level);
