@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use coral_dsht::sim::latency::Map;
+use coral_dsht::sim::link::Link;
 use coral_dsht::sim::{Simulation, check};
 use coral_dsht::{ClusterId, Config, Id, Key, Level, Levels, Value};
 
@@ -99,6 +100,26 @@ fn a_part_that_was_cut_off_is_in_the_same_cluster_again_when_it_is_back() {
         let found = sim.get((number + 1) % 16, key(number));
         assert_eq!((found.values, found.level), (vec![value(number)], Level::new(2)), "node {number}");
     }
+}
+
+/// Seen in a testbed that started while something else took the processors: a node left its neighbours and was alone for minutes.
+#[test]
+fn nodes_that_start_while_everything_is_slow_are_together_soon_after() {
+    let mut apart = Vec::new();
+    for seed in 0..100 {
+        let mut sim = Simulation::new(seed, Config::default());
+        sim.set_map(Map::one_place(seed));
+        join_at_once(&mut sim, 4, None);
+        sim.run_for(Duration::from_secs(3));
+        sim.set_link(Link { jitter: Duration::from_millis(60), ..Link::default() });
+        sim.run_for(Duration::from_secs(35));
+        sim.set_link(Link::default());
+        sim.run_for(3 * MINUTE);
+        if check::clusters(&sim, Level::new(2).unwrap()) > 1 {
+            apart.push(seed);
+        }
+    }
+    assert!(apart.is_empty(), "{apart:?}");
 }
 
 #[test]
