@@ -26,16 +26,13 @@ use crate::reply::UnderWay;
 use crate::trace::{Open, Step};
 use crate::url::lately;
 
-/// Fields of a request that change nothing about a hit that is the same for everybody. All others may.
-const INERT: [&str; 17] = [
-    "host",
-    "user-agent",
+/// Fields of a request that change nothing about a hit that is the same for everybody, besides those that are logged. All others may.
+const INERT: [&str; 14] = [
     "accept",
     "accept-encoding",
     "accept-language",
     "accept-charset",
     "cookie",
-    "referer",
     "dnt",
     "origin",
     "priority",
