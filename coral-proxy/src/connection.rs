@@ -112,6 +112,10 @@ impl Connection {
         {
             self.clients.seen(self.client.ip(), rtt, true);
         }
+        if matches!(ended, Err(Ended::BrokenOffUnseen(_))) {
+            // A client of HTTP/1.0 sees by a reset alone that this is not the end.
+            let _ = stream.socket().set_zero_linger();
+        }
         match ended {
             Ok(()) => {}
             Err(Ended::Refused(error)) => {

@@ -58,6 +58,9 @@ pub(crate) enum Ended {
     /// The body broke off, and so the connection.
     #[error("the body broke off: {0}")]
     BrokenOff(BodyError),
+    /// Likewise, of a body that ends with the connection: to end that as usual would make it look whole.
+    #[error("the body broke off: {0}")]
+    BrokenOffUnseen(BodyError),
     /// The body was not as long as its head had said.
     #[error("the body is not as long as its head says")]
     Length,
@@ -280,9 +283,14 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Http1<'c, S> {
             Ends::After(length) => length,
             Ends::AtOnce | Ends::WithChunk | Ends::WithConnection => 0,
         };
-        while ends != Ends::AtOnce
-            && let Some(piece) = self.piece(&mut body).await?
-        {
+        while ends != Ends::AtOnce {
+            let piece = match self.piece(&mut body).await {
+                Err(Ended::BrokenOff(error)) if ends == Ends::WithConnection => {
+                    return Err(Ended::BrokenOffUnseen(error));
+                }
+                piece => piece?,
+            };
+            let Some(piece) = piece else { break };
             match ends {
                 // An empty chunk would be the last one.
                 Ends::WithChunk if piece.is_empty() => continue,

@@ -82,6 +82,23 @@ async fn a_client_of_http_1_0_is_answered_as_one() {
 }
 
 #[tokio::test]
+async fn a_client_of_http_1_0_sees_that_a_body_is_cut_which_only_the_connection_ends() {
+    let (origin, node) = world().await;
+    let gate = Gate::closed();
+    let begun = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n".to_vec();
+    origin.on("/", vec![Step::Send(begun), Step::Wait(gate.clone()), Step::Close]);
+    let mut stream = TcpStream::connect(node.addr).await.unwrap();
+    stream.write_all(format!("GET / HTTP/1.0\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut received = Vec::new();
+    while !received.ends_with(b"hello") {
+        assert_ne!(stream.read_buf(&mut received).await.unwrap(), 0);
+    }
+    gate.open();
+    let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut received)).await;
+    assert_eq!(ended.expect("the connection ends").unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_is_answered_in_words_and_the_answer_arrives() {
     let (_origin, node) = world().await;
     for (text, status, word) in [
