@@ -283,14 +283,9 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Http1<'c, S> {
             Ends::After(length) => length,
             Ends::AtOnce | Ends::WithChunk | Ends::WithConnection => 0,
         };
-        while ends != Ends::AtOnce {
-            let piece = match self.piece(&mut body).await {
-                Err(Ended::BrokenOff(error)) if ends == Ends::WithConnection => {
-                    return Err(Ended::BrokenOffUnseen(error));
-                }
-                piece => piece?,
-            };
-            let Some(piece) = piece else { break };
+        while ends != Ends::AtOnce
+            && let Some(piece) = self.piece(&mut body, ends).await?
+        {
             match ends {
                 // An empty chunk would be the last one.
                 Ends::WithChunk if piece.is_empty() => continue,
@@ -317,8 +312,8 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Http1<'c, S> {
         Ok(keep_alive)
     }
 
-    /// The next piece of a body. Before it is waited for, what is there is written.
-    async fn piece(&mut self, body: &mut ReplyBody) -> Result<Option<Bytes>, Ended> {
+    /// The next piece of a body that `ends` so. Before it is waited for, what is there is written.
+    async fn piece(&mut self, body: &mut ReplyBody, ends: Ends) -> Result<Option<Bytes>, Ended> {
         loop {
             let step = poll_fn(|cx| {
                 if let Poll::Ready(piece) = Pin::new(&mut *body).poll_frame(cx) {
@@ -334,7 +329,12 @@ impl<'c, S: AsyncRead + AsyncWrite + Unpin> Http1<'c, S> {
                 Step::Piece(None) => return Ok(None),
                 // No body here has trailers.
                 Step::Piece(Some(Ok(frame))) => return Ok(Some(frame.into_data().unwrap_or_default())),
-                Step::Piece(Some(Err(error))) => return Err(Ended::BrokenOff(error)),
+                Step::Piece(Some(Err(error))) => {
+                    return Err(match ends {
+                        Ends::WithConnection => Ended::BrokenOffUnseen(error),
+                        _ => Ended::BrokenOff(error),
+                    });
+                }
             }
         }
     }
