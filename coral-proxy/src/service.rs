@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use coral_dsht::Key;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, MAX_FORWARDS, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
@@ -168,7 +167,7 @@ impl Service {
         is_loop: bool,
         interim: Ticket,
     ) -> Result<Outcome, ProxyError> {
-        // In HTTP/1.1 it was refused before; in HTTP/2 hyper bounds their bytes alone.
+        // In HTTP/1.1 it was refused before; in HTTP/2 only their bytes are bounded.
         if head.headers.len() > self.fetcher.config.client.max_headers.get() {
             return Err(ProxyError::Fields);
         }
@@ -242,7 +241,7 @@ impl Service {
         }
         if served.status == CacheStatus::Hit {
             // By the names that it was understood by, which meanwhile may be others.
-            remember(head, &names, &url, served.object.key);
+            remember(head, &names, &url);
         }
         let word = served.status.word();
         let asker = if from_peer { Asker::Node { came } } else { Asker::Client { secure: caller.is_secure } };
@@ -300,16 +299,16 @@ impl Service {
 }
 
 /// Remembers how the URL of a request was understood, for the next one that is plain.
-fn remember(head: &http::request::Parts, names: &Arc<Names>, url: &CoralUrl, key: Key) {
+fn remember(head: &http::request::Parts, names: &Arc<Names>, url: &CoralUrl) {
     // In HTTP/2 the authority stands for the host; in HTTP/1.1 a target that has one is not plain.
     let host = match (head.version, head.uri.authority()) {
         (Version::HTTP_2, Some(authority)) => Some(authority.as_str().as_bytes()),
         (Version::HTTP_11, None) => head.headers.get(HOST).map(http::HeaderValue::as_bytes),
         _ => None,
     };
-    if let (Some(host), Some(target)) = (host, head.uri.path_and_query()) {
-        let understood = Arc::new(Understood { url: url.clone(), key });
-        lately::remember(host, target.as_str().as_bytes(), names, &understood);
+    let target = head.uri.path_and_query().map(|target| target.as_str().as_bytes());
+    if let Some((host, target)) = host.zip(target) {
+        lately::remember(host, target, names, || Understood { url: url.clone(), key: url.key() });
     }
 }
 

@@ -54,11 +54,12 @@ pub(crate) fn understood(host: &[u8], target: &[u8], names: &Arc<Names>) -> Opti
     })
 }
 
-/// Remembers what they are understood as.
-pub(crate) fn remember(host: &[u8], target: &[u8], names: &Arc<Names>, understood: &Arc<Understood>) {
-    if host.len() + target.len() > MOST_BYTES {
+/// Remembers what they are understood as, if that is not known yet: whoever's requests are never plain pays for it once.
+pub(crate) fn remember(host: &[u8], target: &[u8], names: &Arc<Names>, make: impl FnOnce() -> Understood) {
+    if host.len() + target.len() > MOST_BYTES || understood(host, target, names).is_some() {
         return;
     }
+    let understood = Arc::new(make());
     TABLE.with_borrow_mut(|table| {
         if table.names.as_ptr() != Arc::as_ptr(names) {
             table.names = Arc::downgrade(names);
@@ -66,7 +67,6 @@ pub(crate) fn remember(host: &[u8], target: &[u8], names: &Arc<Names>, understoo
         }
         table.places.resize_with(PLACES, || None);
         let place = table.place(host, target);
-        let understood = Arc::clone(understood);
         table.places[place] = Some(Place { host: host.into(), target: target.into(), understood });
     });
 }
@@ -88,7 +88,7 @@ mod tests {
         let understand = |target: &str, names: &Arc<Names>| {
             let url = CoralUrl::parse("www.x.com.nyud.net", target, names).unwrap();
             let key = url.key();
-            remember(b"www.x.com.nyud.net", target.as_bytes(), names, &Arc::new(Understood { url, key }));
+            remember(b"www.x.com.nyud.net", target.as_bytes(), names, || Understood { url, key });
         };
         let known = |target: &str, names: &Arc<Names>| understood(b"www.x.com.nyud.net", target.as_bytes(), names);
         assert!(known("/", &ours).is_none());
