@@ -365,6 +365,30 @@ fn what_a_living_node_holds_is_found_although_a_third_of_all_have_just_vanished(
     assert!(after <= 2 * before, "a get took {before:?} before and {after:?} after, in nine of ten cases at most");
 }
 
+/// Seen on 2026-11-27: a third of all had vanished, the global value with them; the get stood at a living node that had the
+/// value for its own L1 cluster, asked it for that of L0, and was told of nothing.
+#[test]
+fn what_a_node_has_for_a_nearer_cluster_is_found_from_outside_of_it() {
+    let pair = |seed| {
+        let mut sim = Simulation::new(seed, Config::default());
+        sim.set_map(Map::synthetic(seed));
+        sim.join(2);
+        sim
+    };
+    let [near, far] = [0, 1];
+    // They share no cluster but the global one.
+    let mut sim = (0..).map(pair).find(|sim| sim.rtt(near, far) > Duration::from_millis(100)).unwrap();
+    sim.run_for(Duration::from_secs(60));
+    let [id, other] = [near, far].map(|number| sim.node(number).me().id);
+    let of_near = (0..).map(key).find(|key| id.distance(key) < other.distance(key)).unwrap();
+    let now = sim.now();
+    let level_1 = Levels::only(Level::new(1).unwrap());
+    sim.act(near, |dsht| dsht.put(now, of_near, value(1), HOUR, level_1));
+    sim.run_for(Duration::from_secs(1));
+    let found = sim.get(far, of_near);
+    assert_eq!((found.values, found.level), (vec![value(1)], Some(Level::GLOBAL)));
+}
+
 /// Answers each claim with a value of its own invention, never the same twice.
 #[derive(Debug)]
 struct Liar(u64);

@@ -117,7 +117,7 @@ fn answer_to(lent: &mut Lent<'_>, peer: Peer, is_proven: bool, request: Request)
         Request::Ping => Response::Pong { seen_as: peer.addr },
         Request::Find { level, key, aim } => Response::Peers(lent.routing.nearer(level, &key, &aim, count)),
         Request::Get { level, key, aim } => {
-            let values = lent.store.values(lent.now, level, &key);
+            let values = lent.store.values_or_nearer(lent.now, level, &key);
             if values.is_empty() {
                 Response::Peers(lent.routing.nearer(level, &key, &aim, count))
             } else {

@@ -65,6 +65,15 @@ impl Store {
         live.into_iter().map(|stored| stored.value.clone()).collect()
     }
 
+    /// The live values for `key` at `level`; without any, those at the nearer level after it that has some.
+    ///
+    /// Who asks at a level has found nothing nearer: what is kept here for a nearer cluster is as good to him, and the node
+    /// that had the level's own values may be gone.
+    pub(crate) fn values_or_nearer(&self, now: Instant, level: Level, key: &Key) -> Vec<Value> {
+        let at = (level.number()..).map_while(Level::new);
+        at.map(|at| self.values(now, at, key)).find(|values| !values.is_empty()).unwrap_or_default()
+    }
+
     /// Whether `key` needs no further value that lives `ttl` [C04 §4.2].
     ///
     /// Full means: `config.full_values` values are stored, each with at least half of `ttl` left at `now`.

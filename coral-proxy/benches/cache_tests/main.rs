@@ -6,8 +6,8 @@
 //! cargo bench -p coral-proxy --bench cache_tests -- /tmp/cache-tests
 //! ```
 //!
-//! The suite is not copied here. It needs Node.js; four of its tests also need its package undici (`npm install` in the
-//! checkout). What it prints: how many required and optimal tests pass in each of four ways, and each one that does not,
+//! The suite is not copied here. It needs Node.js; four of its tests also need its package undici, for which `undici.mjs`
+//! stands in unless `npm install` was run in the checkout. What it prints: how many required and optimal tests pass in each of four ways, and each one that does not,
 //! with the reason. `-- PATH one` runs the first way alone; `-- PATH one ID` a single test, in full. What the last run
 //! gave is in RESULTS.md.
 //!

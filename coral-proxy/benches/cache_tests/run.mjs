@@ -6,10 +6,19 @@
 // node ONE gets the first request of each test and OTHER all that follow; with `last` OTHER gets the last one, and ONE all
 // before. They may be the same node. With ID only that test is run, and its requests and responses are shown.
 
+import { existsSync } from 'node:fs'
+import { register } from 'node:module'
 import { pathToFileURL } from 'node:url'
 import path from 'node:path'
 
 const [checkout, origin, one, other, which, only] = process.argv.slice(2)
+
+if (!existsSync(path.join(checkout, 'node_modules/undici'))) {
+  const standIn = JSON.stringify(new URL('undici.mjs', import.meta.url).href)
+  const resolve = `export const resolve = (name, context, next) => name === 'undici' ? { url: ${standIn}, shortCircuit: true } : next(name, context)`
+  register('data:text/javascript,' + encodeURIComponent(resolve))
+}
+
 const from = file => import(pathToFileURL(path.join(checkout, file)))
 const { default: suites } = await from('tests/index.mjs')
 const { runTests, getResults } = await from('test-engine/client/runner.mjs')
