@@ -261,6 +261,25 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Takes over from `new` what a running node does, so that what is left of a difference waits for the next start.
+    pub(crate) fn take_over(&mut self, new: &Self) {
+        // No field is passed over in silence, so that whoever adds one decides about it.
+        let Self {
+            proxy: Section { node: ProxyNode { listen: _, tls_listen: _ }, part: proxy },
+            admin: Admin { token, listen: _ },
+            purge,
+            suffixes: _,
+            dsht: _,
+            dns: _,
+            page: _,
+            reach: _,
+            log: _,
+        } = new;
+        self.proxy.part.take_over(proxy);
+        self.admin.token.clone_from(token);
+        self.purge.clone_from(purge);
+    }
+
     /// The keys under which `other` says something else, with their tables.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         schema::differences(self, other)
@@ -455,11 +474,15 @@ mod tests {
             sites = [{ host = \"a.b\", origin = \"http://a.c\" }]
             memory = \"1 GiB\"
             bandwidth = { send = \"2 MB\", receive = \"2 MB\" }
-            client = { requests_per_address = 10 }";
+            client = { requests_per_address = 10 }
+            [admin]
+            token = \"/etc/coral/token\"
+            [purge]
+            key = \"/etc/coral/key\"";
         let new = Config::from_text(text, "new", &[]).unwrap();
         assert_eq!(old.differences(&old), [""; 0]);
         let mut taken = old.clone();
-        taken.proxy.part.take_over(&new.proxy.part);
+        taken.take_over(&new);
         assert_eq!(taken.differences(&new), ["dsht.listen", "proxy.bandwidth.receive", "proxy.memory"]);
         assert!(old.differences(&new).len() > 3);
     }

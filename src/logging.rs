@@ -18,7 +18,7 @@ use tracing_subscriber::{Layer as _, fmt};
 pub(crate) use self::lines::Lines;
 pub use self::lines::Writing;
 pub(crate) use self::requests::Requests;
-pub(crate) use self::traces::Traces;
+pub(crate) use self::traces::{Sending, Traces};
 use crate::config::{Log, LogFormat};
 
 /// What a filter such as `info,coral_proxy::access=off` means.

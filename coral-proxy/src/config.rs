@@ -101,22 +101,95 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What of this configuration a running proxy takes over; all else waits for a restart.
+    ///
+    /// No field is passed over in silence, so that whoever adds one decides about it. Whoever moves one to [`Live`] is told of the
+    /// places that make it so.
+    pub(crate) fn live(&self) -> Live<'_> {
+        let Self {
+            sites,
+            allow_addresses,
+            deny,
+            certificates,
+            bandwidth: Bandwidth { send, receive, burst, patience: _ },
+            client:
+                Client {
+                    max_connections_per_address,
+                    requests_per_address,
+                    header_timeout: _,
+                    stall_timeout: _,
+                    max_header: _,
+                    max_headers: _,
+                    max_connections: _,
+                },
+            memory: _,
+            memory_object_limit: _,
+            threads: _,
+            drain: _,
+            hand_over: _,
+            disk: _,
+            origin: _,
+            peer: _,
+            freshness: _,
+            reference: _,
+            hints: _,
+            network_key: _,
+        } = self;
+        Live {
+            sites,
+            allow_addresses: *allow_addresses,
+            deny,
+            certificates,
+            send: *send,
+            receive: *receive,
+            burst: *burst,
+            max_connections_per_address: *max_connections_per_address,
+            requests_per_address: *requests_per_address,
+        }
+    }
+
     /// Takes over from `new` what [`crate::Proxy::reload`] does, so that what is left of a difference waits for a restart.
     pub fn take_over(&mut self, new: &Self) {
-        self.sites.clone_from(&new.sites);
-        self.allow_addresses = new.allow_addresses;
-        self.deny.clone_from(&new.deny);
+        let Live {
+            sites,
+            allow_addresses,
+            deny,
+            certificates,
+            send,
+            receive,
+            burst,
+            max_connections_per_address,
+            requests_per_address,
+        } = new.live();
+        self.sites.clone_from(sites);
+        self.allow_addresses = allow_addresses;
+        self.deny.clone_from(deny);
         if !self.certificates.is_empty() {
-            self.certificates.clone_from(&new.certificates);
+            self.certificates.clone_from(certificates);
         }
-        self.client.max_connections_per_address = new.client.max_connections_per_address;
-        self.client.requests_per_address = new.client.requests_per_address;
-        let Bandwidth { send, receive, burst, .. } = &mut self.bandwidth;
-        for (has, new) in [(send, new.bandwidth.send), (receive, new.bandwidth.receive)] {
+        for (has, new) in [(&mut self.bandwidth.send, send), (&mut self.bandwidth.receive, receive)] {
             *has = has.and(new).or(*has);
         }
-        *burst = new.bandwidth.burst;
+        self.bandwidth.burst = burst;
+        self.client.max_connections_per_address = max_connections_per_address;
+        self.client.requests_per_address = requests_per_address;
     }
+}
+
+/// The settings that change while a proxy runs, see [`Config::live`].
+#[derive(Debug)]
+pub(crate) struct Live<'a> {
+    pub(crate) sites: &'a Vec<Site>,
+    pub(crate) allow_addresses: bool,
+    pub(crate) deny: &'a Option<PathBuf>,
+    /// If there were any before.
+    pub(crate) certificates: &'a Vec<CertificateFiles>,
+    /// If it was limited before, as `receive`.
+    pub(crate) send: Option<ByteSize>,
+    pub(crate) receive: Option<ByteSize>,
+    pub(crate) burst: Duration,
+    pub(crate) max_connections_per_address: NonZeroU32,
+    pub(crate) requests_per_address: NonZeroU32,
 }
 
 /// The disk tier: the section `[proxy.disk]`.

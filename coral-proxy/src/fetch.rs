@@ -6,33 +6,32 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use coral_dsht::{DshtHandle, Key};
 use http::Method;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, IF_RANGE, RANGE};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, IF_RANGE};
 use moka::sync::Cache as Moka;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::auth::Auth;
 use crate::budget::Budget;
-use crate::cache::body::{Body, Limits, Reader};
+use crate::cache::body::{Limits, Reader};
 use crate::cache::{Cache, Found, Object};
-use crate::cache_status::{CacheStatus, Source};
-use crate::chain::{Chain, Waiting};
+use crate::cache_status::CacheStatus;
+use crate::chain::Waiting;
 use crate::client::Client;
 use crate::coalesce::{Coalesce, Fetched, How, Joined, Lead};
-use crate::conditional::{Part, Wants, if_range_holds, part, sought_range};
+use crate::conditional::{Wants, sought_range};
 use crate::config::Config;
 use crate::error::ProxyError;
-use crate::explain::{self, Explanation, Outlook, Rule};
-use crate::headers::{clean_response, confirms, freshened, to_upstream};
+use crate::headers::to_upstream;
 use crate::interim::Ticket;
 use crate::metrics::Metrics;
-use crate::origin::{Answer, Origins};
-use crate::peers::{Delivery, Inquiry, Missed, Peers, Search, Surroundings};
-use crate::policy::{CacheControl, Validity, variant_key};
+use crate::origin::Origins;
+use crate::peers::{Peers, Surroundings};
+use crate::policy::{CacheControl, variant_key};
 use crate::purge::{self, Purges};
 use crate::reference::References;
 use crate::resolver::Resolver;
@@ -40,20 +39,23 @@ use crate::stamp::Words;
 use crate::tls;
 use crate::trace::Traces;
 use crate::url::CoralUrl;
-use one::{Fetch, What, pump};
+use one::{Fetch, What};
 use owner::Owners;
 pub(crate) use owner::Read;
 pub(crate) use slices::Slices;
-use sources::Sources;
 
 /// URLs that are remembered as distrusted.
 const REMEMBERED_URLS: u64 = 10_000;
 
 mod ending;
+mod explain;
+mod join;
 mod lent;
+mod object;
 mod one;
 mod owner;
 mod part;
+mod pass;
 mod purged;
 mod slices;
 mod sources;
@@ -163,49 +165,6 @@ impl Fetcher {
             auth,
             config,
         })
-    }
-
-    /// What becomes of the next request for `url`, a GET without any field, and why.
-    pub(crate) async fn explain(&self, url: &CoralUrl) -> Explanation {
-        let (key, now) = (url.key(), SystemTime::now());
-        let found = self.cache.find(key, &HeaderMap::new()).await;
-        let rules = found.object.as_ref().map(|object| explain::stored(object, now, &self.config.freshness));
-        let purged = self.purges.since(url).map(|purged| explain::purged(purged, now));
-        let (verdict, because, rule) = match &found.object {
-            Some(object) if self.is_purged(url, object.validity.sent()) => {
-                (Outlook::Purged, "a copy is here, and was purged".to_owned(), purged)
-            }
-            Some(object) if object.validity.is_fresh(now) => (Outlook::Hit, "a fresh copy is here".to_owned(), None),
-            Some(object) if object.validity.may_be_revalidated_behind(now) => {
-                (Outlook::Revalidating, "a copy that is here may be served while it is asked about".to_owned(), None)
-            }
-            Some(object) if object.validity.may_stand_in(now) && self.cache.failed(&key).is_some() => {
-                let because = "a copy is here, has expired, and stands in, as the origin has failed a moment ago";
-                (Outlook::StandIn, because.to_owned(), None)
-            }
-            Some(_) => (Outlook::Stale, "a copy is here, and has expired".to_owned(), None),
-            None => self.explain_absence(url, &found.variant),
-        };
-        let rules = rules.into_iter().flatten().chain(rule).collect();
-        Explanation { url: url.canonical(), key, origin: url.origin.to_string(), verdict, because, rules }
-    }
-
-    fn explain_absence(&self, url: &CoralUrl, variant: &Key) -> (Outlook, String, Option<Rule>) {
-        let key = &url.key();
-        if self.under_way(url, variant).is_some() {
-            return (Outlook::UnderWay, "it is being fetched".to_owned(), None);
-        }
-        if let Some(reason) = self.cache.passed(key) {
-            return (
-                Outlook::NotStored,
-                "the last response could not be stored, so that for a minute each request is passed on".to_owned(),
-                Some(explain::not_stored(reason)),
-            );
-        }
-        match self.cache.failed(key) {
-            Some(error) => (Outlook::Failed, format!("it failed a moment ago: {error}"), None),
-            None => (Outlook::Miss, "it is not here: nobody asked for it, or it had to make room".to_owned(), None),
-        }
     }
 
     /// Writes down what is not yet on disk, and gives that free for another process.
@@ -333,75 +292,6 @@ impl Fetcher {
         }
     }
 
-    /// Serves another node, or a client who wants only what is here: from a fetch under way, or not at all.
-    async fn join_only(&self, wanted: &Wanted, variant: Key) -> Result<Served, ProxyError> {
-        let key = wanted.url.key();
-        let sought = sought_range(&wanted.headers);
-        let slice = match sought.and_then(|range| self.slice_with(range, &variant)) {
-            Some(number) => Some(self.find_slice(&wanted.url, number, &wanted.headers).await.variant),
-            None => None,
-        };
-        // Who fetches a slice, too, has found that it will be here sooner.
-        let of_slice = slice.and_then(|slice| self.under_way(&wanted.url, &slice));
-        let Some(fetch) = of_slice.or_else(|| self.under_way(&wanted.url, &variant)) else {
-            let now = SystemTime::now();
-            // Between the look into the cache and this one, the fetch may have ended.
-            if let Some(range) = sought
-                && let Some(served) = self.part_here(wanted, range, variant, now).await
-            {
-                return Ok(served);
-            }
-            return match self.find(&wanted.url, &wanted.headers).await.object {
-                Some(object) if object.validity.is_fresh(now) => served(object, CacheStatus::Hit),
-                // Others would wait here, one after another, for what none of them may have.
-                _ if wanted.waiting.is_some() && self.is_origins_alone(&key) => Err(ProxyError::AskOrigin),
-                _ => Err(ProxyError::NotCached),
-            };
-        };
-        let share = |fetched: &Fetched| {
-            let object = &fetched.object;
-            match sought {
-                Some(range) if object.part.is_some() && !has_range(object, &wanted.headers, range) => None,
-                // Whoever asks gets it sooner elsewhere.
-                Some(range)
-                    if object.part.is_none()
-                        && !wanted.headers.contains_key(IF_RANGE)
-                        && fetched.is_far_from(range, Instant::now()) =>
-                {
-                    None
-                }
-                // It would pass on as new what is old.
-                _ if matches!(fetched.how, How::Behind) || wanted.takes_stale && fetched.how.is_stale() => None,
-                _ => joined(fetched, wanted),
-            }
-        };
-        let longest = self.config.peer.first_byte_timeout / 2;
-        let Some(waiting) = &wanted.waiting else {
-            let fetched = fetch.head_for_peer(longest).await.map_err(|_| ProxyError::NotCached)?;
-            return share(&fetched).ok_or(ProxyError::NotCached);
-        };
-        let wait = waiting.wait.unwrap_or(longest);
-        let began = Instant::now();
-        let chain = Arc::clone(&fetch.chain);
-        if !chain.admit(self.me, &waiting.nodes, began + 2 * wait) {
-            return Err(ProxyError::NotCached);
-        }
-        let fetched = fetch.head_for_peer(wait).await?;
-        let served = share(&fetched).ok_or(match fetched.shared {
-            true => ProxyError::NotCached,
-            false => ProxyError::AskOrigin,
-        })?;
-        if let Some(so_far) = missing_after(wanted, &served.object) {
-            has_more(&served.object.body, so_far, &chain, began, wait).await?;
-        }
-        Ok(served)
-    }
-
-    /// Whether this node would only send another one to the origin: what comes is not stored, or the origin failed lately.
-    fn is_origins_alone(&self, key: &Key) -> bool {
-        self.cache.is_passed(key) || self.cache.failed(key).is_some()
-    }
-
     /// Fetches, and waits for the head.
     async fn lead(
         self: &Arc<Self>,
@@ -431,102 +321,6 @@ impl Fetcher {
         let fetched = watched.head().await?;
         served(Arc::clone(&fetched.object), status(&fetched, false))
     }
-
-    /// Passes a request on, and its response back, without the cache: OPTIONS to the origin, HEAD to a node that has the
-    /// object, else to the origin. The answer to HEAD may say that a `stale` copy is good again.
-    async fn pass(
-        self: &Arc<Self>,
-        wanted: Wanted,
-        selecting: Arc<[HeaderName]>,
-        stale: Option<Arc<Object>>,
-    ) -> Result<Served, ProxyError> {
-        if wanted.only_if_cached {
-            return Err(ProxyError::NotCached);
-        }
-        let Wanted { method, url, .. } = &wanted;
-        let upstream = to_upstream(&wanted.headers, &selecting, &url.passes);
-        let sought = match *method == Method::HEAD
-            && !self.cache.is_passed(&url.key())
-            && !self.distrusted.contains_key(&url.key())
-        {
-            true => {
-                let inquiry =
-                    Inquiry { method, url, headers: &upstream, fits: &|answer| !self.is_purged_answer(url, answer) };
-                self.peers.fetch(&inquiry, Search::Get).await
-            }
-            false => Err(Missed::Nowhere),
-        };
-        let (mut answer, source) = match sought {
-            Ok(Delivery { answer, level, .. }) => (answer, Source::Peer(level)),
-            Err(_) => (self.origins.fetch(method, url, upstream, &wanted.interim).await?, Source::Origin),
-        };
-        clean_response(&mut answer.headers, &url.passes, answer.received);
-        if let Some(stale) =
-            stale.filter(|stale| answer.status == stale.status && confirms(&answer.headers, &stale.headers))
-        {
-            self.freshen(&stale, &answer);
-        }
-        let (body, writer) = Body::new(answer.length, false, self.limits.clone());
-        let object = self.object(&wanted, &HeaderMap::new(), &answer, Arc::from([]), body);
-        let served = served(Arc::new(object), CacheStatus::Passed(source))?;
-        let fetcher = Arc::clone(self);
-        self.runtime.spawn(async move {
-            let sources = Sources::new(&fetcher, answer.body, None, answer.length, None);
-            pump(sources, writer, answer.length, None).await
-        });
-        Ok(served)
-    }
-
-    /// Puts in place of a stale object the same one with the head that `answer` updates (RFC 9111 §3.2).
-    fn freshen(&self, stale: &Object, answer: &Answer) -> Arc<Object> {
-        let object = Arc::new(self.with_news(stale, answer));
-        self.cache.insert(Arc::clone(&object), SystemTime::now());
-        object
-    }
-
-    /// A stale object with the head that `answer` updates.
-    fn with_news(&self, stale: &Object, answer: &Answer) -> Object {
-        let headers = freshened(&stale.headers, &answer.headers);
-        let config = &self.config.freshness;
-        Object {
-            key: stale.key,
-            selecting: Arc::clone(&stale.selecting),
-            variant: stale.variant,
-            status: stale.status,
-            part: stale.part.clone(),
-            validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config).sent_at(answer.sent),
-            headers,
-            body: stale.body.clone(),
-        }
-    }
-
-    fn object(
-        &self,
-        wanted: &Wanted,
-        upstream: &HeaderMap,
-        answer: &Answer,
-        selecting: Arc<[HeaderName]>,
-        body: Body,
-    ) -> Object {
-        let key = wanted.url.key();
-        Object {
-            key,
-            variant: variant_key(key, &selecting, upstream),
-            selecting,
-            status: answer.status,
-            headers: answer.headers.clone(),
-            part: None,
-            body,
-            validity: Validity::of(
-                answer.status,
-                &answer.headers,
-                answer.asked,
-                answer.received,
-                &self.config.freshness,
-            )
-            .sent_at(answer.sent),
-        }
-    }
 }
 
 /// Whether what comes for this request may be for others, too: if not, none of them is to wait for it.
@@ -534,45 +328,6 @@ fn may_share(wanted: &Wanted) -> bool {
     let shows_who_asks =
         wanted.url.passes.fields.contains(&AUTHORIZATION) && wanted.headers.contains_key(AUTHORIZATION);
     !shows_who_asks && !CacheControl::of(&wanted.headers).no_store
-}
-
-/// Whether `object`, a part, has all of the `range` that a request with these fields is for.
-fn has_range(object: &Object, request: &HeaderMap, range: Wants) -> bool {
-    let (Some(part), Some(length)) = (&object.part, object.body.length()) else {
-        return false;
-    };
-    let is_inside = request.get(RANGE) == Some(&part.asked) || part.cut(range, length).is_some();
-    is_inside && if_range_holds(request, &object.headers)
-}
-
-/// How many bytes a node has that asks for the rest of `object`, which broke off for it; `None` if it asks for something else.
-fn missing_after(wanted: &Wanted, object: &Object) -> Option<u64> {
-    let length = object.body.length().filter(|_| wanted.headers.contains_key(IF_RANGE))?;
-    if let Some(part) = &object.part {
-        return Some(part.cut(sought_range(&wanted.headers)?, length)?.start);
-    }
-    match part(&wanted.headers, &object.headers, length) {
-        Part::Bytes(range) => Some(range.start),
-        Part::Whole | Part::Unsatisfiable => None,
-    }
-}
-
-/// Waits until `body` has more than the `so_far` bytes of a node that wants to go on with it from here.
-///
-/// Whoever reads from that node, over however many others, is not ahead of it: it would wait for itself. But when a source
-/// goes, all who read from it are as far; they see it at about the same time, and the first of them has the rest before long.
-async fn has_more(body: &Body, so_far: u64, chain: &Chain, began: Instant, wait: Duration) -> Result<(), ProxyError> {
-    let until = |limit| tokio::time::timeout_at(began + limit, body.reaches_beyond(so_far));
-    match until(wait / 4).await {
-        Ok(true) => return Ok(()),
-        Err(_) if chain.seeks_rest() => {}
-        Ok(false) | Err(_) => return Err(ProxyError::NotCached),
-    }
-    match until(wait).await {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(ProxyError::NotCached),
-        Err(_) => Err(ProxyError::Waiting),
-    }
 }
 
 fn served(object: Arc<Object>, status: CacheStatus) -> Result<Served, ProxyError> {

@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::access::AccessLog;
 use crate::budget::Budget;
 use crate::certificates::Certificates;
-use crate::config::{Bandwidth, Config};
+use crate::config::{Bandwidth, Config, Live};
 use crate::connection::Connection;
 use crate::error::ProxyError;
 use crate::explain::Explanation;
@@ -35,7 +35,7 @@ use crate::purge::{Moment, Pattern, PatternError, PurgedBy, owner};
 use crate::searches::Search;
 use crate::service::Service;
 use crate::trace::{TraceLog, Traces};
-use crate::url::{CoralUrl, DenyList, DenyListError, Names, Suffix, UrlError};
+use crate::url::{CoralUrl, DenyList, DenyListError, Names, Site, Suffix, UrlError};
 use crate::workers::Workers;
 
 /// How long to wait after an accept that failed for want of descriptors or memory.
@@ -47,10 +47,15 @@ fn budgets(config: &Bandwidth, metrics: &Metrics) -> [Option<Budget>; 2] {
         .map(|(rate, direction)| rate.map(|rate| Budget::new(rate.as_u64(), config.burst, metrics.waits(direction))))
 }
 
-/// What a proxy with this configuration answers to and does not serve.
-fn names(suffixes: Vec<Suffix>, config: &Config) -> Result<Names, ProxyError> {
-    let deny = config.deny.as_deref().map(deny_list).transpose()?.unwrap_or_default();
-    Ok(Names { suffixes, sites: config.sites.clone(), allow_addresses: config.allow_addresses, deny })
+/// What a proxy answers to, and does not serve.
+fn names(
+    suffixes: Vec<Suffix>,
+    sites: &[Site],
+    allow_addresses: bool,
+    deny: Option<&Path>,
+) -> Result<Names, ProxyError> {
+    let deny = deny.map(deny_list).transpose()?.unwrap_or_default();
+    Ok(Names { suffixes, sites: sites.to_vec(), allow_addresses, deny })
 }
 
 fn deny_list(path: &Path) -> Result<DenyList, ProxyError> {
@@ -167,7 +172,8 @@ impl Proxy {
         dsht: DshtHandle,
         metrics: Metrics,
     ) -> Result<Self, ProxyError> {
-        let names = ArcSwap::from_pointee(names(suffixes, &config)?);
+        let names =
+            ArcSwap::from_pointee(names(suffixes, &config.sites, config.allow_addresses, config.deny.as_deref())?);
         let limits = Limits::new(&config.client);
         let hints = config.hints;
         let [send, receive] = budgets(&config.bandwidth, &metrics);
@@ -199,16 +205,27 @@ impl Proxy {
     ///
     /// Fails if a file cannot be used; then nothing has changed.
     pub fn reload(&self, config: &Config) -> Result<(), ProxyError> {
-        let served = names(self.service.names.load().suffixes.clone(), config)?;
-        if let Some(certificates) = &self.certificates {
-            certificates.set(&config.certificates)?;
+        let Live {
+            sites,
+            allow_addresses,
+            deny,
+            certificates,
+            send,
+            receive,
+            burst,
+            max_connections_per_address,
+            requests_per_address,
+        } = config.live();
+        let suffixes = self.service.names.load().suffixes.clone();
+        let served = names(suffixes, sites, allow_addresses, deny.as_deref())?;
+        if let Some(shown) = &self.certificates {
+            shown.set(certificates)?;
         }
         self.service.names.store(Arc::new(served));
-        self.limits.set(config.client.max_connections_per_address, config.client.requests_per_address);
-        let bandwidth = &config.bandwidth;
-        for (budget, rate) in [(&self.send, bandwidth.send), (&self.receive, bandwidth.receive)] {
+        self.limits.set(max_connections_per_address, requests_per_address);
+        for (budget, rate) in [(&self.send, send), (&self.receive, receive)] {
             if let (Some(budget), Some(rate)) = (budget, rate) {
-                budget.set(rate.as_u64(), bandwidth.burst);
+                budget.set(rate.as_u64(), burst);
             }
         }
         Ok(())

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use coral_dsht::memory::MemoryNetwork;
@@ -13,7 +12,7 @@ use coral_proxy::{Config, PurgedBy, decode_reference, encode_reference, index_ke
 use http::HeaderMap;
 use support::client::{get, request};
 use support::film::{HIT, TAG, TOTAL, check, film, range, slice, watch};
-use support::node::{HOST, Node};
+use support::node::{HOST, Node, on_disk};
 use support::origin::{File, Origin, Step};
 use support::until;
 
@@ -50,11 +49,6 @@ async fn put(node: &Node, key: Key, value: Value) {
 
 fn asked_by_peers(node: &Node) -> u64 {
     node.proxy.status().peer_requests.values().sum()
-}
-
-fn on_disk(path: &Path) -> impl FnOnce(&mut Config) {
-    let path = path.to_owned();
-    move |config| config.disk.path = Some(path)
 }
 
 /// An origin with this file, a node that has these bytes of it and is named for them, and another node.

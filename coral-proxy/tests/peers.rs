@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::client::{Transfer, get, get_with, request};
-use support::node::{HOST, Node, ask_all};
+use support::node::{HOST, Node, ask_all, nodes};
 use support::origin::{Gate, Origin, Step};
 use support::script::Script;
 use support::until;
@@ -191,20 +191,12 @@ async fn what_cannot_be_stored_does_not_queue() {
     assert_eq!((origin.count("/own"), node.proxy.status().objects), (2, 0));
 }
 
-async fn network_of(count: usize, network: &MemoryNetwork, origin: &Origin) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    for _ in 0..count {
-        nodes.push(Node::start(network, origin).await);
-    }
-    nodes
-}
-
 #[tokio::test]
 async fn nodes_that_miss_in_the_same_moment_ask_the_origin_once() {
     let (network, origin, gate) = (MemoryNetwork::new(), Origin::start().await, Gate::closed());
     let head = format!("{}\r\ncontent-length: 5\r\n\r\n", OK.replace('\n', "\r\n")).into_bytes();
     origin.on("/page", vec![Step::Wait(gate.clone()), Step::Send(head), Step::Send(b"hello".to_vec())]);
-    let nodes = network_of(5, &network, &origin).await;
+    let nodes = nodes(5, &network, &origin).await;
     let clients = ask_all(&nodes, "/page");
     until(async || references(&nodes[0], "/page").await.len() == 5).await;
     gate.open();
@@ -219,7 +211,7 @@ async fn nodes_that_miss_in_the_same_moment_ask_the_origin_once() {
 #[tokio::test]
 async fn nodes_whose_copies_are_stale_ask_the_origin_once_whether_they_are_still_good() {
     let (network, origin, gate) = (MemoryNetwork::new(), Origin::start().await, Gate::closed());
-    let nodes = network_of(3, &network, &origin).await;
+    let nodes = nodes(3, &network, &origin).await;
     for node in &nodes {
         origin.text("/page", "HTTP/1.1 200 OK\ncache-control: max-age=0\netag: \"a\"", "hello");
         get(node.addr, HOST, "/page").await;
@@ -249,7 +241,7 @@ async fn when_the_one_who_fetches_dies_the_next_one_takes_its_place() {
     let first = Node::start(&network, &origin).await;
     let _lost = tokio::spawn(get(first.addr, HOST, "/page"));
     until(async || origin.count("/page") == 1).await;
-    let nodes = network_of(4, &network, &origin).await;
+    let nodes = nodes(4, &network, &origin).await;
     let clients = ask_all(&nodes, "/page");
     until(async || references(&nodes[0], "/page").await.len() == 5).await;
     first.crash().await;
@@ -272,7 +264,7 @@ async fn when_the_one_who_fetches_dies_within_the_body_one_of_the_others_gets_th
     let first = Node::start(&network, &origin).await;
     let text = format!("GET /page HTTP/1.1\nhost: {HOST}\n\n");
     let _lost = Transfer::begin(first.addr, &text).await;
-    let nodes = network_of(4, &network, &origin).await;
+    let nodes = nodes(4, &network, &origin).await;
     let mut transfers = Vec::new();
     for node in &nodes {
         let mut transfer = Transfer::begin(node.addr, &text).await;
@@ -302,7 +294,7 @@ async fn what_is_not_to_be_shared_is_asked_for_by_all_at_once() {
     for gate in [&first, &rest] {
         origin.on("/own", vec![Step::Wait(gate.clone()), Step::Send(head.clone())]);
     }
-    let nodes = network_of(5, &network, &origin).await;
+    let nodes = nodes(5, &network, &origin).await;
     let clients = ask_all(&nodes, "/own");
     until(async || references(&nodes[0], "/own").await.len() == 5).await;
     until(async || origin.count("/own") == 1).await;
@@ -324,7 +316,7 @@ async fn when_the_origin_fails_for_the_first_the_others_try_at_once_and_not_in_t
         origin
             .on("/bad", vec![Step::Wait(gate.clone()), Step::Send(b"this is not HTTP\r\n\r\n".to_vec()), Step::Close]);
     }
-    let nodes = network_of(5, &network, &origin).await;
+    let nodes = nodes(5, &network, &origin).await;
     let clients = ask_all(&nodes, "/bad");
     until(async || references(&nodes[0], "/bad").await.len() == 5).await;
     until(async || origin.count("/bad") == 1).await;
@@ -341,7 +333,7 @@ async fn when_the_origin_fails_for_the_first_the_others_try_at_once_and_not_in_t
 async fn head_is_answered_by_a_node_that_has_the_object() {
     let (network, origin) = (MemoryNetwork::new(), Origin::start().await);
     origin.text("/page", OK, "hello");
-    let nodes = network_of(2, &network, &origin).await;
+    let nodes = nodes(2, &network, &origin).await;
     get(nodes[0].addr, HOST, "/page").await;
     let reply = request(nodes[1].addr, &format!("HEAD /page HTTP/1.1\nhost: {HOST}\n\n")).await;
     assert_eq!((reply.status, reply.field("content-length"), reply.field("etag")), (200, "5", "\"a\""));
@@ -356,7 +348,7 @@ async fn a_body_that_varies_is_joined_while_it_arrives() {
     let head = format!("{}\r\nvary: accept-encoding\r\ncontent-length: 5\r\n\r\n", OK.replace('\n', "\r\n"));
     let head = Step::Send(head.into_bytes());
     origin.on("/page", vec![head, Step::Wait(gate.clone()), Step::Send(b"hello".to_vec())]);
-    let nodes = network_of(2, &network, &origin).await;
+    let nodes = nodes(2, &network, &origin).await;
     let ask = |node: &Node| {
         let text = format!("GET /page HTTP/1.1\nhost: {HOST}\naccept-encoding: gzip\n\n");
         let addr = node.addr;

@@ -9,10 +9,10 @@ use coral_dsht::Levels;
 use coral_dsht::memory::MemoryNetwork;
 use coral_proxy::explain::Outlook;
 use coral_proxy::reference::stale_key;
-use coral_proxy::{Config, PurgedBy, index_key};
+use coral_proxy::{PurgedBy, index_key};
 use support::client::{Reply, get, get_with};
 use support::film::{self, MIB, film, range, watch};
-use support::node::{HOST, Node};
+use support::node::{HOST, Node, on_disk};
 use support::origin::{File, Gate, Origin, Step};
 use support::until;
 use tokio::sync::mpsc;
@@ -49,11 +49,6 @@ async fn origin(paths: &[&str]) -> Origin {
 
 async fn body(node: &Node, path: &str) -> String {
     get(node.addr, HOST, path).await.text()
-}
-
-fn on_disk(path: &Path) -> impl FnOnce(&mut Config) {
-    let path = path.to_owned();
-    move |config| config.disk.path = Some(path)
 }
 
 #[tokio::test]

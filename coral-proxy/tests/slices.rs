@@ -3,7 +3,6 @@
 mod support;
 
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
@@ -11,23 +10,11 @@ use coral_dsht::memory::MemoryNetwork;
 use coral_proxy::Config;
 use support::client::{Transfer, get, get_with};
 use support::film::{HIT, MIB, TAG, TOTAL, alone, check, film, kept, range, references, slice, watch};
-use support::node::{HOST, Node};
+use support::line::Line;
+use support::node::{HOST, Node, nodes, on_disk};
 use support::origin::{File, Gate, Origin, Step};
 use support::script::Script;
 use support::until;
-
-async fn nodes(count: usize, network: &MemoryNetwork, origin: &Origin) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    for _ in 0..count {
-        nodes.push(Node::start(network, origin).await);
-    }
-    nodes
-}
-
-fn on_disk(path: &Path) -> impl FnOnce(&mut Config) {
-    let path = path.to_owned();
-    move |config| config.disk.path = Some(path)
-}
 
 #[tokio::test]
 async fn nodes_whose_clients_seek_to_the_same_place_at_once_ask_the_origin_once_for_each_slice() {
@@ -162,37 +149,20 @@ async fn when_the_one_who_fetches_a_slice_dies_within_it_another_one_gets_the_re
     }
 }
 
-/// As with the whole (`continued.rs`): a line of nodes that read a slice from one another, the first of them from a node that breaks
-/// off; when it then asks who else has the slice, it is sent to the last of them.
+/// As with the whole (`continued.rs`).
 #[tokio::test]
 async fn nobody_waits_for_those_who_read_the_slice_from_it() {
     for count in [2, 4] {
-        let (origin, bad, script, gate) =
-            (Origin::start().await, Origin::start().await, Script::default(), Gate::closed());
+        let (origin, bad, gate) = (Origin::start().await, Origin::start().await, Gate::closed());
         let film = film();
         origin.file("/film", &film);
         let steps = vec![Step::Wait(gate.clone()), Step::Close];
         bad.file("/film", &File::of(TOTAL, &format!("{TAG}\ncache-status: {HIT}")).interrupted(200_000, steps));
         let text = format!("GET /film HTTP/1.1\nhost: {HOST}\nrange: bytes={MIB}-{}\n\n", 2 * MIB - 1);
-        let (mut before, mut nodes, mut transfers) = (bad.addr, Vec::new(), Vec::new());
-        for _ in 0..count {
-            let node = Node::start_on(|addr| script.index(addr), &origin, |_| {}).await;
-            script.names(node.addr, &[before]);
-            before = node.addr;
-            let mut transfer = Transfer::begin(node.addr, &text).await;
-            assert!(transfer.read(200_000).await == film.bytes(MIB..MIB + 200_000));
-            nodes.push(node);
-            transfers.push(transfer);
-        }
-        script.names(nodes[0].addr, &[bad.addr, before]);
+        let mut line = Line::start(count, bad.addr, &origin, &text, &film.bytes(MIB..MIB + 200_000)).await;
         gate.open();
-        for transfer in &mut transfers {
-            let rest = transfer.finish().await;
-            assert!(rest.whole && rest.body == film.bytes(MIB + 200_000..2 * MIB));
-        }
+        line.ends_with(&film.bytes(MIB + 200_000..2 * MIB)).await;
         assert_eq!(origin.ranges("/film"), [format!("{}-{}", MIB + 200_000, 2 * MIB - 1)]);
-        let continued: u64 = nodes.iter().map(|node| node.proxy.status().continued).sum();
-        assert_eq!(continued, 1, "those behind it noticed nothing");
     }
 }
 

@@ -11,14 +11,15 @@ use std::time::SystemTime;
 
 use coral_dsht::{Id, Key};
 use http::Method;
-use http::header::{HeaderName, RANGE};
+use http::header::{HeaderMap, HeaderName, RANGE};
 
 use super::one::{Fetch, What};
 use super::slices::{Holders, version_of};
-use super::{Fetcher, Served, Wanted, has_range, joined, may_share, served, status};
+use super::{Fetcher, Served, Wanted, joined, may_share, served, status};
+use crate::cache::Object;
 use crate::cache_status::CacheStatus;
 use crate::coalesce::{Joined, Lead};
-use crate::conditional::{Wants, wanted_range};
+use crate::conditional::{Wants, if_range_holds, wanted_range};
 use crate::error::ProxyError;
 use crate::headers::to_upstream;
 use crate::origin::Answer;
@@ -125,4 +126,13 @@ impl Fetch {
             Err(Missed::Nowhere | Missed::Unknown | Missed::AskOrigin) => None,
         }
     }
+}
+
+/// Whether `object`, a part, has all of the `range` that a request with these fields is for.
+pub(super) fn has_range(object: &Object, request: &HeaderMap, range: Wants) -> bool {
+    let (Some(part), Some(length)) = (&object.part, object.body.length()) else {
+        return false;
+    };
+    let is_inside = request.get(RANGE) == Some(&part.asked) || part.cut(range, length).is_some();
+    is_inside && if_range_holds(request, &object.headers)
 }

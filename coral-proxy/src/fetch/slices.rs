@@ -20,7 +20,8 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use super::one::{Fetch, What};
-use super::{Fetcher, Served, Wanted, has_range, joined, may_share, served, status};
+use super::part::has_range;
+use super::{Fetcher, Served, Wanted, joined, may_share, served, status};
 use crate::cache::body::{BodyError, Reader};
 use crate::cache::{Object, Slicing};
 use crate::cache_status::CacheStatus;

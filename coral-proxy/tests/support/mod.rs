@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod film;
+pub mod line;
 pub mod node;
 pub mod origin;
 pub mod script;

@@ -1,6 +1,7 @@
 //! Nodes on one index, each a real proxy on a loopback socket.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use coral_dsht::memory::MemoryNetwork;
@@ -116,6 +117,21 @@ impl Node {
         self.running.abort();
         let _ = self.running.await;
     }
+}
+
+/// So many nodes of `network`.
+pub async fn nodes(count: usize, network: &MemoryNetwork, origin: &Origin) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for _ in 0..count {
+        nodes.push(Node::start(network, origin).await);
+    }
+    nodes
+}
+
+/// Has a node keep what is stored in this directory.
+pub fn on_disk(path: &Path) -> impl FnOnce(&mut Config) {
+    let path = path.to_owned();
+    move |config| config.disk.path = Some(path)
 }
 
 /// Asks all `nodes` for `path`, each in a task.

@@ -1,0 +1,66 @@
+//! From the answer of an origin or a node to the object that is stored.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{HeaderMap, HeaderName};
+
+use super::{Fetcher, Wanted};
+use crate::cache::Object;
+use crate::cache::body::Body;
+use crate::headers::freshened;
+use crate::origin::Answer;
+use crate::policy::{Validity, variant_key};
+
+impl Fetcher {
+    /// Puts in place of a stale object the same one with the head that `answer` updates (RFC 9111 §3.2).
+    pub(super) fn freshen(&self, stale: &Object, answer: &Answer) -> Arc<Object> {
+        let object = Arc::new(self.with_news(stale, answer));
+        self.cache.insert(Arc::clone(&object), SystemTime::now());
+        object
+    }
+
+    /// A stale object with the head that `answer` updates.
+    pub(super) fn with_news(&self, stale: &Object, answer: &Answer) -> Object {
+        let headers = freshened(&stale.headers, &answer.headers);
+        let config = &self.config.freshness;
+        Object {
+            key: stale.key,
+            selecting: Arc::clone(&stale.selecting),
+            variant: stale.variant,
+            status: stale.status,
+            part: stale.part.clone(),
+            validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config).sent_at(answer.sent),
+            headers,
+            body: stale.body.clone(),
+        }
+    }
+
+    pub(super) fn object(
+        &self,
+        wanted: &Wanted,
+        upstream: &HeaderMap,
+        answer: &Answer,
+        selecting: Arc<[HeaderName]>,
+        body: Body,
+    ) -> Object {
+        let key = wanted.url.key();
+        Object {
+            key,
+            variant: variant_key(key, &selecting, upstream),
+            selecting,
+            status: answer.status,
+            headers: answer.headers.clone(),
+            part: None,
+            body,
+            validity: Validity::of(
+                answer.status,
+                &answer.headers,
+                answer.asked,
+                answer.received,
+                &self.config.freshness,
+            )
+            .sent_at(answer.sent),
+        }
+    }
+}
