@@ -11,7 +11,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -117,7 +117,17 @@ async fn write(dir: &Path, count: usize, bytes: usize) -> Duration {
         let selecting: Arc<[_]> = Arc::from([]);
         let variant = variant_key(key, &selecting, &headers);
         let validity = Validity::of(StatusCode::OK, &headers, now, now, &Config::default().freshness);
-        let object = Object { key, selecting, variant, status: StatusCode::OK, headers, body, part: None, validity };
+        let object = Object {
+            key,
+            selecting,
+            variant,
+            status: StatusCode::OK,
+            headers,
+            body,
+            part: None,
+            validity,
+            stamp: OnceLock::new(),
+        };
         cache.insert(Arc::new(object), now);
         writer.end();
         if number % (UNFLUSHED_BYTES / bytes).max(1) == 0 {

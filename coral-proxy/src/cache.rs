@@ -8,7 +8,7 @@ pub mod disk;
 mod tier;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use crate::partial::{Part, Place, part_key};
 use crate::policy::{NotStored, Validity, variant_key};
 use crate::reference::References;
 use crate::slice::slice_key;
+use crate::stamp::Stamp;
 use crate::version::Version;
 
 /// Memory that an object takes besides its body and fields: the structures around them, roughly.
@@ -73,6 +74,8 @@ pub struct Object {
     pub part: Option<Part>,
     /// How long it is good.
     pub validity: Validity,
+    /// What others are told that its body is, once that is whole and if they are told of it.
+    pub stamp: OnceLock<Stamp>,
 }
 
 impl Object {
@@ -145,7 +148,11 @@ struct Upstairs {
 }
 
 impl Above for Upstairs {
-    fn stored(&self, url: Key, fresh_for: Duration) {
+    fn stored(&self, url: Key, fresh_for: Duration, stamp: Option<Stamp>) {
+        // One that does not say what it is takes no word back that another variant has said.
+        if stamp.is_some() {
+            self.references.stamped(url, stamp);
+        }
         // What it is good for after that is told where it comes into memory.
         self.references.stored(url, fresh_for, false);
     }
@@ -268,6 +275,9 @@ impl Cache {
         let read = load.get_or_init(|| {
             let (disk, memory, references) = (disk.clone(), self.memory.clone(), self.references.clone());
             let keep = move |object: &Arc<Object>| {
+                if let Some(stamp) = object.stamp.get() {
+                    references.stamped(object.key, Some(*stamp));
+                }
                 references.stored(object.key, object.validity.remaining(SystemTime::now()), object.is_of_use_stale());
                 memory.insert(variant, Arc::clone(object));
             };

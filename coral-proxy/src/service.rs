@@ -444,6 +444,7 @@ pub(super) mod tests {
             headers,
             body: Body::whole_of("hello".into()),
             part: None,
+            stamp: OnceLock::new(),
         };
         fetcher.cache.varies(key, &object.selecting);
         fetcher.cache.insert(Arc::new(object), now);

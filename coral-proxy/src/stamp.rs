@@ -34,6 +34,11 @@ impl Stamp {
         stamp
     }
 
+    /// Whether it is one of a body of this version.
+    pub fn is_of(&self, version: &Version) -> bool {
+        version.tag().as_bytes().starts_with(&self.version)
+    }
+
     /// As it stands in a reference.
     pub fn to_bytes(self) -> [u8; STAMP_BYTES] {
         let mut bytes = [0; STAMP_BYTES];

@@ -102,6 +102,25 @@ async fn honest_nodes_say_the_same_and_once_each() {
 }
 
 #[tokio::test]
+async fn what_was_on_disk_when_a_node_started_is_told_of_as_it_was() {
+    let (network, origin, index) = world().await;
+    let dir = tempfile::tempdir().unwrap();
+    for from in [FROM_ORIGIN, HIT.trim_start_matches("cache-status: ")] {
+        let path = dir.path().to_owned();
+        let node = Node::start_with(&network, &origin, |config| config.disk.path = Some(path)).await;
+        // After the restart before anybody asks for it, and after it has come into memory.
+        if from != FROM_ORIGIN {
+            until(async || said(&index).await == [Some(stamp("hello"))]).await;
+        }
+        assert_eq!(asked(&node, "/page").await, hello(from));
+        until(async || said(&index).await == [Some(stamp("hello"))]).await;
+        node.stop().await;
+        assert_eq!(said(&index).await, []);
+    }
+    assert_eq!(origin.count("/page"), 1);
+}
+
+#[tokio::test]
 async fn a_body_of_no_known_length_is_told_of_as_well_and_one_without_a_version_is_not() {
     let (network, origin, index) = world().await;
     let weak = |tag: &str| format!("HTTP/1.1 200 OK\ncache-control: max-age=600\netag: {tag}");

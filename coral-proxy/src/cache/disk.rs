@@ -18,7 +18,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,6 +39,7 @@ use super::body::Body;
 use crate::config;
 use crate::metrics::{DiskLabels, Metrics, TierLabels};
 use crate::slice;
+use crate::stamp::Stamp;
 
 /// Bytes of objects that wait to be written, at most. What comes faster than the disk stays in memory only.
 const QUEUE_BYTES: usize = 16 << 20;
@@ -51,8 +52,8 @@ const PAUSE: Duration = Duration::from_secs(30);
 
 /// What the disk tells the rest of the store, and asks it.
 pub(crate) trait Above: fmt::Debug + Send + Sync {
-    /// An object of this URL is on disk from now on, and fresh for so long.
-    fn stored(&self, url: Key, fresh_for: Duration);
+    /// An object of this URL is on disk from now on, and fresh for so long; its body is this, if that is known.
+    fn stored(&self, url: Key, fresh_for: Duration, stamp: Option<Stamp>);
     /// One is no more.
     fn dropped(&self, url: Key);
     /// Whether the object was asked for in memory since this was last asked.
@@ -127,6 +128,7 @@ pub(crate) struct Warm {
     prefix: Prefix,
     /// Seconds since 1970.
     fresh_until: u32,
+    stamp: Option<Stamp>,
 }
 
 impl Disk {
@@ -219,7 +221,7 @@ impl Disk {
         let mut index = shared.index_mut();
         let url = index.announce(warm.prefix);
         if let Some(url) = url {
-            shared.above.stored(url, Duration::from_secs(fresh_for));
+            shared.above.stored(url, Duration::from_secs(fresh_for), warm.stamp);
         }
         url.is_some()
     }
@@ -411,6 +413,7 @@ impl Shared {
             body,
             part,
             validity: head.validity,
+            stamp: head.stamp.map(OnceLock::from).unwrap_or_default(),
         }))
     }
 

@@ -88,6 +88,10 @@ impl<'a> Ending<'a> {
         // It may have outgrown its place meanwhile, or have been purged.
         let is_of_use = !self.object.body.is_window() && !self.fetcher.is_purged(self.url, self.object.validity.sent());
         if self.keeps && is_of_use && self.judgement == Judgement::Agreed {
+            if let Some(stamp) = self.stamp {
+                // Nobody else does: the object is this fetch's own.
+                let _ = self.object.stamp.set(stamp);
+            }
             let references = &self.fetcher.references;
             match self.object.place() {
                 Some(_) => references.stamped(parts_key(self.object.key), self.stamp),

@@ -1,6 +1,6 @@
 //! From the answer of an origin or a node to the object that is stored.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use http::header::{HeaderMap, HeaderName};
@@ -11,6 +11,7 @@ use crate::cache::body::Body;
 use crate::headers::freshened;
 use crate::origin::Answer;
 use crate::policy::{Validity, variant_key};
+use crate::version::Version;
 
 impl Fetcher {
     /// Puts in place of a stale object the same one with the head that `answer` updates (RFC 9111 §3.2).
@@ -24,6 +25,9 @@ impl Fetcher {
     pub(super) fn with_news(&self, stale: &Object, answer: &Answer) -> Object {
         let headers = freshened(&stale.headers, &answer.headers);
         let config = &self.config.freshness;
+        // A head may come to name another version of the same bytes, of which nothing is said yet.
+        let version = Version::of(stale.status, &headers, stale.body.length(), stale.part.as_ref());
+        let stamp = stale.stamp.get().filter(|stamp| version.is_some_and(|version| stamp.is_of(&version)));
         Object {
             key: stale.key,
             selecting: Arc::clone(&stale.selecting),
@@ -33,6 +37,7 @@ impl Fetcher {
             validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config).sent_at(answer.sent),
             headers,
             body: stale.body.clone(),
+            stamp: stamp.copied().map(OnceLock::from).unwrap_or_default(),
         }
     }
 
@@ -61,6 +66,7 @@ impl Fetcher {
                 &self.config.freshness,
             )
             .sent_at(answer.sent),
+            stamp: OnceLock::new(),
         }
     }
 }

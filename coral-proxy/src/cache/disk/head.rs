@@ -1,7 +1,7 @@
 //! The head of an object as bytes, and back: the one place that knows what of an object goes to disk.
 //!
 //! A field more in [`Object`] is a line in [`encode`] and one in [`decode`], and [`VERSION`] plus one. Heads
-//! of another version are not read: what they stand for is fetched again. A [`Validity`] has its own numbers, and counts them.
+//! of a version that is not known are not read: what they stand for is fetched again. A [`Validity`] has its own numbers, and counts them.
 
 use std::sync::Arc;
 
@@ -10,9 +10,12 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::cache::Object;
 use crate::policy::Validity;
+use crate::stamp::Stamp;
 
 /// Of this encoding.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Of the one before, which has no stamp at its end.
+const WITHOUT_STAMP: u8 = 1;
 
 /// All of an object but its keys and its body.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +24,7 @@ pub(super) struct Head {
     pub(super) headers: HeaderMap,
     pub(super) selecting: Arc<[HeaderName]>,
     pub(super) validity: Validity,
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// Bytes that are no head, or none of this version.
@@ -46,12 +50,15 @@ pub(super) fn encode(object: &Object, to: &mut Vec<u8>) {
         put(to, name.as_str().as_bytes());
         put(to, value.as_bytes());
     }
+    let stamp = object.stamp.get().map(|stamp| stamp.to_bytes());
+    put(to, stamp.as_ref().map_or(&[], |stamp| &stamp[..]));
 }
 
 /// The head that `bytes` are, all of them.
 pub(super) fn decode(bytes: &[u8]) -> Result<Head, NoHead> {
     let mut from = Cursor(bytes);
-    if from.u8()? != VERSION {
+    let version = from.u8()?;
+    if ![VERSION, WITHOUT_STAMP].contains(&version) {
         return Err(NoHead);
     }
     let status = StatusCode::from_u16(from.u16()?).map_err(|_| NoHead)?;
@@ -67,10 +74,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Head, NoHead> {
         let value = HeaderValue::from_bytes(from.text()?).map_err(|_| NoHead)?;
         headers.try_append(name, value).map_err(|_| NoHead)?;
     }
+    let stamp = if version == WITHOUT_STAMP { &[] } else { from.text()? };
     if !from.0.is_empty() {
         return Err(NoHead);
     }
-    Ok(Head { status, headers, selecting: selecting.into(), validity })
+    let stamp = Stamp::from_bytes(stamp);
+    Ok(Head { status, headers, selecting: selecting.into(), validity, stamp })
 }
 
 fn put(to: &mut Vec<u8>, text: &[u8]) {

@@ -113,7 +113,7 @@ impl Shared {
                     // The later one counts: what is replaced was written before.
                     index.insert(id, entry, false);
                     let fresh_until = u32::try_from(entry.fresh_until).unwrap_or(u32::MAX);
-                    warm.push(Warm { prefix: prefix(&entry.variant), fresh_until });
+                    warm.push(Warm { prefix: prefix(&entry.variant), fresh_until, stamp: entry.stamp });
                 }
             }
             self.segment_total.fetch_add(bytes, Ordering::Relaxed);

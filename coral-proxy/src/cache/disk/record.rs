@@ -26,6 +26,7 @@ use twox_hash::XxHash3_64;
 use super::head::{self, Cursor, Head, NoHead};
 use crate::cache::Object;
 use crate::cache::body::BLOCK_BYTES;
+use crate::stamp::Stamp;
 
 /// Bytes before the head.
 pub(super) const HEADER_BYTES: usize = 72;
@@ -95,6 +96,7 @@ pub(super) struct Entry {
     /// Number and length of its body's file.
     pub(super) file: Option<(u64, u64)>,
     pub(super) selecting: Arc<[HeaderName]>,
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// The checksum of a block of a body file, of which it is the `index`th.
@@ -156,6 +158,7 @@ pub(super) fn encode(object: &Object, segment: u32, now: SystemTime, offset: u32
         fresh_until,
         file: if whole.is_some() { None } else { in_file.map(|(file, length, _)| (file.id, length)) },
         selecting: Arc::clone(&object.selecting),
+        stamp: object.stamp.get().copied(),
     })
 }
 
@@ -228,6 +231,7 @@ impl Record {
                 Content::InFile(file) => Some((file.id, file.length)),
             },
             selecting: Arc::clone(&self.head.selecting),
+            stamp: self.head.stamp,
         }
     }
 }

@@ -19,6 +19,7 @@ use twox_hash::XxHash3_64;
 use super::files::Files;
 use super::head::{Cursor, NoHead};
 use super::record::{self, Entry, HEADER_BYTES};
+use crate::stamp::{STAMP_BYTES, Stamp};
 
 /// Bytes before the first record.
 pub(super) const START: u64 = 16;
@@ -30,6 +31,9 @@ const END_MAGIC: [u8; 8] = *b"coralend";
 /// Of all files of the store: those of another version are removed.
 const VERSION: u32 = 2;
 const TRAILER_BYTES: u64 = 20;
+/// Flags of a record in the footer: its body is in a file; it has a stamp.
+const IN_FILE: u8 = 1;
+const STAMPED: u8 = 2;
 
 /// The bytes that segment `id` begins with.
 pub(super) fn start(id: u32) -> [u8; START as usize] {
@@ -49,10 +53,13 @@ pub(super) fn footer(id: u32, entries: &[Entry]) -> Vec<u8> {
         bytes.extend_from_slice(&entry.offset.to_le_bytes());
         bytes.extend_from_slice(&entry.length.to_le_bytes());
         bytes.extend_from_slice(&entry.fresh_until.to_le_bytes());
-        bytes.push(u8::from(entry.file.is_some()));
+        bytes.push(if entry.file.is_some() { IN_FILE } else { 0 } | if entry.stamp.is_some() { STAMPED } else { 0 });
         if let Some((file, length)) = entry.file {
             bytes.extend_from_slice(&file.to_le_bytes());
             bytes.extend_from_slice(&length.to_le_bytes());
+        }
+        if let Some(stamp) = entry.stamp {
+            bytes.extend_from_slice(&stamp.to_bytes());
         }
         let names: Vec<&str> = entry.selecting.iter().map(HeaderName::as_str).collect();
         let names = names.join(",");
@@ -75,10 +82,9 @@ pub(super) fn decode_footer(bytes: &[u8]) -> Result<Vec<Entry>, NoHead> {
     while !from.0.is_empty() {
         let (variant, url) = (Id::from_bytes(from.array()?), Id::from_bytes(from.array()?));
         let (offset, length, fresh_until) = (from.u32()?, from.u32()?, from.u64()?);
-        let file = match from.u8()? {
-            0 => None,
-            _ => Some((from.u64()?, from.u64()?)),
-        };
+        let flags = from.u8()?;
+        let file = if flags & IN_FILE != 0 { Some((from.u64()?, from.u64()?)) } else { None };
+        let stamp = if flags & STAMPED != 0 { Stamp::from_bytes(from.take(STAMP_BYTES)?) } else { None };
         let names_bytes = from.u32()? as usize;
         let these = from.take(names_bytes)?;
         if these != names {
@@ -86,7 +92,8 @@ pub(super) fn decode_footer(bytes: &[u8]) -> Result<Vec<Entry>, NoHead> {
             selecting = list.map(HeaderName::from_bytes).collect::<Result<_, _>>().map_err(|_| NoHead)?;
             names = these;
         }
-        entries.push(Entry { variant, url, offset, length, fresh_until, file, selecting: Arc::clone(&selecting) });
+        let selecting = Arc::clone(&selecting);
+        entries.push(Entry { variant, url, offset, length, fresh_until, file, selecting, stamp });
     }
     Ok(entries)
 }

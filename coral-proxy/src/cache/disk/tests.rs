@@ -34,7 +34,7 @@ impl Upstairs {
 }
 
 impl Above for Upstairs {
-    fn stored(&self, url: Key, _fresh_for: Duration) {
+    fn stored(&self, url: Key, _fresh_for: Duration, _stamp: Option<Stamp>) {
         *self.stored.lock().unwrap().entry(url).or_default() += 1;
     }
 
@@ -145,6 +145,7 @@ fn with_body(number: u64, body: Body) -> Arc<Object> {
         body,
         part: None,
         validity,
+        stamp: OnceLock::new(),
     })
 }
 

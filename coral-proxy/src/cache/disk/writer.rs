@@ -452,7 +452,7 @@ impl Shared {
             return;
         }
         // Before the old one goes, so that the network is not told to forget it in between.
-        self.above.stored(entry.url, object.validity.remaining(SystemTime::now()));
+        self.above.stored(entry.url, object.validity.remaining(SystemTime::now()), entry.stamp);
         let removed = index.insert(segment, entry, true);
         self.gone(&entry.variant, removed, entry.file.map(|(file, _)| file));
         drop(index);

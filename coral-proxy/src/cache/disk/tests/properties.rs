@@ -3,7 +3,9 @@
 use http::header::HeaderName;
 use proptest::prelude::*;
 
+use super::head::Head;
 use super::*;
+use crate::stamp::STAMP_BYTES;
 
 /// The number of the segment in these tests.
 const SEGMENT: u32 = 7;
@@ -13,6 +15,7 @@ fn object(
     fields: Vec<(String, Vec<u8>)>,
     selecting: Vec<String>,
     numbers: [u32; 5],
+    stamp: Option<[u8; STAMP_BYTES]>,
     body: Vec<u8>,
 ) -> Object {
     let mut headers = HeaderMap::new();
@@ -28,6 +31,7 @@ fn object(
         body: Body::whole_of(body.into()),
         part: None,
         validity: Validity::from_numbers(&numbers.map(|number| u64::from(number) * 1_000_003)).unwrap(),
+        stamp: stamp.and_then(|stamp| Stamp::from_bytes(&stamp)).map(OnceLock::from).unwrap_or_default(),
     }
 }
 
@@ -38,11 +42,12 @@ proptest! {
         fields in prop::collection::vec(("[a-z][a-z-]{0,20}", prop::collection::vec(0x20_u8..0x7f, 0..40)), 0..20),
         selecting in prop::collection::vec("[a-z][a-z-]{0,20}", 0..4),
         numbers: [u32; 5],
+        stamp: Option<[u8; STAMP_BYTES]>,
         body in prop::collection::vec(any::<u8>(), 0..2000),
         cut: prop::sample::Index,
         flipped: (prop::sample::Index, u8),
     ) {
-        let object = object(status, fields, selecting, numbers, body);
+        let object = object(status, fields, selecting, numbers, stamp, body);
         let mut bytes = vec![0; 5];
         let entry = record::encode(&object, SEGMENT, SystemTime::UNIX_EPOCH, 100, &mut bytes).unwrap();
         prop_assert_eq!(entry.offset, 105);
@@ -53,7 +58,15 @@ proptest! {
         let Content::Whole(body) = &record.content else { panic!("it went in whole") };
         prop_assert_eq!(body, &object.body.whole().unwrap());
         prop_assert_eq!(&record.head.headers, &object.headers);
-        prop_assert_eq!(record.head.validity, object.validity);
+        prop_assert_eq!(&record.head.validity, &object.validity);
+        prop_assert_eq!(record.head.stamp, object.stamp.get().copied());
+        let head = record.head;
+        // As it was written before there were stamps.
+        let mut before = Vec::new();
+        head::encode(&object, &mut before);
+        before[0] = 1;
+        before.truncate(before.len() - 4 - stamp.map_or(0, |stamp| stamp.len()));
+        prop_assert_eq!(head::decode(&before).unwrap(), Head { stamp: None, ..head });
         // In its footer as well.
         let footer = segment::footer(SEGMENT, &[entry.clone(), entry.clone()]);
         prop_assert_eq!(segment::decode_footer(&footer[..footer.len() - 20]).unwrap(), vec![entry.clone(), entry]);
@@ -81,6 +94,7 @@ fn the_bytes_of_a_record_are_these() {
         vec![("etag".to_owned(), b"\"a\"".to_vec())],
         vec!["accept".to_owned()],
         [1, 0, 2, 3, 4],
+        Some([5; STAMP_BYTES]),
         b"body".to_vec(),
     );
     let mut bytes = Vec::new();
@@ -88,12 +102,13 @@ fn the_bytes_of_a_record_are_these() {
     let hex: Vec<String> =
         bytes.chunks(24).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
     expect_test::expect![[r#"
-        634f6231000000005500000004000000f2fc605eb000666b
+        634f6231000000007100000004000000f2fc605eb000666b
         83b7121b578cac429efa520ff2fc605eb000666b83b7121b
-        578cac429efa520f02000000000000001f23d292b8346740
-        0194010643420f0000000000000000000000000086841e00
+        578cac429efa520f0200000000000000f1ee6f4c64a7ada7
+        0294010643420f0000000000000000000000000086841e00
         00000000c9c62d00000000000c093d000000000043420f00
         000000000100000006000000616363657074010000000400
-        00006574616703000000226122626f6479"#]]
+        000065746167030000002261221800000005050505050505
+        0505050505050505050505050505050505626f6479"#]]
     .assert_eq(&hex.join("\n"));
 }
