@@ -100,13 +100,19 @@ fn head(lookup: &Json) -> String {
 
 /// Whom the index names.
 fn found(lookup: &Json) -> String {
-    let references = items(&lookup["references"]);
-    if references.is_empty() {
-        return "no node is known to have it: the next request goes to the origin\n".to_owned();
+    let mut text = match items(&lookup["references"]) {
+        [] => "no node is known to have it: the next request goes to the origin\n".to_owned(),
+        _ => format!("found at {}; these nodes have it, or are fetching it:\n", level(&lookup["level"])),
+    };
+    let mut name = |node: &Json, more: String| text += &format!("  http://{}/{more}\n", word(node));
+    for reference in items(&lookup["references"]) {
+        name(reference, String::new());
     }
-    let mut text = format!("found at {}; these nodes have it, or are fetching it:\n", level(&lookup["level"]));
-    for reference in references {
-        text += &format!("  http://{}/\n", word(reference));
+    for part in items(&lookup["parts"]) {
+        name(&part["node"], format!("  {} alone", word(&part["part"])));
+    }
+    for stale in items(&lookup["stale"]) {
+        name(stale, "  no longer fresh".to_owned());
     }
     text
 }
@@ -315,11 +321,15 @@ mod tests {
                  "rtt": null, "answer": {"kind": "timed-out"}},
             ],
             "references": ["192.0.2.3:80"],
+            "parts": [{"node": "192.0.2.4:80", "part": "bytes 0-9/100"}],
+            "stale": ["192.0.2.5:80"],
         });
         expect![[r#"
             http://www.example.com/ has the key 00ff; 2 nodes were asked
             found at L2; these nodes have it, or are fetching it:
               http://192.0.2.3:80/
+              http://192.0.2.4:80/  bytes 0-9/100 alone
+              http://192.0.2.5:80/  no longer fresh
         "#]]
         .assert_eq(&lookup(&answer));
         expect![[r#"
@@ -335,6 +345,8 @@ mod tests {
 
             found at L2; these nodes have it, or are fetching it:
               http://192.0.2.3:80/
+              http://192.0.2.4:80/  bytes 0-9/100 alone
+              http://192.0.2.5:80/  no longer fresh
         "#]]
         .assert_eq(&trace(&answer));
     }

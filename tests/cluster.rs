@@ -11,6 +11,9 @@ use coral::demo::site::Object;
 use coral::node::Node;
 use coral::{http, node};
 use coral_dsht::Levels;
+use coral_proxy::partial::Place;
+use coral_proxy::reference;
+use hyper::header::{CONTENT_RANGE, HeaderMap, HeaderValue};
 use serde_json::Value as Json;
 use support::{CORALIZED, Cluster, HOST, PATIENCE, config, eventually, fetch, map, origin, page, resolve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -289,6 +292,23 @@ async fn the_admin_address_tells_what_the_node_knows() {
     let lookup: Json = serde_json::from_str(&body).unwrap();
     assert_eq!(code, 200);
     assert_eq!(lookup["references"], serde_json::json!([cluster.proxy(0).to_string()]));
+    assert_eq!((&lookup["parts"], &lookup["stale"]), (&serde_json::json!([]), &serde_json::json!([])));
+
+    // As after a range of it, and when it has ceased to be fresh.
+    let key = coral_proxy::index_key(&format!("http://{HOST}/"), &[], &[]).unwrap();
+    let range = HeaderMap::from_iter([(CONTENT_RANGE, HeaderValue::from_static("bytes 0-9/100"))]);
+    let me = cluster.proxy(0);
+    let part = reference::encode_part(me, Place::of(&range).unwrap(), None);
+    for (key, value) in [
+        (reference::parts_key(key), part),
+        (reference::stale_key(key), coral_proxy::encode_reference(me)),
+    ] {
+        cluster.nodes[0].dsht().put(key, value, Duration::from_secs(60), Levels::ALL).await.unwrap();
+    }
+    let (_, body) = http::get_text(cluster.admin(1), &path).await.unwrap();
+    let lookup: Json = serde_json::from_str(&body).unwrap();
+    assert_eq!(lookup["parts"], serde_json::json!([{"node": me.to_string(), "part": "bytes 0-9/100"}]));
+    assert_eq!(lookup["stale"], serde_json::json!([me.to_string()]));
 
     let (code, body) = http::get_text(cluster.admin(1), "/metrics").await.unwrap();
     assert_eq!(code, 200);

@@ -1,5 +1,6 @@
 //! A stored part of an object: a response with 206 and one range (RFC 9110 §15.3.7.1).
 
+use std::fmt;
 use std::ops::Range;
 
 use coral_dsht::{Id, Key};
@@ -61,6 +62,13 @@ pub struct Place {
 /// Bytes of a place: three numbers of six bytes.
 pub(crate) const PLACE_BYTES: usize = 3 * NUMBER_BYTES;
 const NUMBER_BYTES: usize = 6;
+
+/// As in `Content-Range` (RFC 9110 §14.4).
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bytes {}-{}/{}", self.first, self.last, self.total)
+    }
+}
 
 impl Place {
     /// What a stored part with this head says of itself. `None` if it does not say it, or the whole has 2^48 bytes or more.

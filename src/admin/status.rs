@@ -6,8 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use coral_dsht::{ClusterStatus, DshtHandle, Hop, Key, Level, Levels, Neighbour, Peer, Snapshot, Stats};
+use coral_dsht::{ClusterStatus, DshtHandle, Hop, Key, Level, Levels, Neighbour, Peer, Snapshot, Stats, Value};
 use coral_proxy::explain::Outlook;
+use coral_proxy::reference::{decode_part, decode_reference, parts_key, stale_key};
 use coral_proxy::{Explanation, Proxy};
 use hyper::Uri;
 use prometheus_client::registry::Registry;
@@ -149,8 +150,20 @@ pub(super) struct Lookup {
     hops: Vec<Hop>,
     /// The HTTP addresses of nodes that hold it or are fetching it.
     references: Vec<SocketAddr>,
+    /// Those of nodes that have a part of it that is no slice.
+    parts: Vec<HasPart>,
+    /// Those of nodes that have what is no longer fresh.
+    stale: Vec<SocketAddr>,
     /// Values under the key that are no references.
     other_values: usize,
+}
+
+/// A node that has a part of something.
+#[derive(Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+struct HasPart {
+    node: SocketAddr,
+    /// As in `Content-Range`.
+    part: String,
 }
 
 /// The body of `/explain`.
@@ -196,9 +209,11 @@ pub(super) async fn lookup(shared: &Shared, url: &str) -> anyhow::Result<Result<
             Err(e) => return Ok(Err(e.into())),
         }
     };
-    let found = shared.dsht.get(key, Levels::ALL).await?;
-    let mut references: Vec<SocketAddr> = found.values.iter().filter_map(coral_proxy::decode_reference).collect();
-    references.sort();
+    let under = |key| shared.dsht.get(key, Levels::ALL);
+    let (found, parts, stale) = tokio::try_join!(under(key), under(parts_key(key)), under(stale_key(key)))?;
+    let nodes = |values: &[Value]| sorted(values.iter().filter_map(decode_reference));
+    let references = nodes(&found.values);
+    let parts = parts.values.iter().filter_map(decode_part);
     Ok(Ok(Lookup {
         url: url.to_owned(),
         key,
@@ -206,7 +221,15 @@ pub(super) async fn lookup(shared: &Shared, url: &str) -> anyhow::Result<Result<
         hops: found.hops,
         other_values: found.values.len() - references.len(),
         references,
+        parts: sorted(parts.map(|(node, place, _)| HasPart { node, part: place.to_string() })),
+        stale: nodes(&stale.values),
     }))
+}
+
+fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.sort();
+    items
 }
 
 /// The `url` of a query. All that follows `url=` belongs to it, so that a URL with a query of its own needs no escapes;

@@ -26,6 +26,8 @@ pub(crate) enum Over {
 pub(crate) struct Load {
     over: Over,
     program: PathBuf,
+    /// The processor to which it is confined, if it is.
+    processor: Option<usize>,
 }
 
 /// What it measured.
@@ -42,14 +44,14 @@ pub(crate) struct Outcome {
 }
 
 impl Load {
-    pub(crate) fn find(over: Over) -> anyhow::Result<Self> {
+    pub(crate) fn find(over: Over, processor: Option<usize>) -> anyhow::Result<Self> {
         let (program, package) = match over {
             Over::Http | Over::Tls => ("wrk", "wrk"),
             Over::Http2 => ("h2load", "nghttp2-client"),
         };
         let found = coral_rig::find(program);
         let program = found.with_context(|| format!("{program} is not installed: apt-get install {package}"))?;
-        Ok(Self { over, program })
+        Ok(Self { over, program, processor })
     }
 
     /// Asks for the object of `size` bytes for so long.
@@ -63,7 +65,7 @@ impl Load {
 
     fn wrk(&self, url: &str, span: Duration) -> anyhow::Result<Outcome> {
         let text = self.said(
-            Command::new(&self.program)
+            self.command()
                 .args(["-t1", "-c64", "--latency", "-H", &format!("Host: {HOST}")])
                 .arg(format!("-d{}s", span.as_secs()))
                 .arg(url),
@@ -74,7 +76,7 @@ impl Load {
     fn h2load(&self, address: SocketAddr, size: usize, span: Duration) -> anyhow::Result<Outcome> {
         let log = tempfile::NamedTempFile::new()?;
         let text = self.said(
-            Command::new(&self.program)
+            self.command()
                 .args(["-t1", "-c16", "-m4"])
                 .arg(format!("-D{}s", span.as_secs()))
                 .arg(format!("--connect-to={address}"))
@@ -84,6 +86,17 @@ impl Load {
         let lines = std::fs::read_to_string(log.path())?;
         ensure!(text.contains("Application protocol: h2"), "h2load has not spoken HTTP/2: {text}");
         of_lines(&lines, span).with_context(|| format!("h2load has logged no response: {text}"))
+    }
+
+    fn command(&self) -> Command {
+        match self.processor {
+            None => Command::new(&self.program),
+            Some(processor) => {
+                let mut command = Command::new("taskset");
+                command.args(["-c", &processor.to_string()]).arg(&self.program);
+                command
+            }
+        }
     }
 
     fn said(&self, command: &mut Command) -> anyhow::Result<String> {

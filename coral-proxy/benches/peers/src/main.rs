@@ -3,7 +3,7 @@
 //! ```text
 //! cargo build --release
 //! cargo run --release --manifest-path coral-proxy/benches/peers/Cargo.toml -- [--rounds 5] [--seconds 3] [--check]
-//!     [--over http|tls|http2] [--only coral,haproxy,nginx,trafficserver,varnish] [--json FILE] [--coral FILE]
+//!     [--over http|tls|http2] [--apart] [--only coral,haproxy,nginx,trafficserver,varnish] [--json FILE] [--coral FILE]
 //! ```
 //!
 //! # What is compared with what
@@ -22,6 +22,8 @@
 //!
 //! - The load is wrk's, from the same machine: one thread, 64 connections that are kept alive, one URL at a time, of 1 KiB, 100 KiB
 //!   and 10 MiB. On two cores it is in the servers' way, alike for all.
+//! - `--apart` gives the servers one processor and the load another. Where three threads share two, one who needs less is not always served sooner: what
+//!   waits is then the load's thread for a processor, and an idle one does not come to its help within so short a time. Apart, the server is the limit.
 //! - `--over tls` is the same within TLS, on connections that are kept, so that what is measured is bytes and not handshakes; `--over http2` is HTTP/2, 4 requests at
 //!   once on each of 16 connections, by h2load. Varnish speaks neither and is left out.
 //! - CPU time is that of all the server's processes, as the kernel counts it, for each request: the figure to trust most.
@@ -57,6 +59,9 @@ struct Options {
     /// What responses come by.
     #[arg(long, value_enum, default_value_t = Over::Http)]
     over: Over,
+    /// The servers on one processor, the load on another.
+    #[arg(long)]
+    apart: bool,
     /// Only these servers.
     #[arg(long, value_delimiter = ',', value_parser = servers::NAMES)]
     only: Vec<String>,
@@ -82,10 +87,12 @@ const WARM_UP: Duration = Duration::from_secs(2);
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let sizes = if options.sizes.is_empty() { SIZES.to_vec() } else { options.sizes.clone() };
-    let load = Load::find(options.over)?;
+    let [of_servers, of_load] = [1, 0].map(|processor| options.apart.then_some(processor));
+    let load = Load::find(options.over, of_load)?;
     let folder = tempfile::tempdir()?;
     let origin = Origin::start()?;
-    let servers = servers::start(&options.only, options.over, &options.coral, folder.path(), origin.address())?;
+    let wanted = servers::Wanted { only: &options.only, over: options.over, coral: &options.coral, processor: of_servers };
+    let servers = servers::start(wanted, folder.path(), origin.address())?;
     ensure!(!servers.is_empty(), "nothing to measure");
     for server in &servers {
         server.warm(&sizes, &origin).with_context(|| server.last_words())?;

@@ -32,14 +32,21 @@ pub(crate) struct Server {
     log: PathBuf,
 }
 
+/// Which servers are wanted, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// These alone, unless empty.
+    pub(crate) only: &'a [String],
+    pub(crate) over: Over,
+    /// Our node.
+    pub(crate) coral: &'a Path,
+    /// The processor to which they are confined, if they are.
+    pub(crate) processor: Option<usize>,
+}
+
 /// Starts those of [`NAMES`] that are wanted and installed, with all their files in `folder`.
-pub(crate) fn start(
-    only: &[String],
-    over: Over,
-    coral: &Path,
-    folder: &Path,
-    origin: SocketAddr,
-) -> anyhow::Result<Vec<Server>> {
+pub(crate) fn start(wanted: Wanted<'_>, folder: &Path, origin: SocketAddr) -> anyhow::Result<Vec<Server>> {
+    let Wanted { only, over, coral, processor } = wanted;
     // Those that give up their privileges have to find their files, too.
     open_to_all(folder)?;
     certificate(folder)?;
@@ -55,6 +62,14 @@ pub(crate) fn start(
         let Some((program, arguments)) = prepare(name, coral, &folder, ports, origin)? else {
             eprintln!("{name} is not installed, and left out");
             continue;
+        };
+        let (program, arguments) = match processor {
+            None => (program, arguments),
+            Some(processor) => {
+                let taskset = coral_rig::find("taskset").context("taskset is not installed")?;
+                let before = ["-c".to_owned(), processor.to_string(), program.display().to_string()];
+                (taskset, before.into_iter().chain(arguments).collect())
+            }
         };
         let log = folder.join("log");
         let process = Process::start(&program, &arguments, &log).with_context(|| format!("cannot start {name}"))?;
