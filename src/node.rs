@@ -58,7 +58,7 @@ pub struct Node {
     /// What is in force, which [`Node::reload`] changes.
     config: Arc<RwLock<Config>>,
     /// The cache asks it as long as it runs.
-    _page: Arc<Page>,
+    page: Arc<Page>,
     /// In the order in which they end.
     parts: Vec<Part>,
     /// What it listens at, for another process that takes over.

@@ -282,10 +282,23 @@ impl Page {
         {
             return Ok(Arc::clone(snapshot));
         }
-        let snapshot = timeout(SNAPSHOT, self.dsht.snapshot()).await.context("the index does not answer")??;
-        let snapshot = Arc::new(snapshot);
-        *last = Some((Instant::now(), Arc::clone(&snapshot)));
-        Ok(snapshot)
+        match (timeout(SNAPSHOT, self.dsht.snapshot()).await.context("the index does not answer")?, &*last) {
+            (Ok(snapshot), _) => {
+                let snapshot = Arc::new(snapshot);
+                *last = Some((Instant::now(), Arc::clone(&snapshot)));
+                Ok(snapshot)
+            }
+            // Another process runs it by now, and this one has an answer or two to give.
+            (Err(_), Some((_, snapshot))) => Ok(Arc::clone(snapshot)),
+            (Err(stopped), None) => Err(stopped.into()),
+        }
+    }
+
+    /// Looks at the index before that ends, for those whose requests are under way.
+    pub(crate) async fn prepare_to_leave(&self) {
+        if let Err(e) = self.snapshot().await {
+            tracing::debug!("nothing for the last who look at the page: {e:#}");
+        }
     }
 
     async fn events(&self, view: View, visit: &Visit<'_>) -> Response<PageBody> {

@@ -299,10 +299,9 @@ async fn the_admin_address_tells_what_the_node_knows() {
     let range = HeaderMap::from_iter([(CONTENT_RANGE, HeaderValue::from_static("bytes 0-9/100"))]);
     let me = cluster.proxy(0);
     let part = reference::encode_part(me, Place::of(&range).unwrap(), None);
-    for (key, value) in [
-        (reference::parts_key(key), part),
-        (reference::stale_key(key), coral_proxy::encode_reference(me)),
-    ] {
+    for (key, value) in
+        [(reference::parts_key(key), part), (reference::stale_key(key), coral_proxy::encode_reference(me))]
+    {
         cluster.nodes[0].dsht().put(key, value, Duration::from_secs(60), Levels::ALL).await.unwrap();
     }
     let (_, body) = http::get_text(cluster.admin(1), &path).await.unwrap();

@@ -71,12 +71,18 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 /// A connection of a browser: it asks again and again, and opens another one where the server says that it closes this one.
 struct Browser {
     proxy: String,
+    host: &'static str,
     stream: Option<BufReader<TcpStream>>,
 }
 
 impl Browser {
     fn new(proxy: &str) -> Self {
-        Self { proxy: proxy.to_owned(), stream: None }
+        Self { proxy: proxy.to_owned(), host: "www.example.com.nyud.net", stream: None }
+    }
+
+    /// One that looks at the node's own page.
+    fn at_suffix(proxy: &str) -> Self {
+        Self { host: "nyud.net", ..Self::new(proxy) }
     }
 
     /// The Cache-Status of a 200 with a whole body, or what went wrong.
@@ -86,7 +92,7 @@ impl Browser {
             None => BufReader::new(TcpStream::connect(&self.proxy).map_err(|e| format!("connect: {e}"))?),
         };
         stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: www.example.com.nyud.net\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
         stream.get_mut().write_all(request.as_bytes()).map_err(|e| format!("send: {e}"))?;
         let mut head = Vec::new();
         loop {
@@ -166,14 +172,16 @@ fn under_load_no_request_fails_and_what_is_under_way_ends_whole() {
     let (done, answers, failures) =
         (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
     let mut load = Vec::new();
-    for keeps in [true, true, false, false] {
+    for (number, keeps) in [true, true, false, false, true, false].into_iter().enumerate() {
         let (proxy, done, answers, failures) =
             (proxy.clone(), Arc::clone(&done), Arc::clone(&answers), Arc::clone(&failures));
         load.push(std::thread::spawn(move || {
-            let mut browser = Browser::new(&proxy);
+            let at_suffix = number >= 4;
+            let mut browser = if at_suffix { Browser::at_suffix(&proxy) } else { Browser::new(&proxy) };
+            let (path, expected) = if at_suffix { ("/", "") } else { ("/hot", "hit") };
             while !done.load(Ordering::SeqCst) {
-                match browser.get("/hot") {
-                    Ok(status) if status.contains("hit") => drop(answers.fetch_add(1, Ordering::SeqCst)),
+                match browser.get(path) {
+                    Ok(status) if status.contains(expected) => drop(answers.fetch_add(1, Ordering::SeqCst)),
                     other => failures.lock().unwrap().push(format!("{other:?}")),
                 }
                 if !keeps {

@@ -78,18 +78,11 @@ impl Node {
             Starting { me, dsht: dsht.clone(), registry: Registry::default(), failed, parts: Vec::new() };
         // What the cache sees of clients, for the nameserver.
         let (observe, observations) = mpsc::channel(OBSERVATIONS);
-        let cache = match sockets.proxy {
+        let cache = match &sockets.proxy {
             Some(sockets) => starting.cache(&config, sockets, observe, log.clone())?,
             None => Cache::default(),
         };
-        let leaves = match sockets.dns {
-            Some(sockets) => starting.nameserver(&config, sockets, observations),
-            None => Arc::default(),
-        };
-        starting.state_file(&config);
-        starting.search_for_routers(&config, towards);
-        let purger = starting.purger(&config, cache.proxy.clone())?;
-        let helper = Helper::new(&config, ip)?;
+        let purger = Purger::new(&config.purge, cache.proxy.clone(), dsht.clone()).context("cannot purge ([purge])")?;
         let walker = Arc::new(Walker::new(dsht.clone()));
         let page = Page::new(
             &config,
@@ -98,11 +91,23 @@ impl Node {
             dsht.clone(),
             cache.proxy.clone(),
             addresses.proxy,
-            helper,
+            Helper::new(&config, ip)?,
         );
+        // They end in this order. The page is the first, as the cache waits for all answers under way: those who look at it are sent away.
         if cache.proxy.is_some() || sockets.admin.is_some() {
             starting.page(Arc::clone(&page));
         }
+        // Whoever has waited in the socket is answered from now on, by all that the cache has around it.
+        if let (Some(proxy), Some(sockets)) = (&cache.proxy, sockets.proxy) {
+            starting.serve(&config, proxy.clone(), sockets);
+        }
+        let leaves = match sockets.dns {
+            Some(sockets) => starting.nameserver(&config, sockets, observations),
+            None => Arc::default(),
+        };
+        starting.state_file(&config);
+        starting.search_for_routers(&config, towards);
+        starting.purge(Arc::clone(&purger));
         starting.parts.push(index);
         if let Some(sending) = cache.sending {
             starting.sender_of_traces(sending);
@@ -138,7 +143,7 @@ impl Node {
             log,
             purger,
             config,
-            _page: page,
+            page,
             parts,
             shared,
             leaves,
@@ -182,19 +187,17 @@ impl Starting {
     fn cache(
         &mut self,
         config: &Config,
-        sockets: coral_proxy::Sockets,
+        sockets: &coral_proxy::Sockets,
         observe: mpsc::Sender<(IpAddr, Duration)>,
         log: Option<Lines>,
     ) -> anyhow::Result<Cache> {
         let me = SocketAddr::new(self.me.addr.ip(), sockets.http.local_addr()?.port());
         let mut part = config.proxy.part.clone();
         part.network_key.clone_from(&config.dsht.part.network_key);
-        let part = Arc::new(part);
-        let patience = part.drain + part.reference.withdraw + GRACE;
         let suffixes = config.suffixes.iter().map(|suffix| suffix.proxy.clone()).collect();
         let metrics = coral_proxy::Metrics::register(&mut self.registry);
-        let proxy =
-            Proxy::new(part, suffixes, me, self.dsht.clone(), metrics).context("cannot start the cache ([proxy])")?;
+        let proxy = Proxy::new(Arc::new(part), suffixes, me, self.dsht.clone(), metrics)
+            .context("cannot start the cache ([proxy])")?;
         proxy.watch_clients(observe);
         let requests = Requests::open(&config.log.access, log)?;
         if let Some(requests) = &requests {
@@ -205,9 +208,13 @@ impl Starting {
             proxy.trace_requests(traces);
             sender_of_traces = Some(sending);
         }
-        let cache = proxy.clone();
-        self.part("cache", patience, |stop| async move { cache.run(sockets, stop).await.map_err(|e| describe(&e)) });
         Ok(Cache { proxy: Some(proxy), requests, sending: sender_of_traces })
+    }
+
+    fn serve(&mut self, config: &Config, proxy: Proxy, sockets: coral_proxy::Sockets) {
+        let part = &config.proxy.part;
+        let patience = part.drain + part.reference.withdraw + GRACE;
+        self.part("cache", patience, |stop| async move { proxy.run(sockets, stop).await.map_err(|e| describe(&e)) });
     }
 
     /// What it gives is to be set once another process takes over.
@@ -249,14 +256,11 @@ impl Starting {
         }
     }
 
-    fn purger(&mut self, config: &Config, proxy: Option<Proxy>) -> anyhow::Result<Arc<Purger>> {
-        let purger = Purger::new(&config.purge, proxy, self.dsht.clone()).context("cannot purge ([purge])")?;
-        let purging = Arc::clone(&purger);
+    fn purge(&mut self, purger: Arc<Purger>) {
         self.part("purger", GRACE, |stop| async move {
-            purging.run(stop).await;
+            purger.run(stop).await;
             Ok(())
         });
-        Ok(purger)
     }
 
     fn page(&mut self, page: Arc<Page>) {
@@ -264,8 +268,6 @@ impl Starting {
             page.run(stop).await;
             Ok(())
         });
-        // Before the cache, which waits for all answers under way: those who look at the page are sent away.
-        self.parts.rotate_right(1);
     }
 
     /// After the cache, whose last answers are traced, too.

@@ -10,6 +10,7 @@ use super::part::{Part, PartEnding};
 use super::start::{GRACE, INDEX, STATE_FILE};
 use super::{Node, Place};
 use crate::logging::Requests;
+use crate::page::Page;
 
 impl Node {
     /// Lets go of its sockets and its disk, so that another process can take its place: returns as soon as that may begin, with what is
@@ -17,6 +18,7 @@ impl Node {
     ///
     /// The index says no goodbye, as its address stays, and nothing is withdrawn from it.
     pub(crate) async fn leave(self) -> (Leaving, Vec<(Place, OwnedFd)>) {
+        self.page.prepare_to_leave().await;
         self.leaves.store(true, Ordering::Release);
         if let Some(proxy) = &self.proxy {
             proxy.leave();
@@ -36,7 +38,7 @@ impl Node {
             proxy.has_left().await;
         }
         let patience = self.config.read().unwrap_or_else(PoisonError::into_inner).proxy.part.hand_over + GRACE;
-        (Leaving { parts, patience, requests: self.requests }, self.shared)
+        (Leaving { parts, patience, requests: self.requests, _page: self.page }, self.shared)
     }
 
     /// Stops every part in turn and says how each one ended.
@@ -60,6 +62,8 @@ pub(crate) struct Leaving {
     parts: Vec<Part>,
     patience: Duration,
     requests: Option<Arc<Requests>>,
+    /// The cache does not keep it.
+    _page: Arc<Page>,
 }
 
 impl Leaving {
