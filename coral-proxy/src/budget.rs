@@ -143,11 +143,11 @@ impl Budget {
         Self { shared, _handing_out: Arc::new(handing_out) }
     }
 
-    /// From now on there is so much, as in [`Self::new`].
-    pub(crate) fn set(&self, rate: u64, burst: Duration) {
+    /// From now on there is so much, as in [`Self::new`]; without a `rate`, that there is stays.
+    pub(crate) fn set(&self, rate: Option<u64>, burst: Duration) {
         let now = Instant::now();
         let mut state = self.shared.lock(now);
-        let limit = Limit::new(rate, burst);
+        let limit = Limit::new(rate.unwrap_or(state.limit.rate as u64), burst);
         state.limit = limit;
         state.tokens = state.tokens.min(limit.burst);
         // Who waits for more than the bucket holds would wait for ever.

@@ -224,8 +224,9 @@ impl Proxy {
         self.service.names.store(Arc::new(served));
         self.limits.set(max_connections_per_address, requests_per_address);
         for (budget, rate) in [(&self.send, send), (&self.receive, receive)] {
-            if let (Some(budget), Some(rate)) = (budget, rate) {
-                budget.set(rate.as_u64(), burst);
+            // One that was taken away holds until the next start, with the burst that is told now.
+            if let Some(budget) = budget {
+                budget.set(rate.map(|rate| rate.as_u64()), burst);
             }
         }
         Ok(())

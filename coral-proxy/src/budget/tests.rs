@@ -43,10 +43,20 @@ async fn a_bandwidth_changes_for_those_who_wait_too() {
             async move { send(&budget, "a.com", 2 * before + 20 * after).await }
         });
         tokio::time::sleep(Duration::from_secs(2)).await;
-        budget.set(after, Duration::from_millis(100));
+        budget.set(Some(after), Duration::from_millis(100));
         let took = sending.await.unwrap().as_secs_f64();
         assert!((21.0..=22.5).contains(&took), "from {before} to {after}: {took} s");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_changes_without_the_rate() {
+    let budget = budget(1000 * KIB);
+    budget.set(None, Duration::from_secs(5));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let took = send(&budget, "a.com", 15_000 * KIB).await.as_secs_f64();
+    // A third of what was saved up in five seconds, as a heavy domain leaves the rest to others.
+    assert!((13.2..=13.5).contains(&took), "{took} s");
 }
 
 #[tokio::test(start_paused = true)]
