@@ -91,7 +91,8 @@ fn main() -> anyhow::Result<()> {
     let load = Load::find(options.over, of_load)?;
     let folder = tempfile::tempdir()?;
     let origin = Origin::start()?;
-    let wanted = servers::Wanted { only: &options.only, over: options.over, coral: &options.coral, processor: of_servers };
+    let wanted =
+        servers::Wanted { only: &options.only, over: options.over, coral: &options.coral, processor: of_servers };
     let servers = servers::start(wanted, folder.path(), origin.address())?;
     ensure!(!servers.is_empty(), "nothing to measure");
     for server in &servers {
