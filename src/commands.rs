@@ -103,8 +103,8 @@ async fn start(config: Config, predecessor: Option<Predecessor>, log: Option<Lin
         service_manager(&[NotifyState::Ready]);
         return Ok(node);
     };
-    let (sockets, contacts) = predecessor.relieve()?;
-    let started = Node::start_with(config, Given { sockets, contacts, log }).await;
+    let given = predecessor.relieve(log)?;
+    let started = Node::start_with(config, given).await;
     if started.is_ok() {
         // Before the other process may end, or the service would have ended with it. From one that has ended systemd takes no word.
         service_manager(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use coral_dns::Recollection;
 use coral_dsht::{ClusterId, DshtHandle, Peer, Snapshot, Stopped};
 use coral_proxy::Proxy;
 use serde::Serialize;
@@ -63,10 +64,18 @@ pub struct Node {
     parts: Vec<Part>,
     /// What it listens at, for another process that takes over.
     shared: Vec<(Place, OwnedFd)>,
-    /// Whether one does, for the nameserver.
-    leaves: Arc<AtomicBool>,
+    nameserver: Nameserver,
     failures: watch::Receiver<Vec<String>>,
     drain: Drain,
+}
+
+/// What another process that takes over has to do with the nameserver.
+#[derive(Debug, Default)]
+struct Nameserver {
+    /// To be set once one does.
+    leaves: Arc<AtomicBool>,
+    /// What it goes on with.
+    memory: coral_dns::Memory,
 }
 
 /// The addresses that a node's parts are bound to; `None` where a part is off.
@@ -98,6 +107,11 @@ impl Node {
     /// Its index.
     pub fn dsht(&self) -> &DshtHandle {
         &self.dsht
+    }
+
+    /// What its nameserver knows of clients, for another process that takes over: of so many networks at most.
+    pub(crate) fn clients(&self, most: usize) -> Vec<Recollection> {
+        self.nameserver.memory.recall(most)
     }
 
     /// Its cache, if it runs one.

@@ -27,11 +27,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use coral_dns::Recollection;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::logging::Lines;
 use crate::node::{Given, Leaving, Node, Place, Shared};
 
 /// How both sides know that they mean the same by what follows.
@@ -39,7 +41,11 @@ const VERSION: u32 = 1;
 /// The most sockets that are handed over: the nameserver may have 16, all others together five.
 const MAX_SOCKETS: usize = 32;
 /// The longest message.
-const MAX_LINE: u64 = 64 * 1024;
+const MAX_LINE: u64 = 1024 * 1024;
+/// What is read of the first one together with its sockets.
+const FIRST_BYTES: usize = 64 * 1024;
+/// Networks of clients that are told of: each takes less than 200 bytes.
+const MAX_CLIENTS: usize = 4096;
 /// How long a new process may take until it has read its configuration.
 const UNTIL_READY: Duration = Duration::from_secs(30);
 /// How long it may take to start: it opens the store, and looks up its seeds.
@@ -59,6 +65,9 @@ struct Offer {
 struct Go {
     /// Peers to join by.
     contacts: Vec<SocketAddr>,
+    /// What the nameserver knows of clients: what it has promised about them, and how far they are.
+    #[serde(default)]
+    clients: Vec<Recollection>,
 }
 
 /// What the new one answers.
@@ -86,13 +95,14 @@ pub(crate) async fn hand_over(node: Node, binary: &Path) -> anyhow::Result<Attem
     };
     let (config, log, process) = (node.config(), node.log(), successor.process.id());
     let contacts = node.dsht().contacts().await.unwrap_or_default();
+    let clients = node.clients(MAX_CLIENTS);
     let (leaving, kept) = node.leave().await;
-    match successor.go(Go { contacts: contacts.clone() }).await {
+    match successor.go(Go { contacts: contacts.clone(), clients: clients.clone() }).await {
         Ok(()) => Ok(Attempt::Done(leaving, process)),
         Err(error) => {
             // What it had under way ends by itself.
             tokio::spawn(leaving.finish());
-            let node = Node::start_with(config, Given { sockets: Shared::new(kept), contacts, log }).await;
+            let node = Node::start_with(config, Given { sockets: Shared::new(kept), contacts, clients, log }).await;
             let node = node.with_context(|| format!("{error:#}; and this node cannot go on either"))?;
             Ok(Attempt::Failed(Box::new(node), error))
         }
@@ -179,11 +189,11 @@ impl Predecessor {
         Ok(Self { line, sockets: Shared::new(offer.sockets.into_iter().zip(sockets).collect()) })
     }
 
-    /// Says that this process can start, and waits until it may: with these sockets and peers to join by.
-    pub(crate) fn relieve(&mut self) -> anyhow::Result<(Shared, Vec<SocketAddr>)> {
+    /// Says that this process can start, and waits until it may: with what it is given then.
+    pub(crate) fn relieve(&mut self, log: Option<Lines>) -> anyhow::Result<Given> {
         self.line.send(&Answer::Ready).context("the running node has gone")?;
-        let go: Go = self.line.receive(None).context("the running node has thought better of it")?;
-        Ok((std::mem::take(&mut self.sockets), go.contacts))
+        let Go { contacts, clients } = self.line.receive(None).context("the running node has thought better of it")?;
+        Ok(Given { sockets: std::mem::take(&mut self.sockets), contacts, clients, log })
     }
 
     /// Says how the start went.
@@ -240,7 +250,7 @@ impl Line {
 
     /// The first message that comes by `stream`, with its sockets.
     fn accept(stream: UnixStream) -> io::Result<(Self, Offer, Vec<OwnedFd>)> {
-        let mut first = vec![0; MAX_LINE as usize];
+        let mut first = vec![0; FIRST_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut into = [IoSliceMut::new(&mut first)];
@@ -267,6 +277,8 @@ fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use coral_dns::clients::{Measured, Promised};
+
     use super::*;
 
     #[test]
@@ -278,16 +290,29 @@ mod tests {
         let offer = Offer { version: VERSION, sockets: vec![Place::Http, Place::Https, Place::Admin] };
         let mut old = Line::new(ours);
         old.send_with(&offer, &sockets).unwrap();
-        old.send(&Go { contacts: vec![addresses[0]] }).unwrap();
+        // As many as there may be, and as long as they get.
+        let clients = (0..MAX_CLIENTS).map(|number| {
+            let prefix = std::net::Ipv6Addr::from(u128::MAX - ((number as u128) << 80));
+            let (span, distant) = (Duration::new(86_399, 999_999_999), prefix.into());
+            Recollection {
+                prefix: format!("{prefix}/48").parse().unwrap(),
+                measured: Some(Measured { rtt: Some(span), ago: span }),
+                promised: Some(Promised { left: span, distant }),
+            }
+        });
+        let go = Go { contacts: vec![addresses[0]], clients: clients.collect() };
+        assert!(line(&go).unwrap().len() < MAX_LINE as usize);
         drop(sockets);
+        let sending = std::thread::spawn(move || old.send(&go).map(|()| go));
 
         let (mut new, offer, sockets) = Line::accept(theirs).unwrap();
         assert_eq!(offer.sockets, [Place::Http, Place::Https, Place::Admin]);
         let arrived: Vec<SocketAddr> =
             sockets.into_iter().map(|socket| std::net::TcpListener::from(socket).local_addr().unwrap()).collect();
         assert_eq!(arrived, addresses);
-        assert_eq!(new.receive::<Go>(None).unwrap().contacts, [addresses[0]]);
-        drop(old);
+        let received = new.receive::<Go>(None).unwrap();
+        let go = sending.join().unwrap().unwrap();
+        assert_eq!((received.contacts, received.clients), (go.contacts, go.clients));
         assert_eq!(new.receive::<Go>(None).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 

@@ -116,6 +116,16 @@ impl Browser {
     }
 }
 
+/// Measurements of clients that the node has ended by its own account.
+fn probes(admin: &str) -> u64 {
+    let mut stream = TcpStream::connect(admin).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let counts = text.lines().filter(|line| line.starts_with("coral_dns_probes_total{"));
+    counts.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
 fn node(directory: &Path, origin: &Origin) -> Running {
     let file = directory.join("coral.toml");
     std::fs::write(directory.join("token"), "a-token-for-tests-alone").unwrap();
@@ -207,6 +217,8 @@ fn under_load_no_request_fails_and_what_is_under_way_ends_whole() {
     idle.get("/hot").unwrap();
     wait_until("some have been answered", || answers.load(Ordering::SeqCst) > 50);
 
+    // By then it is measured. Where this process may not measure anybody, the new one may not either.
+    wait_until("the resolver has asked", || asked.load(Ordering::SeqCst) > 20);
     old.signal("-USR2");
     let new = Successor::of(&old.line_with("has taken over"));
     let (before, asked_before) = (answers.load(Ordering::SeqCst), asked.load(Ordering::SeqCst));
@@ -215,6 +227,7 @@ fn under_load_no_request_fails_and_what_is_under_way_ends_whole() {
     wait_until("the new one answers", || {
         answers.load(Ordering::SeqCst) > before + 50 && asked.load(Ordering::SeqCst) > asked_before + 5
     });
+    assert_eq!(probes(&admin), 0, "the new process knows how far the resolver is");
     origin.let_go.store(true, Ordering::SeqCst);
     assert!(slow.join().unwrap().unwrap().contains("fwd=uri-miss"));
     done.store(true, Ordering::SeqCst);
@@ -236,7 +249,8 @@ fn under_load_no_request_fails_and_what_is_under_way_ends_whole() {
 
 /// Asks for an address below the suffix, once, as a resolver would that does not repeat itself.
 fn resolve(dns: &str) -> Result<(), String> {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // Of another network than the browsers, whose distance the cache sees.
+    let socket = UdpSocket::bind("127.0.1.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut query = vec![1, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in ["www", "example", "com", "nyud", "net", ""] {

@@ -14,11 +14,13 @@ use std::time::Duration;
 
 use crossbeam_utils::sync::ShardedLock;
 use foldhash::quality::RandomState;
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::near::Near;
-use crate::proximity::PrefixKey;
+use crate::proximity::{Client, PrefixKey};
 
 /// Parts of the map.
 const SHARDS: usize = 64;
@@ -81,6 +83,42 @@ pub struct Duty {
     pub until: Instant,
     /// The node that has asked for it, and that is named beside this one as the last resort.
     pub distant: IpAddr,
+}
+
+/// What one process has of a prefix for another that takes its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recollection {
+    /// The prefix.
+    pub prefix: IpNetwork,
+    /// How far it is, if that was measured and is good still.
+    pub measured: Option<Measured>,
+    /// What was promised about it, if that holds still.
+    pub promised: Option<Promised>,
+}
+
+/// A measurement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The round-trip time; `None` if nobody answered.
+    pub rtt: Option<Duration>,
+    /// How long ago it ended.
+    pub ago: Duration,
+}
+
+/// A [`Duty`], without a clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promised {
+    /// How long it still holds.
+    pub left: Duration,
+    /// As in [`Duty`].
+    pub distant: IpAddr,
+}
+
+impl Recollection {
+    /// That `prefix` is so far away, as was measured just now.
+    pub fn of_rtt(prefix: IpNetwork, rtt: Duration) -> Self {
+        Self { prefix, measured: Some(Measured { rtt: Some(rtt), ago: Duration::ZERO }), promised: None }
+    }
 }
 
 /// What is known of one prefix.
@@ -239,6 +277,48 @@ impl Clients {
             }
         };
         self.write(key, |entry| entry.change(promise));
+    }
+
+    /// What another process can go on with: of `most` prefixes, those first of which something was promised, then those that were
+    /// measured last.
+    pub fn recall(&self, now: Instant, most: usize) -> Vec<Recollection> {
+        let mut recalled = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            recalled.extend(shard.entries.iter().filter_map(|(key, entry)| {
+                let duty = entry.more.as_ref().and_then(|more| more.duty).filter(|duty| now < duty.until);
+                let measured = entry.measured.filter(|_| self.is_measured(now, entry));
+                (duty.is_some() || measured.is_some()).then(|| Recollection {
+                    prefix: key.prefix(),
+                    measured: measured.map(|at| Measured { rtt: entry.rtt, ago: now.saturating_duration_since(at) }),
+                    promised: duty.map(|duty| Promised {
+                        left: duty.until.saturating_duration_since(now),
+                        distant: duty.distant,
+                    }),
+                })
+            }));
+        }
+        recalled.sort_by_key(|one| {
+            (one.promised.is_none(), one.measured.as_ref().map(|measured| measured.ago), one.prefix)
+        });
+        recalled.truncate(most);
+        recalled
+    }
+
+    /// Takes over what another process has recalled.
+    pub fn remember(&self, now: Instant, recalled: &Recollection) {
+        let key = Client::of(recalled.prefix).key();
+        if let Some(Measured { rtt, ago }) = recalled.measured
+            && let Some(at) = now.checked_sub(ago)
+        {
+            self.write(key, |entry| {
+                entry.rtt = rtt;
+                entry.measured = Some(at);
+            });
+        }
+        if let Some(Promised { left, distant }) = recalled.promised {
+            self.promise(key, Duty { until: now + left, distant });
+        }
     }
 
     /// Waits until the measurement of `key` that is under way has ended, if there is one.
@@ -436,5 +516,37 @@ mod tests {
         clients.promise(key, Duty { until: now + 5 * second, distant });
         assert!(clients.look_up(now + 8 * second, key).duty.is_some());
         assert_eq!(clients.look_up(now + 9 * second, key).duty, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_process_knows_another_goes_on_with() {
+        let (now, second) = (Instant::now() + TTL, Duration::from_secs(1));
+        let distant: IpAddr = "203.0.113.1".parse().unwrap();
+        let before = Clients::new(TTL, 900, now);
+        let [near, silent, promised, old] = ["192.0.2.1", "2001:db8:1::1", "198.51.100.1", "203.0.113.9"].map(key);
+        before.observe(now, near, Duration::from_millis(5));
+        before.begin(now, silent, true);
+        before.end(now + 2 * second, silent, None);
+        before.promise(promised, Duty { until: now + 60 * second, distant });
+        before.observe(now - TTL, old, Duration::from_millis(7));
+
+        let later = now + 10 * second;
+        let recalled = before.recall(later, 9);
+        let prefixes: Vec<String> = recalled.iter().map(|one| one.prefix.to_string()).collect();
+        assert_eq!(prefixes, ["198.51.100.0/24", "2001:db8:1::/48", "192.0.2.0/24"]);
+        assert_eq!(before.recall(later, 2), recalled[..2]);
+        let after = Clients::new(TTL, 900, later);
+        recalled.iter().for_each(|one| after.remember(later, one));
+        let know = |clients: &Clients, at| {
+            [near, silent, promised, old].map(|key| {
+                let known = clients.peek(at, key);
+                (known.rtt, known.is_measured && !known.is_wanted, known.duty)
+            })
+        };
+        for at in [later, later + 49 * second, later + 50 * second, now + TTL, now + TTL + 2 * second] {
+            let [.., old] = know(&after, at);
+            assert_eq!(old, (None, false, None));
+            assert_eq!(know(&after, at)[..3], know(&before, at)[..3], "{:?} later", at - later);
+        }
     }
 }

@@ -53,13 +53,14 @@ pub mod zone;
 
 use coral_dsht::Services;
 
+pub use clients::Recollection;
 pub use config::{Config, ProbeConfig};
 pub use error::DnsError;
 #[doc(hidden)]
 pub use handler::check_query;
 pub use metrics::Metrics;
 pub use name::{ParseSuffixError, Suffix};
-pub use server::{Server, Sockets};
+pub use server::{Memory, Server, Sockets};
 
 /// The service bit of a node that runs a proxy at its IP address.
 pub const PROXY: Services = Services::from_bits(1);

@@ -53,6 +53,18 @@ pub struct Client {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PrefixKey(u64);
 
+impl PrefixKey {
+    /// The prefix that it is the key of.
+    pub fn prefix(self) -> IpNetwork {
+        let (bits, network) = ((self.0 >> 48 & 0x7f) as u8, self.0 & 0xffff_ffff_ffff);
+        let ip = match self.0 >> 63 {
+            0 => IpAddr::V4(((network as u32) << (32 - PREFIX_BITS_V4)).into()),
+            _ => IpAddr::V6((u128::from(network) << (128 - PREFIX_BITS_V6)).into()),
+        };
+        prefix(ip, bits)
+    }
+}
+
 impl Client {
     /// The key of its prefix: family, length and the prefix itself, of 48 bits at most.
     pub fn key(&self) -> PrefixKey {
@@ -215,6 +227,16 @@ mod tests {
             let (one, other) = (client(one), client(other));
             prop_assert_eq!(one.prefix == other.prefix, one.key() == other.key());
             prop_assert_eq!(Prefix::of(one.address).first(), Client::new(one.address, None).prefix.ip());
+        }
+    }
+
+    #[test]
+    fn a_key_is_that_of_its_prefix_alone() {
+        for prefix in
+            ["0.0.0.0/1", "192.0.2.0/24", "10.1.0.0/16", "255.255.255.0/24", "2001:db8::/32", "ffff:ffff:ffff::/48"]
+        {
+            let network: IpNetwork = prefix.parse().unwrap();
+            assert_eq!(Client::of(network).key().prefix(), network, "{prefix}");
         }
     }
 }

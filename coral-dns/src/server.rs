@@ -11,12 +11,11 @@ mod udp;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use coral_dsht::{DshtHandle, Peer};
-use ipnetwork::IpNetwork;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -24,7 +23,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::appraisal::Appraiser;
 use crate::candidates::Candidates;
-use crate::clients::Clients;
+use crate::clients::{Clients, Recollection};
 use crate::config::{Config, ProbeConfig};
 use crate::error::DnsError;
 use crate::handler::Handler;
@@ -60,10 +59,22 @@ pub struct Server {
     dsht: DshtHandle,
     metrics: Metrics,
     /// What is known of clients from the start.
-    known: Vec<(IpNetwork, Duration)>,
+    known: Vec<Recollection>,
+    memory: Memory,
     observations: Option<mpsc::Receiver<(IpAddr, Duration)>>,
     port: u16,
     leaves: Arc<AtomicBool>,
+}
+
+/// What a server knows of clients. Clones are of the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(Arc<OnceLock<Arc<Clients>>>);
+
+impl Memory {
+    /// What another process can go on with, as [`Clients::recall`] has it; nothing of a server that does not run or measures nobody.
+    pub fn recall(&self, most: usize) -> Vec<Recollection> {
+        self.0.get().map(|clients| clients.recall(Instant::now(), most)).unwrap_or_default()
+    }
 }
 
 /// A task of the server has ended, for good or not.
@@ -79,15 +90,21 @@ impl Server {
             dsht,
             metrics,
             known: Vec::new(),
+            memory: Memory::default(),
             observations: None,
             port: 53,
             leaves: Arc::default(),
         }
     }
 
-    /// Begins with what is known of a client's network, as of the moment when the server is run.
-    pub fn remember(&mut self, prefix: IpNetwork, rtt: Duration) {
-        self.known.push((prefix, rtt));
+    /// Begins with what is known of clients' networks, as of the moment when the server is run. Without [`Config::probe`] nothing is.
+    pub fn remember(&mut self, known: impl IntoIterator<Item = Recollection>) {
+        self.known.extend(known);
+    }
+
+    /// What it will know of clients, for who asks while it runs.
+    pub fn memory(&self) -> Memory {
+        self.memory.clone()
     }
 
     /// Learns round-trip times of clients from whoever else sees them, such as this node's cache, while it runs.
@@ -176,9 +193,11 @@ impl Server {
     fn start_prober(&mut self, candidates: &Candidates, background: &mut JoinSet<()>) -> Option<Prober> {
         let config = self.config.probe.as_ref()?;
         let clients = Arc::new(Clients::new(config.ttl, config.capacity.get(), Instant::now()));
-        for (prefix, rtt) in self.known.drain(..) {
-            clients.observe(Instant::now(), Client::of(prefix).key(), rtt);
+        for known in self.known.drain(..) {
+            clients.remember(Instant::now(), &known);
         }
+        // A server runs once.
+        let _ = self.memory.0.set(Arc::clone(&clients));
         if let Some(mut observations) = self.observations.take() {
             let clients = Arc::clone(&clients);
             background.spawn(async move {

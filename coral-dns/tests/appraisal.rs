@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use coral_dns::appraisal::{Appraiser, Promise, Reply, Request};
-use coral_dns::{Config, NAMESERVER, PROXY, ProbeConfig};
+use coral_dns::{Config, Memory, NAMESERVER, PROXY, ProbeConfig, Recollection};
 use coral_dsht::Level;
 use support::{A, Dns, PATIENCE, config, peer, plain_query, show, three_levels, with_edns};
 
@@ -16,15 +16,22 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A node that knows how far the networks of `NEAR` and `FAR` are.
 async fn node() -> Dns {
+    let known = [(NEAR, 5), (FAR, 500)].map(|(ip, ms)| Recollection::of_rtt(ip.into(), Duration::from_millis(ms)));
+    node_with(known.into()).await.0
+}
+
+/// One that knows this from the start, and what it knows later.
+async fn node_with(known: Vec<Recollection>) -> (Dns, Memory) {
     let me = peer("192.0.2.1");
     let levels: [&[&str]; 3] = [&["192.0.2.2", "192.0.2.3"], &["192.0.2.2"], &["192.0.2.2"]];
     let probe = ProbeConfig { echoes: 0, search: false, ..ProbeConfig::default() };
     let config = Config { probe: Some(probe), ..config() };
-    Dns::start_with(config, me, three_levels(me, levels), |server| {
-        server.remember(NEAR.into(), Duration::from_millis(5));
-        server.remember(FAR.into(), Duration::from_millis(500));
-    })
-    .await
+    let mut memory = Memory::default();
+    let dns = Dns::start_with(config, me, three_levels(me, levels), |server| {
+        server.remember(known);
+        memory = server.memory();
+    });
+    (dns.await, memory)
 }
 
 fn appraiser(dns: &Dns) -> Appraiser {
@@ -49,6 +56,24 @@ async fn a_node_says_how_far_a_client_is_and_promises_only_what_is_near() {
     assert!(promised.has_promised);
     let (far, _) = appraiser.ask(LOCALHOST, Request { client: FAR, duty }).await.unwrap();
     assert_eq!((far.level, far.has_promised, far.fellows.len()), (Level::GLOBAL, false, 0));
+    dns.stop().await;
+}
+
+#[tokio::test]
+async fn another_process_goes_on_with_what_the_first_one_knew() {
+    let (dns, memory) = node_with(vec![Recollection::of_rtt(NEAR.into(), Duration::from_millis(5))]).await;
+    let duty = Some(Promise { seconds: 60, distant: FAR });
+    let (promised, _) = appraiser(&dns).ask(LOCALHOST, Request { client: NEAR, duty }).await.unwrap();
+    let recalled = memory.recall(9);
+    assert!(recalled.iter().any(|one| one.promised.is_some()), "{recalled:?}");
+    dns.stop().await;
+
+    let (dns, memory) = node_with(recalled.clone()).await;
+    let (measured, _) = appraiser(&dns).ask(LOCALHOST, Request { client: NEAR, duty: None }).await.unwrap();
+    assert_eq!(measured, Reply { has_promised: false, ..promised });
+    let again = memory.recall(9);
+    let promises = |known: &[Recollection]| known.iter().filter(|one| one.promised.is_some()).count();
+    assert_eq!((again.len(), promises(&again)), (recalled.len(), promises(&recalled)));
     dns.stop().await;
 }
 

@@ -1,11 +1,11 @@
 //! The start of a node: binds every address, starts the parts, and wires their handles.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use coral_dns::Recollection;
 use coral_dsht::driver::Driver;
 use coral_dsht::{DshtHandle, Peer, Services};
 use coral_proxy::Proxy;
@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::part::{Part, StopSignal};
 use super::sockets::{Shared, Sockets};
-use super::{Addresses, Drain, Node, address, state};
+use super::{Addresses, Drain, Nameserver, Node, address, state};
 use crate::admin;
 use crate::config::{Config, DshtNode};
 use crate::join::Outwards;
@@ -41,6 +41,8 @@ pub(crate) struct Given {
     pub(crate) sockets: Shared,
     /// Peers that the index of that one knew.
     pub(crate) contacts: Vec<SocketAddr>,
+    /// Clients that its nameserver knew.
+    pub(crate) clients: Vec<Recollection>,
     /// Where requests are logged that go to the log.
     pub(crate) log: Option<Lines>,
 }
@@ -55,7 +57,7 @@ impl Node {
 
     /// The same with what the process has been given.
     pub(crate) async fn start_with(config: Config, given: Given) -> anyhow::Result<Self> {
-        let Given { sockets, contacts, log } = given;
+        let Given { sockets, contacts, clients, log } = given;
         let started = Instant::now();
         let sockets = Sockets::bind(&config, sockets).await?;
         let (addresses, shared) = (sockets.addresses()?, sockets.share()?);
@@ -101,9 +103,9 @@ impl Node {
         if let (Some(proxy), Some(sockets)) = (&cache.proxy, sockets.proxy) {
             starting.serve(&config, proxy.clone(), sockets);
         }
-        let leaves = match sockets.dns {
-            Some(sockets) => starting.nameserver(&config, sockets, observations),
-            None => Arc::default(),
+        let nameserver = match sockets.dns {
+            Some(sockets) => starting.nameserver(&config, sockets, observations, clients),
+            None => Nameserver::default(),
         };
         starting.state_file(&config);
         starting.search_for_routers(&config, towards);
@@ -146,7 +148,7 @@ impl Node {
             page,
             parts,
             shared,
-            leaves,
+            nameserver,
             failures,
             drain,
         };
@@ -217,21 +219,22 @@ impl Starting {
         self.part("cache", patience, |stop| async move { proxy.run(sockets, stop).await.map_err(|e| describe(&e)) });
     }
 
-    /// What it gives is to be set once another process takes over.
     fn nameserver(
         &mut self,
         config: &Config,
         sockets: coral_dns::Sockets,
         observations: mpsc::Receiver<(IpAddr, Duration)>,
-    ) -> Arc<AtomicBool> {
+        clients: Vec<Recollection>,
+    ) -> Nameserver {
         let suffixes = config.suffixes.iter().map(|suffix| suffix.dns.clone()).collect();
         let metrics = coral_dns::Metrics::register(&mut self.registry);
         let part = Arc::new(config.dns.part.clone());
         let mut server = coral_dns::Server::new(part, suffixes, self.me, self.dsht.clone(), metrics);
         server.observe(observations);
-        let leaves = server.leaves();
+        server.remember(clients);
+        let nameserver = Nameserver { leaves: server.leaves(), memory: server.memory() };
         self.part("nameserver", GRACE, |stop| async move { server.run(sockets, stop).await.map_err(|e| describe(&e)) });
-        leaves
+        nameserver
     }
 
     fn state_file(&mut self, config: &Config) {

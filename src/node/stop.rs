@@ -19,7 +19,7 @@ impl Node {
     /// The index says no goodbye, as its address stays, and nothing is withdrawn from it.
     pub(crate) async fn leave(self) -> (Leaving, Vec<(Place, OwnedFd)>) {
         self.page.prepare_to_leave().await;
-        self.leaves.store(true, Ordering::Release);
+        self.nameserver.leaves.store(true, Ordering::Release);
         if let Some(proxy) = &self.proxy {
             proxy.leave();
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use coral_dns::{Config, Metrics, NAMESERVER, PROXY, ProbeConfig, Server, Sockets};
+use coral_dns::{Config, Metrics, NAMESERVER, PROXY, ProbeConfig, Recollection, Server, Sockets};
 use coral_dsht::{DshtHandle, Peer, memory};
 
 use crate::responders::{WORKERS, reuse_port};
@@ -24,7 +24,8 @@ pub(crate) fn serve(port: u16) -> anyhow::Result<()> {
         let mut server = Server::new(Arc::new(config()), suffixes, peer(1), index(), metrics);
         for (number, prefix) in traffic::known_prefixes().into_iter().enumerate() {
             // A third of them at each level.
-            server.remember(IpAddr::V4(prefix).into(), Duration::from_millis([5, 40, 150][number % 3]));
+            let rtt = Duration::from_millis([5, 40, 150][number % 3]);
+            server.remember([Recollection::of_rtt(IpAddr::V4(prefix).into(), rtt)]);
         }
         let udp = (0..WORKERS).map(|_| reuse_port(port)).collect::<Result<_, _>>()?;
         let sockets = Sockets { udp, tcp: None };
