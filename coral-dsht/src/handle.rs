@@ -136,6 +136,7 @@ pub struct Announced {
 
 impl Announced {
     /// What is decided of it goes to `decisions`, under `id`.
+    #[cfg(feature = "net")]
     pub(crate) fn new(id: Id, message: Vec<u8>, age: Duration, decisions: mpsc::UnboundedSender<Decision>) -> Self {
         Self { message, age, verdict: Verdict { decision: Decision { id, keep: None }, decisions } }
     }
@@ -165,6 +166,7 @@ impl Drop for Verdict {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Decision {
     /// Of which.
+    #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "whoever announces reads it"))]
     pub(crate) id: Id,
     /// It is true, and to be kept so long; `None` if it goes no further.
     pub(crate) keep: Option<Duration>,
