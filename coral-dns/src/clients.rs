@@ -316,8 +316,10 @@ impl Clients {
                 entry.measured = Some(at);
             });
         }
-        if let Some(Promised { left, distant }) = recalled.promised {
-            self.promise(key, Duty { until: now + left, distant });
+        if let Some(Promised { left, distant }) = recalled.promised
+            && let Some(until) = now.checked_add(left)
+        {
+            self.promise(key, Duty { until, distant });
         }
     }
 
