@@ -11,7 +11,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use coral_dsht::memory::MemoryNetwork;
 use coral_dsht::{Peer, Services};
 use coral_proxy::cache::body::{Body, Limits};
 use coral_proxy::cache::{Cache, Object};
-use coral_proxy::policy::{Validity, variant_key};
+use coral_proxy::policy::Validity;
 use coral_proxy::reference::References;
 use coral_proxy::{Config, Metrics, index_key};
 use http::StatusCode;
@@ -114,20 +114,8 @@ async fn write(dir: &Path, count: usize, bytes: usize) -> Duration {
         }
         writer.seal(Bytes::new()).await.expect("a body that is kept");
         let (key, now, headers) = (key(number), SystemTime::now(), HeaderMap::new());
-        let selecting: Arc<[_]> = Arc::from([]);
-        let variant = variant_key(key, &selecting, &headers);
         let validity = Validity::of(StatusCode::OK, &headers, now, now, &Config::default().freshness);
-        let object = Object {
-            key,
-            selecting,
-            variant,
-            status: StatusCode::OK,
-            headers,
-            body,
-            part: None,
-            validity,
-            stamp: OnceLock::new(),
-        };
+        let object = Object::new(key, StatusCode::OK, headers, body, validity);
         cache.insert(Arc::new(object), now);
         writer.end();
         if number % (UNFLUSHED_BYTES / bytes).max(1) == 0 {

@@ -26,7 +26,7 @@ use crate::headers::has_validator;
 use crate::metrics::Metrics;
 use crate::partial::{Part, Place, part_key};
 use crate::policy::{NotStored, Validity, variant_key};
-use crate::reference::References;
+use crate::reference::{References, parts_key};
 use crate::slice::slice_key;
 use crate::stamp::Stamp;
 use crate::version::Version;
@@ -79,6 +79,17 @@ pub struct Object {
 }
 
 impl Object {
+    /// The whole of the URL with this key, which varies by nothing.
+    pub fn new(key: Key, status: StatusCode, headers: HeaderMap, body: Body, validity: Validity) -> Self {
+        let (selecting, variant) = (Arc::from([]), key);
+        Self { key, selecting, variant, status, headers, body, part: None, validity, stamp: OnceLock::new() }
+    }
+
+    /// What others are told that its body is, if they are.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        self.stamp.get().copied()
+    }
+
     /// Whether other nodes have a use for it when it is no longer fresh: it can be asked about, or stand in. Of a slice nobody has.
     fn is_of_use_stale(&self) -> bool {
         self.part.is_none() && (has_validator(&self.headers) || self.validity.may_ever_be_stale())
@@ -149,10 +160,7 @@ struct Upstairs {
 
 impl Above for Upstairs {
     fn stored(&self, url: Key, fresh_for: Duration, stamp: Option<Stamp>) {
-        // One that does not say what it is takes no word back that another variant has said.
-        if stamp.is_some() {
-            self.references.stamped(url, stamp);
-        }
+        self.references.stamped(url, stamp);
         // What it is good for after that is told where it comes into memory.
         self.references.stored(url, fresh_for, false);
     }
@@ -275,10 +283,7 @@ impl Cache {
         let read = load.get_or_init(|| {
             let (disk, memory, references) = (disk.clone(), self.memory.clone(), self.references.clone());
             let keep = move |object: &Arc<Object>| {
-                if let Some(stamp) = object.stamp.get() {
-                    references.stamped(object.key, Some(*stamp));
-                }
-                references.stored(object.key, object.validity.remaining(SystemTime::now()), object.is_of_use_stale());
+                tell(&references, object, SystemTime::now());
                 memory.insert(variant, Arc::clone(object));
             };
             // A panic there is a miss here.
@@ -310,12 +315,13 @@ impl Cache {
     pub fn insert(&self, object: Arc<Object>, now: SystemTime) {
         if object.is_loose_part() {
             if let Some(place) = object.place() {
+                self.references.stamped(parts_key(object.key), object.stamp());
                 self.references.stored_part(object.key, place, object.validity.remaining(now));
             }
             self.memory.insert(object.variant, object);
             return;
         }
-        self.references.stored(object.key, object.validity.remaining(now), object.is_of_use_stale());
+        tell(&self.references, &object, now);
         // In this order, or one that is just being read from disk could take its place.
         if let Some(disk) = &self.disk {
             disk.append(Arc::clone(&object));
@@ -434,6 +440,12 @@ impl Drop for Cache {
             disk.stop();
         }
     }
+}
+
+/// Tells of an object that is here now. What its body is comes first.
+fn tell(references: &References, object: &Object, now: SystemTime) {
+    references.stamped(object.key, object.stamp());
+    references.stored(object.key, object.validity.remaining(now), object.is_of_use_stale());
 }
 
 /// Tells the network of what was on disk at the start, slowly. The renewals then come as slowly.

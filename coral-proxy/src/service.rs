@@ -435,16 +435,11 @@ pub(super) mod tests {
         let names = Names { suffixes: vec!["nyud.net".parse().unwrap()], ..Names::default() };
         let key = CoralUrl::parse(HOST, "/", &names).unwrap().key();
         let (headers, now) = (of_lines(&[lines, &["cache-control: max-age=60"]].concat()), SystemTime::now());
+        let validity = Validity::of(status, &headers, now, now, &config.freshness);
         let object = Object {
-            key,
             variant: variant_key(key, selecting, &HeaderMap::new()),
             selecting: Arc::from(selecting),
-            status,
-            validity: Validity::of(status, &headers, now, now, &config.freshness),
-            headers,
-            body: Body::whole_of("hello".into()),
-            part: None,
-            stamp: OnceLock::new(),
+            ..Object::new(key, status, headers, Body::whole_of("hello".into()), validity)
         };
         fetcher.cache.varies(key, &object.selecting);
         fetcher.cache.insert(Arc::new(object), now);

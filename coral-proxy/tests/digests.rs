@@ -120,6 +120,25 @@ async fn what_was_on_disk_when_a_node_started_is_told_of_as_it_was() {
     assert_eq!(origin.count("/page"), 1);
 }
 
+/// A word for one version is none for another, though the bytes are the same.
+#[tokio::test]
+async fn what_a_304_makes_another_version_is_told_of_without_a_word() {
+    let (network, origin, index) = world().await;
+    let first = "HTTP/1.1 200 OK\ncache-control: max-age=0\nlast-modified: Thu, 01 Jan 2026 00:00:00 GMT\ncontent-length: 5\n\nhello";
+    let second = "HTTP/1.1 304 Not Modified\ncache-control: max-age=600\netag: \"b\"\n\n";
+    for answer in [first, second] {
+        origin.on("/grows", vec![Step::Send(answer.replace('\n', "\r\n").into())]);
+    }
+    let node = Node::start_at("127.0.1.1", &network, &origin).await;
+    let _ = (asked(&node, "/grows").await, asked(&node, "/grows").await);
+    assert_eq!(origin.count("/grows"), 2);
+    let said = async || {
+        index.get(key("/grows"), Levels::ALL).await.unwrap().values.iter().map(decode_stamp).collect::<Vec<_>>()
+    };
+    until(async || !said().await.is_empty()).await;
+    assert_eq!(said().await, [None]);
+}
+
 #[tokio::test]
 async fn a_body_of_no_known_length_is_told_of_as_well_and_one_without_a_version_is_not() {
     let (network, origin, index) = world().await;

@@ -6,7 +6,7 @@ mod support;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -84,20 +84,8 @@ async fn insert(cache: &Cache, number: u64, version: u64) {
     let now = SystemTime::now();
     let validity = Validity::of(StatusCode::OK, &headers, now, now, &Config::default().freshness);
     cache.varies(key, &selecting);
-    cache.insert(
-        Arc::new(Object {
-            key,
-            selecting,
-            variant,
-            status: StatusCode::OK,
-            headers,
-            body,
-            part: None,
-            validity,
-            stamp: OnceLock::new(),
-        }),
-        now,
-    );
+    let object = Object { selecting, variant, ..Object::new(key, StatusCode::OK, headers, body, validity) };
+    cache.insert(Arc::new(object), now);
     writer.end();
 }
 

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! The suite is not copied here. It needs Node.js; four of its tests also need its package undici, for which `undici.mjs`
-//! stands in unless `npm install` was run in the checkout. What it prints: how many required and optimal tests pass in each of four ways, and each one that does not,
-//! with the reason. `-- PATH one` runs the first way alone; `-- PATH one ID` a single test, in full. What the last run
-//! gave is in RESULTS.md.
+//! stands in unless `npm install` was run in the checkout. What it prints: how many required and optimal tests pass in
+//! each of four ways, and each one that does not, with the reason. `-- PATH one` runs the first way alone; `-- PATH one ID`
+//! a single test, in full. What the last run gave is in RESULTS.md.
 //!
 //! `one`: all requests of a test go to one node. `first`: the first request goes to one node, and those that follow to
 //! another, which has nothing yet and finds the first by the index. `last`: only the last request goes to the other node.

@@ -14,7 +14,6 @@ use super::sources::Sources;
 use crate::cache::Object;
 use crate::digest::{Check, Hashing};
 use crate::error::ProxyError;
-use crate::reference::parts_key;
 use crate::stamp::{Judgement, Stamp, Words};
 use crate::url::CoralUrl;
 use crate::version::Version;
@@ -91,12 +90,6 @@ impl<'a> Ending<'a> {
             if let Some(stamp) = self.stamp {
                 // Nobody else does: the object is this fetch's own.
                 let _ = self.object.stamp.set(stamp);
-            }
-            let references = &self.fetcher.references;
-            match self.object.place() {
-                Some(_) => references.stamped(parts_key(self.object.key), self.stamp),
-                None if self.object.is_loose_part() => {}
-                None => references.stamped(self.object.key, self.stamp),
             }
             self.fetcher.cache.insert(Arc::clone(self.object), SystemTime::now());
             self.is_stored = true;

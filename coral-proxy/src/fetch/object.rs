@@ -27,7 +27,7 @@ impl Fetcher {
         let config = &self.config.freshness;
         // A head may come to name another version of the same bytes, of which nothing is said yet.
         let version = Version::of(stale.status, &headers, stale.body.length(), stale.part.as_ref());
-        let stamp = stale.stamp.get().filter(|stamp| version.is_some_and(|version| stamp.is_of(&version)));
+        let stamp = stale.stamp().filter(|stamp| version.is_some_and(|version| stamp.is_of(&version)));
         Object {
             key: stale.key,
             selecting: Arc::clone(&stale.selecting),
@@ -37,7 +37,7 @@ impl Fetcher {
             validity: Validity::of(stale.status, &headers, answer.asked, answer.received, config).sent_at(answer.sent),
             headers,
             body: stale.body.clone(),
-            stamp: stamp.copied().map(OnceLock::from).unwrap_or_default(),
+            stamp: stamp.map(OnceLock::from).unwrap_or_default(),
         }
     }
 
@@ -49,24 +49,13 @@ impl Fetcher {
         selecting: Arc<[HeaderName]>,
         body: Body,
     ) -> Object {
-        let key = wanted.url.key();
+        let (key, Answer { status, asked, received, .. }) = (wanted.url.key(), answer);
+        let headers = answer.headers.clone();
+        let validity = Validity::of(*status, &headers, *asked, *received, &self.config.freshness).sent_at(answer.sent);
         Object {
-            key,
             variant: variant_key(key, &selecting, upstream),
             selecting,
-            status: answer.status,
-            headers: answer.headers.clone(),
-            part: None,
-            body,
-            validity: Validity::of(
-                answer.status,
-                &answer.headers,
-                answer.asked,
-                answer.received,
-                &self.config.freshness,
-            )
-            .sent_at(answer.sent),
-            stamp: OnceLock::new(),
+            ..Object::new(key, *status, headers, body, validity)
         }
     }
 }

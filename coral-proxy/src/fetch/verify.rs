@@ -117,8 +117,6 @@ fn contradicts(status: StatusCode, news: &HeaderMap, object: &Object) -> bool {
 mod tests {
     use std::time::SystemTime;
 
-    use std::sync::OnceLock;
-
     use coral_dsht::Id;
 
     use super::*;
@@ -134,8 +132,7 @@ mod tests {
         let (key, now, status) = (Id::hash(&[b"k"]), SystemTime::now(), StatusCode::OK);
         let validity = Validity::of(status, &headers, now, now, &Freshness::default());
         let body = Body::whole_of("hello".into());
-        let (selecting, stamp) = (Arc::from([]), OnceLock::new());
-        let object = Object { key, selecting, variant: key, status, headers, body, part: None, validity, stamp };
+        let object = Object::new(key, status, headers, body, validity);
         let says =
             |status, lines: &[&str]| contradicts(StatusCode::from_u16(status).unwrap(), &of_lines(lines), &object);
         for lines in [&["etag: \"a\"", "content-length: 5"][..], &["last-modified: x", "content-length: x"], &[]] {

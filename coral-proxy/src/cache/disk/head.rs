@@ -50,7 +50,7 @@ pub(super) fn encode(object: &Object, to: &mut Vec<u8>) {
         put(to, name.as_str().as_bytes());
         put(to, value.as_bytes());
     }
-    let stamp = object.stamp.get().map(|stamp| stamp.to_bytes());
+    let stamp = object.stamp().map(Stamp::to_bytes);
     put(to, stamp.as_ref().map_or(&[], |stamp| &stamp[..]));
 }
 

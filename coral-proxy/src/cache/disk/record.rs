@@ -158,7 +158,7 @@ pub(super) fn encode(object: &Object, segment: u32, now: SystemTime, offset: u32
         fresh_until,
         file: if whole.is_some() { None } else { in_file.map(|(file, length, _)| (file.id, length)) },
         selecting: Arc::clone(&object.selecting),
-        stamp: object.stamp.get().copied(),
+        stamp: object.stamp(),
     })
 }
 

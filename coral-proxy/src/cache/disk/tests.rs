@@ -135,18 +135,8 @@ fn with_body(number: u64, body: Body) -> Arc<Object> {
     headers.insert("cache-control", HeaderValue::from_static("max-age=1000000000"));
     headers.append("x-bytes", HeaderValue::from_bytes(b"caf\xe9").unwrap());
     headers.append("x-bytes", HeaderValue::from_static(""));
-    let (key, variant, validity) = (url(number), variant(number), validity(&headers));
-    Arc::new(Object {
-        key,
-        selecting: Arc::from([]),
-        variant,
-        status: StatusCode::OK,
-        headers,
-        body,
-        part: None,
-        validity,
-        stamp: OnceLock::new(),
-    })
+    let validity = validity(&headers);
+    Arc::new(Object::new(url(number), StatusCode::OK, headers, body, validity))
 }
 
 /// An object that is made of its number.

@@ -22,16 +22,13 @@ fn object(
     for (name, value) in fields {
         headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(&value).unwrap());
     }
+    let status = StatusCode::from_u16(status).unwrap();
+    let validity = Validity::from_numbers(&numbers.map(|number| u64::from(number) * 1_000_003)).unwrap();
     Object {
-        key: url(1),
         selecting: selecting.iter().map(|name| name.parse().unwrap()).collect(),
         variant: variant(1),
-        status: StatusCode::from_u16(status).unwrap(),
-        headers,
-        body: Body::whole_of(body.into()),
-        part: None,
-        validity: Validity::from_numbers(&numbers.map(|number| u64::from(number) * 1_000_003)).unwrap(),
         stamp: stamp.and_then(|stamp| Stamp::from_bytes(&stamp)).map(OnceLock::from).unwrap_or_default(),
+        ..Object::new(url(1), status, headers, Body::whole_of(body.into()), validity)
     }
 }
 
