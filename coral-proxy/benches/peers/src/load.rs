@@ -89,14 +89,10 @@ impl Load {
     }
 
     fn command(&self) -> Command {
-        match self.processor {
-            None => Command::new(&self.program),
-            Some(processor) => {
-                let mut command = Command::new("taskset");
-                command.args(["-c", &processor.to_string()]).arg(&self.program);
-                command
-            }
-        }
+        let (program, arguments) = confined(self.processor, self.program.clone(), Vec::new());
+        let mut command = Command::new(program);
+        command.args(arguments);
+        command
     }
 
     fn said(&self, command: &mut Command) -> anyhow::Result<String> {
@@ -105,6 +101,17 @@ impl Load {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "{program} has failed: {text}{}", String::from_utf8_lossy(&output.stderr));
         Ok(text)
+    }
+}
+
+/// A program with its arguments, such that it runs on this processor alone if there is one.
+pub(crate) fn confined(processor: Option<usize>, program: PathBuf, arguments: Vec<String>) -> (PathBuf, Vec<String>) {
+    match processor {
+        None => (program, arguments),
+        Some(processor) => {
+            let before = ["-c".to_owned(), processor.to_string(), program.display().to_string()];
+            ("taskset".into(), before.into_iter().chain(arguments).collect())
+        }
     }
 }
 

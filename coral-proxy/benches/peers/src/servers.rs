@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use coral_rig::process::Server as Process;
 
-use crate::load::Over;
+use crate::load::{Over, confined};
 use crate::origin::{Origin, object};
 
 /// Those that can be compared. Ours is the first, and each round begins with it.
@@ -63,14 +63,7 @@ pub(crate) fn start(wanted: Wanted<'_>, folder: &Path, origin: SocketAddr) -> an
             eprintln!("{name} is not installed, and left out");
             continue;
         };
-        let (program, arguments) = match processor {
-            None => (program, arguments),
-            Some(processor) => {
-                let taskset = coral_rig::find("taskset").context("taskset is not installed")?;
-                let before = ["-c".to_owned(), processor.to_string(), program.display().to_string()];
-                (taskset, before.into_iter().chain(arguments).collect())
-            }
-        };
+        let (program, arguments) = confined(processor, program, arguments);
         let log = folder.join("log");
         let process = Process::start(&program, &arguments, &log).with_context(|| format!("cannot start {name}"))?;
         let [address, secure] = ports.map(|port| (Ipv4Addr::LOCALHOST, port).into());
